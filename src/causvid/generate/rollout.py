@@ -1,0 +1,86 @@
+"""Few steps, chunk by chunk: the one causal loop, for training, files and live streams.
+
+Letters: B batch, F latent frames, c latent frames of a chunk, C H W a latent frame.
+
+Every denoising pass reads the cached past; one clean pass a chunk commits its keys. Sampling is of the consistency
+kind: predict x0, add fresh noise at the next level, predict again (CausVid, 2412.07772, algorithm 1).
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from causvid.flow import add_noise, randn_like, x0_from_velocity
+from causvid.models.transformer import TextKeys, Transformer
+from causvid.nn.cache import KVCache
+
+
+def _levels(x: Tensor, sigma: float) -> Tensor:
+    return torch.full(x.shape[:2], sigma, device=x.device, dtype=torch.float32)
+
+
+def predict_x0(model: Transformer, x: Tensor, sigma: float, text: TextKeys, cache: KVCache) -> Tensor:
+    """Predict the clean chunk behind `x` `[B, c, C, H, W]` at one noise level, reading the cache."""
+    levels = _levels(x, sigma)
+    return x0_from_velocity(x, model(x, levels, text, cache=cache), levels)
+
+
+def denoise_chunk(
+    model: Transformer,
+    noise: Tensor,
+    text: TextKeys,
+    cache: KVCache,
+    *,
+    sigmas: Sequence[float],
+    generator: torch.Generator,
+    grad_step: int | None = None,
+) -> Tensor:
+    """Turn `noise` `[B, c, C, H, W]` at level `sigmas[0]` into a clean chunk by few steps; the cache is only read.
+
+    With `grad_step` the chunk leaves at that step, the only one that carries gradient (Self Forcing, 2506.08009,
+    algorithm 1).
+    """
+    last = len(sigmas) - 1 if grad_step is None else grad_step
+    if not 0 <= last < len(sigmas):
+        raise ValueError(f"grad_step={grad_step} is not one of {len(sigmas)} steps")
+    x = noise
+    for step, sigma in enumerate(sigmas[: last + 1]):
+        with torch.set_grad_enabled(torch.is_grad_enabled() and (grad_step is None or step == grad_step)):
+            x0 = predict_x0(model, x, sigma, text, cache)
+        if step < last:
+            x = add_noise(x0, randn_like(x0, generator), _levels(x0, sigmas[step + 1]))
+    return x0
+
+
+@torch.no_grad()
+def commit_chunk(model: Transformer, x0: Tensor, text: TextKeys, cache: KVCache) -> None:
+    """Store a clean chunk `[B, c, C, H, W]` as past: one pass at sigma 0."""
+    model(x0, _levels(x0, 0.0), text, cache=cache, commit=True)
+
+
+def rollout(
+    model: Transformer,
+    text: TextKeys,
+    cache: KVCache,
+    *,
+    chunks: Iterable[int],
+    shape: tuple[int, int, int, int],
+    sigmas: Sequence[float],
+    generator: torch.Generator,
+    grad_step: int | None = None,
+) -> Iterator[Tensor]:
+    """Yield clean chunks `[B, c, C, H, W]`, one for every size in `chunks`, each committed after it was yielded.
+
+    `shape` is (B, C, H, W). The commit runs when the next chunk is asked for, off the path to the one just made; a
+    stream that stops pays no pass it does not need. Noise is drawn on the generator's device.
+    """
+    batch, *frame = shape
+    device = model.patch_in.weight.device
+    done: Tensor | None = None
+    for size in chunks:
+        if done is not None:
+            commit_chunk(model, done.detach(), text, cache)
+        noise = torch.randn((batch, size, *frame), generator=generator, device=generator.device).to(device)
+        done = denoise_chunk(model, noise, text, cache, sigmas=sigmas, generator=generator, grad_step=grad_step)
+        yield done

@@ -1,0 +1,129 @@
+"""Settings refuse what they do not know, in one clear line, and every preset fits itself."""
+
+import pytest
+from pydantic import ValidationError
+
+from causvid.config import Preset, TransformerConfig, load_preset, preset_names
+from causvid.flow import check_few_steps, warped_steps
+from causvid.nn.visibility import chunk_layout
+
+SMALL = """
+name = "small"
+[transformer]
+dim = 32
+heads = 2
+layers = 1
+ffn_dim = 48
+text_dim = 16
+[text]
+dim = 16
+layers = 1
+heads = 2
+head_dim = 8
+ffn_dim = 32
+max_tokens = 12
+[generation]
+height = 32
+width = 48
+fps = 8
+clip_frames = 7
+first = 1
+chunk = 3
+window = 6
+sink = 1
+shift = 5.0
+timesteps = [1000, 500]
+teacher_steps = 10
+guidance = 3.0
+"""
+
+
+@pytest.fixture
+def refusal(tmp_path):
+    """Load a preset text that must be refused; return the message, which must be one line that names the file."""
+
+    def load(text: str) -> str:
+        path = tmp_path / "odd.toml"
+        path.write_text(text, encoding="utf-8")
+        with pytest.raises(ValueError, match=r"odd\.toml") as error:
+            load_preset(str(path))
+        assert "\n" not in str(error.value)
+        return str(error.value)
+
+    return load
+
+
+def test_a_preset_is_read_from_a_file_and_survives_json(tmp_path):
+    (tmp_path / "small.toml").write_text(SMALL, encoding="utf-8")
+    preset = load_preset(str(tmp_path / "small.toml"))
+    assert preset.transformer.head_dim == 16 and preset.generation.timesteps == (1000, 500)
+    assert Preset.model_validate_json(preset.model_dump_json()) == preset
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "named"),
+    [
+        ("layers = 1", "layers = 1\nlayerz = 2", "transformer.layerz"),
+        ('name = "small"', 'name = "small"\nnmae = 1', "nmae"),
+        ("fps = 8", "fps = 8\nframes = 3", "generation.frames"),
+        ("fps = 8", 'fps = "fast"', "generation.fps"),
+        ("chunk = 3\n", "", "generation.chunk"),
+        ("dim = 32", "dim = 33", "dim=33 is not a multiple of heads=2"),
+        ("heads = 2", "heads = 0", "heads"),
+        ("layers = 1", "layers = -1", "layers"),
+        ("[generation]", "[generation", "not valid TOML"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused_in_one_line_that_names_them(refusal, old, new, named):
+    assert old in SMALL
+    assert named in refusal(SMALL.replace(old, new, 1))
+
+
+def test_an_unknown_preset_is_refused_with_the_known_ones():
+    with pytest.raises(ValueError, match="preset=nonesuch is not known") as error:
+        load_preset("nonesuch")
+    assert all(name in str(error.value) for name in preset_names())
+    with pytest.raises(ValueError, match=r"missing\.toml: no such file"):
+        load_preset("missing.toml")
+
+
+def test_a_preset_file_that_is_not_text_is_refused(tmp_path):
+    (tmp_path / "odd.toml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ValueError, match="preset="):
+        load_preset(str(tmp_path / "odd.toml"))
+
+
+def test_settings_are_frozen():
+    config = TransformerConfig(dim=32, heads=2, layers=1, ffn_dim=48, text_dim=16)
+    with pytest.raises(ValidationError):
+        config.dim = 64
+
+
+def test_the_sizes_that_the_design_names_are_presets():
+    assert {"test", "nano", "mini", "wan-1.3b", "wan-14b"} <= set(preset_names())
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_every_preset_fits_itself(name):
+    preset = load_preset(name)
+    generation, transformer = preset.generation, preset.transformer
+    assert preset.name == name
+    assert preset.text.dim == transformer.text_dim
+    assert transformer.head_dim % 2 == 0
+    edge = 8 * transformer.patch
+    assert generation.height % edge == 0 and generation.width % edge == 0
+    assert sum(chunk_layout(generation.clip_frames, generation.first, generation.chunk)) == generation.clip_frames
+    check_few_steps(warped_steps(generation.timesteps, generation.shift))
+    if preset.autoencoder is not None:
+        assert preset.autoencoder.latent_channels == transformer.in_channels == transformer.out_channels
+    assert Preset.model_validate_json(preset.model_dump_json()) == preset
+
+
+@pytest.mark.parametrize(
+    ("name", "dim", "layers", "heads", "ffn_dim"),
+    [("wan-1.3b", 1536, 30, 12, 8960), ("wan-14b", 5120, 40, 40, 13824)],
+)
+def test_the_presets_of_wan_have_its_published_sizes(name, dim, layers, heads, ffn_dim):
+    config = load_preset(name).transformer
+    assert (config.dim, config.layers, config.heads, config.ffn_dim) == (dim, layers, heads, ffn_dim)
+    assert (config.text_dim, config.in_channels, config.patch, config.head_dim) == (4096, 16, 2, 128)
