@@ -1,0 +1,76 @@
+"""What every video autoencoder of this package offers, and the arithmetic of its frames.
+
+Legend: B batch, T pixel frames, F latent frames, C latent channels, H W pixels, h w latent positions.
+
+An autoencoder is causal and four times shorter in time: latent frame 0 stands for pixel frame 0 alone and latent frame
+i > 0 for pixel frames 4i-3 … 4i, so T = 1 + 4 (F - 1). A clip may therefore be encoded or decoded in pieces: the first
+piece of pixels has 1 + 4k frames and each later one 4k, and the pieces joined together equal the whole clip.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+TIME_FACTOR = 4
+
+
+def latent_frames(pixel_frames: int) -> int:
+    """Return how many latent frames stand for a clip of `pixel_frames` frames.
+
+    Raises:
+        ValueError: if `pixel_frames` is not 1 + 4k.
+    """
+    if pixel_frames < 1 or (pixel_frames - 1) % TIME_FACTOR:
+        raise ValueError(f"pixel_frames={pixel_frames} is not 1 plus a multiple of {TIME_FACTOR}")
+    return 1 + (pixel_frames - 1) // TIME_FACTOR
+
+
+def pixel_frames(latent_frames: int) -> int:
+    """Return how many pixel frames a clip of `latent_frames` latent frames decodes to.
+
+    Raises:
+        ValueError: if `latent_frames` is less than 1.
+    """
+    if latent_frames < 1:
+        raise ValueError(f"latent_frames={latent_frames} is not at least 1")
+    return 1 + TIME_FACTOR * (latent_frames - 1)
+
+
+@dataclass(frozen=True)
+class AutoencoderState:
+    """Where a stream of pixels or latents stands: what the next piece has to know of all earlier ones.
+
+    A value: reading it changes nothing, so a stream can be continued twice from the same state. `None` in its place
+    starts a stream.
+    """
+
+    memories: tuple[torch.Tensor, ...]
+
+
+class Autoencoder(Protocol):
+    """A causal video autoencoder of pixels `[B, T, 3, H, W]` in [0, 1] and latents `[B, F, C, h, w]`."""
+
+    @property
+    def latent_channels(self) -> int:
+        """Return C."""
+
+    @property
+    def spatial_factor(self) -> int:
+        """Return how many pixels a latent position is high and wide."""
+
+    def encode(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Turn a whole clip `[B, 1 + 4k, 3, H, W]` into its latent `[B, 1 + k, C, h, w]`."""
+
+    def decode(self, latent: torch.Tensor) -> torch.Tensor:
+        """Turn a whole latent `[B, F, C, h, w]` into pixels `[B, 1 + 4 (F - 1), 3, H, W]` in [0, 1]."""
+
+    def encode_chunk(
+        self, pixels: torch.Tensor, state: AutoencoderState | None
+    ) -> tuple[torch.Tensor, AutoencoderState]:
+        """Encode the next frames of a stream: 1 + 4k of them if `state` is None, else 4k."""
+
+    def decode_chunk(
+        self, latent: torch.Tensor, state: AutoencoderState | None
+    ) -> tuple[torch.Tensor, AutoencoderState]:
+        """Decode the next latent frames of a stream: F of them give 4F pixel frames, 3 fewer if `state` is None."""

@@ -1,0 +1,64 @@
+"""The loss that trains a tiny autoencoder together with the latent space of the transformers above it."""
+
+import torch
+from torch import Tensor
+
+from causvid.models.tiny_autoencoder import TinyAutoencoder
+
+SQUARE_WEIGHT = 3.0
+MOMENT_WEIGHT = 0.1
+
+
+def autoencoder_loss(
+    autoencoder: TinyAutoencoder, pixels: Tensor, *, noise: float, edges: float = 0.0, generator: torch.Generator
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Measure how well clips survive encoding and decoding, and how close their latent is to unit variance.
+
+    The loss is L1 plus squared error on pixels, plus `edges` times the L1 error of their differences along height,
+    width and time, plus the divergence of every latent channel's moments over the batch from a standard normal's. The
+    latent is decoded after adding Gaussian noise whose deviation is drawn for each clip from [0, noise]: neighbouring
+    latents then decode to similar pixels, so the small errors of a generated latent stay small in the video.
+
+    The term of the edges keeps outlines and motion crisp, but rewards flat grey as long as the picture is poor: raise
+    its weight from 0 once colours and shapes are there.
+
+    Args:
+        autoencoder: the model in training.
+        pixels: `[B, 1 + 4k, 3, H, W]` in [0, 1].
+        noise: largest deviation of the perturbation, in units of the latent's own; 0 for an evaluation.
+        edges: weight of the error of differences.
+        generator: source of the noise, on any device.
+
+    Returns:
+        The scalar loss to differentiate, and detached scalars: `l1`, `edges`, `moments`, `latent_std` and `psnr` (dB,
+        of the clamped reconstruction).
+
+    Raises:
+        ValueError: if `noise` or `edges` is negative or a size does not fit the autoencoder.
+    """
+    for name, value in (("noise", noise), ("edges", edges)):
+        if value < 0:
+            raise ValueError(f"{name}={value} is not at least 0")
+    latent = autoencoder.encode(pixels)
+    spread = noise * torch.rand(latent.shape[0], 1, 1, 1, 1, generator=generator, device=generator.device)
+    perturbation = spread * torch.randn(latent.shape, generator=generator, device=generator.device)
+    reconstruction = autoencoder.reconstruct(latent + perturbation.to(latent))
+
+    error = reconstruction - pixels
+    l1 = error.abs().mean()
+    differences = torch.stack([error.diff(dim=dim).abs().mean() for dim in (1, 3, 4) if error.shape[dim] > 1]).mean()
+    variance, mean = torch.var_mean(latent.float(), dim=(0, 1, 3, 4))
+    moments = moment_divergence(mean, variance)
+    loss = l1 + SQUARE_WEIGHT * error.square().mean() + edges * differences + MOMENT_WEIGHT * moments
+
+    with torch.no_grad():
+        square = (reconstruction.clamp(0, 1) - pixels).square().mean()
+        psnr = -10 * torch.log10(square.clamp_min(1e-10))
+    metrics = {"l1": l1, "edges": differences, "moments": moments, "latent_std": variance.mean().sqrt(), "psnr": psnr}
+    return loss, {name: value.detach() for name, value in metrics.items()}
+
+
+def moment_divergence(mean: Tensor, variance: Tensor) -> Tensor:
+    """Return the divergence KL(N(mean, variance) || N(0, 1)) in nats, averaged over channels `[C]`."""
+    variance = variance.clamp_min(1e-6)
+    return 0.5 * (mean.square() + variance - 1 - variance.log()).mean()

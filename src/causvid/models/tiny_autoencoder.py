@@ -1,0 +1,349 @@
+"""A tiny causal video autoencoder of TAEHV's design: per-frame convolutions, and blocks that remember one frame.
+
+Legend: B batch, T frames (pixel or latent), C channels, H W pixels, h w latent positions.
+
+Time and batch are folded into one axis with *time outermost*, `[T*B, C, H, W]`: the previous frame of every frame is
+then the same tensor shifted by B rows, so a whole clip needs no loop over frames and every convolution is
+two-dimensional.
+"""
+
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from causvid.config import AutoencoderConfig
+from causvid.models.autoencoder import TIME_FACTOR, AutoencoderState
+
+
+class MemoryBlock(nn.Module):
+    """Three convolutions over a frame and the one before it, added to the frame."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv = nn.Sequential(
+            _conv(2 * width, width),
+            nn.ReLU(inplace=True),
+            _conv(width, width),
+            nn.ReLU(inplace=True),
+            _conv(width, width),
+        )
+
+    def forward(self, x: Tensor, memory: Tensor) -> Tensor:
+        """Map `[T*B, C, H, W]` to the same shape. `memory` `[B, C, H, W]` is the frame before the first."""
+        previous = torch.cat([memory, x[: -memory.shape[0]]])
+        return F.relu(self.conv(torch.cat([x, previous], dim=1)) + x)
+
+
+class TemporalPool(nn.Module):
+    """Merge every `stride` consecutive frames into one by a learned projection."""
+
+    def __init__(self, width: int, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+        self.conv = nn.Conv2d(width * stride, width, 1, bias=False)
+
+    def forward(self, x: Tensor, batch: int) -> Tensor:
+        """Map `[T*B, C, H, W]` to `[T/stride*B, C, H, W]`."""
+        if self.stride > 1:
+            frames = x.unflatten(0, (-1, self.stride, batch))
+            x = torch.cat([frames[:, i].flatten(0, 1) for i in range(self.stride)], dim=1)
+        return self.conv(x)
+
+
+class TemporalGrow(nn.Module):
+    """Split every frame into `stride` consecutive ones by a learned projection."""
+
+    def __init__(self, width: int, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+        self.conv = nn.Conv2d(width, width * stride, 1, bias=False)
+
+    def forward(self, x: Tensor, batch: int) -> Tensor:
+        """Map `[T*B, C, H, W]` to `[T*stride*B, C, H, W]`."""
+        x = self.conv(x)
+        if self.stride > 1:
+            frames = x.unflatten(1, (self.stride, -1)).unflatten(0, (-1, batch))
+            x = frames.transpose(1, 2).flatten(0, 2)
+        return x
+
+
+class SoftClamp(nn.Module):
+    """Bend values smoothly into (-3, 3), so that a stray latent cannot saturate the decoder."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map any shape to the same shape."""
+        return torch.tanh(x / 3) * 3
+
+
+class PatchMap(nn.Module):
+    """A linear map between the values of a 4-frame patch and the channels of a latent position."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(inputs, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map `[B, F, inputs, h, w]` to `[B, F, outputs, h, w]`."""
+        return self.linear(x.movedim(2, -1)).movedim(-1, 2)
+
+    def set(self, weight: Tensor, bias: Tensor) -> None:
+        """Take over weights `[outputs, inputs]` and biases `[outputs]`."""
+        self.linear.weight.copy_(weight)
+        self.linear.bias.copy_(bias)
+
+
+class TinyAutoencoder(nn.Module):
+    """Autoencoder 4x in time and `spatial_factor` in space; the `Autoencoder` interface of this package.
+
+    With the default configuration its parameters have the names and shapes of `taew2_1`.
+
+    Source: TAEHV, https://github.com/madebyollin/taehv. Differences: clips are padded before encoding as
+    `AutoencoderConfig.padding` says, and a stream's state is a value that the caller holds.
+    """
+
+    def __init__(self, config: AutoencoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        image_channels = 3 * config.patch**2
+
+        widths = config.encoder_widths
+        layers: list[nn.Module] = [_conv(image_channels, widths[0]), nn.ReLU(inplace=True)]
+        for i in range(3):
+            layers.append(TemporalPool(widths[i], 2 if config.encoder_time[i] else 1))
+            layers.append(_conv(widths[i], widths[i + 1], stride=2 if config.encoder_space[i] else 1, bias=False))
+            layers.extend(MemoryBlock(widths[i + 1]) for _ in range(config.blocks))
+        layers.append(_conv(widths[3], config.latent_channels))
+        self.encoder = nn.Sequential(*layers)
+
+        widths = config.decoder_widths
+        layers = [SoftClamp(), _conv(config.latent_channels, widths[0]), nn.ReLU(inplace=True)]
+        for i in range(3):
+            layers.extend(MemoryBlock(widths[i]) for _ in range(config.blocks))
+            layers.append(nn.Upsample(scale_factor=2) if config.decoder_space[i] else nn.Identity())
+            layers.append(TemporalGrow(widths[i], 2 if config.decoder_time[i] else 1))
+            layers.append(_conv(widths[i], widths[i + 1], bias=False))
+        layers.extend([nn.ReLU(inplace=True), _conv(widths[3], image_channels)])
+        self.decoder = nn.Sequential(*layers)
+        self.apply(_initialise)
+        _centre(self.encoder[0], self.decoder[-1])
+
+        self.encoder_shortcut: PatchMap | None = None
+        self.decoder_shortcut: PatchMap | None = None
+        if config.shortcut:
+            values = TIME_FACTOR * 3 * config.spatial_factor**2
+            self.encoder_shortcut = PatchMap(values, config.latent_channels)
+            self.decoder_shortcut = PatchMap(config.latent_channels, values)
+            self.encoder_shortcut.requires_grad_(False)
+            self.decoder_shortcut.requires_grad_(False)
+            for last in (self.encoder[-1], self.decoder[-1]):
+                for parameter in last.parameters():
+                    nn.init.zeros_(parameter)
+
+    @torch.no_grad()
+    def initialise_shortcut(self, pixels: Tensor) -> None:
+        """Set the linear maps, which training leaves alone, to principal components scaled to unit variance.
+
+        Args:
+            pixels: the clips whose components they are, `[B, 1 + 4k, 3, H, W]`.
+
+        Raises:
+            ValueError: if the configuration has no shortcut.
+        """
+        if self.encoder_shortcut is None or self.decoder_shortcut is None:
+            raise ValueError("shortcut=False: the configuration has no linear maps to initialise")
+        patches = self._patches(self._pad(pixels)).permute(0, 1, 3, 4, 2).flatten(0, 3).double()
+        mean = patches.mean(dim=0)
+        variance, directions = torch.linalg.eigh((patches - mean).T @ (patches - mean) / len(patches))
+        kept = slice(-self.latent_channels, None)
+        deviation, directions = variance[kept].sqrt(), directions[:, kept]
+        self.encoder_shortcut.set(directions.T / deviation[:, None], -(mean @ directions) / deviation)
+        self.decoder_shortcut.set(directions * deviation, mean)
+
+    @property
+    def latent_channels(self) -> int:
+        """Return the number of latent channels."""
+        return self.config.latent_channels
+
+    @property
+    def spatial_factor(self) -> int:
+        """Return how many pixels a latent position is high and wide."""
+        return self.config.spatial_factor
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        """Turn a clip into its latent.
+
+        Args:
+            pixels: `[B, 1 + 4k, 3, H, W]` in [0, 1]; H and W are multiples of `spatial_factor`.
+
+        Returns:
+            `[B, 1 + k, C, h, w]`.
+
+        Raises:
+            ValueError: if a size does not fit.
+        """
+        return self._encode(pixels, None)[0]
+
+    def encode_chunk(self, pixels: Tensor, state: AutoencoderState | None) -> tuple[Tensor, AutoencoderState]:
+        """Encode the next frames of a stream.
+
+        Args:
+            pixels: `[B, 1 + 4k, 3, H, W]` in [0, 1] if `state` is None, else `[B, 4k, 3, H, W]`.
+            state: what the previous call returned; None starts a stream.
+
+        Returns:
+            The latent of these frames and the state for the next call.
+
+        Raises:
+            ValueError: if a size does not fit, or the configuration's padding looks ahead.
+        """
+        if self.config.padding != "first":
+            raise ValueError(f"padding={self.config.padding!r} cannot encode a stream, expected 'first'")
+        return self._encode(pixels, state)
+
+    def decode(self, latent: Tensor) -> Tensor:
+        """Turn a latent `[B, F, C, h, w]` into pixels `[B, 1 + 4 (F - 1), 3, H, W]` in [0, 1].
+
+        Raises:
+            ValueError: if a size does not fit.
+        """
+        return self.reconstruct(latent).clamp(0, 1)
+
+    def reconstruct(self, latent: Tensor) -> Tensor:
+        """Do what `decode` does but leave pixels beyond [0, 1] as they are, so that a loss has a gradient there."""
+        return self._decode(latent, None)[0]
+
+    def decode_chunk(self, latent: Tensor, state: AutoencoderState | None) -> tuple[Tensor, AutoencoderState]:
+        """Decode the next latent frames of a stream.
+
+        Args:
+            latent: `[B, F, C, h, w]`, F at least 1.
+            state: what the previous call returned; None starts a stream.
+
+        Returns:
+            Pixels `[B, 4 F, 3, H, W]` in [0, 1] (4 F - 3 frames if `state` is None) and the state for the next call.
+
+        Raises:
+            ValueError: if a size does not fit.
+        """
+        pixels, state = self._decode(latent, state)
+        return pixels.clamp(0, 1), state
+
+    def _encode(self, pixels: Tensor, state: AutoencoderState | None) -> tuple[Tensor, AutoencoderState]:
+        self._check(pixels, channels=3)
+        batch, frames, _, height, width = pixels.shape
+        extra = 1 if state is None else 0
+        if frames <= 0 or frames % TIME_FACTOR != extra:
+            raise ValueError(f"frames={frames} is not {'1 plus ' * extra}a multiple of {TIME_FACTOR}")
+        for name, size in (("height", height), ("width", width)):
+            if size % self.spatial_factor:
+                raise ValueError(f"{name}={size} is not a multiple of {self.spatial_factor}")
+        if state is None:
+            pixels = self._pad(pixels)
+        x = F.pixel_unshuffle(_fold(pixels), self.config.patch)
+        x, state = _run(self.encoder, x, batch, state)
+        latent = _unfold(x, batch)
+        if self.encoder_shortcut is not None:
+            latent = latent + self.encoder_shortcut(self._patches(pixels))
+        return latent, state
+
+    def _decode(self, latent: Tensor, state: AutoencoderState | None) -> tuple[Tensor, AutoencoderState]:
+        self._check(latent, channels=self.latent_channels)
+        batch, start = latent.shape[0], state is None
+        x, state = _run(self.decoder, _fold(latent), batch, state)
+        pixels = _unfold(F.pixel_shuffle(x, self.config.patch), batch)
+        if self.decoder_shortcut is not None:
+            patches = self.decoder_shortcut(latent).unflatten(2, (TIME_FACTOR, -1)).flatten(1, 2)
+            pixels = pixels + F.pixel_shuffle(patches, self.spatial_factor)
+        return (pixels[:, TIME_FACTOR - 1 :] if start else pixels), state
+
+    def _pad(self, pixels: Tensor) -> Tensor:
+        """Lengthen a clip of 1 + 4k frames to a multiple of four."""
+        first = self.config.padding == "first"
+        copies = (pixels[:, :1] if first else pixels[:, -1:]).expand(-1, TIME_FACTOR - 1, -1, -1, -1)
+        return torch.cat([copies, pixels] if first else [pixels, copies], dim=1)
+
+    def _patches(self, pixels: Tensor) -> Tensor:
+        """Cut `[B, 4F, 3, H, W]` into 4-frame patches of `spatial_factor` pixels square: `[B, F, values, h, w]`."""
+        cells = F.pixel_unshuffle(pixels, self.spatial_factor)
+        return cells.unflatten(1, (-1, TIME_FACTOR)).flatten(2, 3)
+
+    def _check(self, x: Tensor, *, channels: int) -> None:
+        if x.ndim != 5 or x.shape[2] != channels or 0 in x.shape:
+            raise ValueError(f"shape={tuple(x.shape)} is not [batch, frames, {channels}, height, width]")
+
+
+@torch.no_grad()
+def _centre(first: nn.Module, last: nn.Module) -> None:
+    """Let pixels enter as if they had zero mean and unit variance, and leave as faint detail on grey.
+
+    From strong noise instead, training silences the decoder's last ReLU and never recovers.
+    """
+    assert isinstance(first, nn.Conv2d) and isinstance(last, nn.Conv2d)
+    assert first.bias is not None and last.bias is not None
+    first.weight.mul_(4)
+    first.bias.copy_(-0.5 * first.weight.sum(dim=(1, 2, 3)))
+    last.weight.mul_(0.1)
+    last.bias.fill_(0.5)
+
+
+@torch.no_grad()
+def _initialise(module: nn.Module) -> None:
+    """Start close to a plain pyramid: memory blocks and temporal layers pass frames on, the other layers keep variance.
+
+    With torch's default each convolution after a ReLU shrinks its signal, and the decoder ignores its latent for
+    hundreds of steps.
+    """
+    if isinstance(module, nn.Conv2d):
+        if module.kernel_size == (3, 3):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+    elif isinstance(module, MemoryBlock):
+        last = module.conv[-1]
+        assert isinstance(last, nn.Conv2d)
+        last.weight.mul_(0.1)
+    elif isinstance(module, (TemporalPool, TemporalGrow)):
+        weight = module.conv.weight
+        width = min(weight.shape[:2])
+        copies = torch.eye(width, dtype=weight.dtype, device=weight.device).repeat(
+            weight.shape[0] // width, weight.shape[1] // width
+        )
+        weight.copy_(copies[..., None, None] / (weight.shape[1] // width))
+
+
+def _run(
+    stack: nn.Sequential, x: Tensor, batch: int, state: AutoencoderState | None
+) -> tuple[Tensor, AutoencoderState]:
+    """Apply a stack to `[T*B, C, H, W]`, and carry the last frame that each memory block saw."""
+    past: Iterator[Tensor] | None = None if state is None else iter(state.memories)
+    memories: list[Tensor] = []
+    for layer in stack:
+        if isinstance(layer, MemoryBlock):
+            expected = (batch, *x.shape[1:])
+            memory = x.new_zeros(expected) if past is None else next(past)
+            if memory.shape != expected:
+                raise ValueError(f"state of shape {tuple(memory.shape)} does not continue {expected}")
+            # Cloned, because a slice would keep the whole chunk's activations alive.
+            memories.append(x[-batch:].clone())
+            x = layer(x, memory)
+        elif isinstance(layer, (TemporalPool, TemporalGrow)):
+            x = layer(x, batch)
+        else:
+            x = layer(x)
+    return x, AutoencoderState(tuple(memories))
+
+
+def _fold(x: Tensor) -> Tensor:
+    """`[B, T, C, H, W]` to `[T*B, C, H, W]`."""
+    return x.transpose(0, 1).flatten(0, 1)
+
+
+def _unfold(x: Tensor, batch: int) -> Tensor:
+    """`[T*B, C, H, W]` to `[B, T, C, H, W]`."""
+    return x.unflatten(0, (-1, batch)).transpose(0, 1)
+
+
+def _conv(inputs: int, outputs: int, *, stride: int = 1, bias: bool = True) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=bias)
