@@ -1,0 +1,1 @@
+"""Hold procedural worlds: endless captioned video with labels, made on the spot."""
