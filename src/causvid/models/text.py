@@ -1,0 +1,216 @@
+"""Text encoders: UMT5 of any size through transformers, and word tokenizers trained on a world's captions.
+
+Legend: B batch, M tokens (always the encoder's `max_tokens`), D width of the embedding.
+
+The smallest model and umT5-xxl share this code: both are a `UMT5EncoderModel` and a fast tokenizer in two folders.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
+from transformers.utils import logging
+
+from causvid.config import TextConfig
+
+PAD, END, UNKNOWN = "<pad>", "</s>", "<unk>"
+WAN_TOKENS = 512
+"""Length of a prompt of Wan's, for tokenizers that name no length of their own."""
+
+
+def train_tokenizer(captions: Iterable[str]) -> PreTrainedTokenizerFast:
+    """Make a tokenizer whose vocabulary is every word of `captions`; ids are in order of falling frequency.
+
+    Text is lowercased, split at white space and punctuation, punctuation is dropped, and `</s>` closes it. Words that
+    are not in the vocabulary become `<unk>`.
+
+    Raises:
+        ValueError: if the captions hold no word.
+    """
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+
+    tokenizer = Tokenizer(models.WordLevel(unk_token=UNKNOWN))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation(behavior="removed")]
+    )
+    specials = [PAD, END, UNKNOWN]
+    tokenizer.train_from_iterator(captions, trainers.WordLevelTrainer(special_tokens=specials, show_progress=False))
+    if tokenizer.get_vocab_size() == len(specials):
+        raise ValueError("captions hold no word to train a tokenizer on")
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"$A {END}", special_tokens=[(END, specials.index(END))]
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=PAD, eos_token=END, unk_token=UNKNOWN)
+
+
+class TextEncoder(nn.Module):
+    """Turn prompts into embeddings `[B, M, D]`. The embedding of "" is the null text."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, encoder: UMT5EncoderModel, *, max_tokens: int) -> None:
+        super().__init__()
+        self.tokenizer = tokenizer
+        self.encoder = encoder
+        self.max_tokens = max_tokens
+        tokenizer.model_max_length = max_tokens
+
+    @classmethod
+    def create(
+        cls, config: TextConfig, tokenizer: PreTrainedTokenizerBase, *, generator: torch.Generator
+    ) -> "TextEncoder":
+        """Make an untrained encoder for a tokenizer's vocabulary, with transformers' own starting weights.
+
+        The embedding of `<unk>` starts at zero and, since training captions hold no unknown word, stays there: such a
+        word is a blank rather than a random one.
+        """
+        settings = UMT5Config(
+            vocab_size=len(tokenizer),
+            d_model=config.dim,
+            d_kv=config.head_dim,
+            d_ff=config.ffn_dim,
+            num_layers=config.layers,
+            num_heads=config.heads,
+            dropout_rate=0.0,
+            pad_token_id=tokenizer.pad_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+        )
+        # transformers draws from the global generator only: lend it a seed and put its state back.
+        seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            encoder = UMT5EncoderModel(settings)
+        if tokenizer.unk_token_id is not None:
+            with torch.no_grad():
+                encoder.get_input_embeddings().weight[tokenizer.unk_token_id].zero_()
+        return cls(tokenizer, encoder, max_tokens=config.max_tokens)
+
+    @property
+    def dim(self) -> int:
+        """Return D."""
+        return int(self.encoder.config.d_model)
+
+    def tokens(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Return ids, int64 `[B, M]`, and the mask of real tokens, bool `[B, M]`, of `prompts`, on the CPU.
+
+        Raises:
+            ValueError: if a prompt has more tokens than `max_tokens`.
+        """
+        rows = self.tokenizer(list(prompts), truncation=False, verbose=False)["input_ids"]
+        ids = torch.full((len(rows), self.max_tokens), self.tokenizer.pad_token_id, dtype=torch.int64)
+        mask = torch.zeros(ids.shape, dtype=torch.bool)
+        for index, row in enumerate(rows):
+            if len(row) > self.max_tokens:
+                start = prompts[index] if len(prompts[index]) <= 40 else f"{prompts[index][:37]}..."
+                raise ValueError(
+                    f"prompt={start!r} has {len(row)} tokens, at most {self.max_tokens} fit (the end mark is one)"
+                )
+            ids[index, : len(row)] = torch.tensor(row)
+            mask[index, : len(row)] = True
+        return ids, mask
+
+    def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """Embed tokenised prompts: int64 `[B, M]` and bool `[B, M]` -> `[B, M, D]`, zero where `mask` is False."""
+        hidden = self.encoder(input_ids=ids, attention_mask=mask.long()).last_hidden_state
+        return hidden * mask[..., None]
+
+    def embed(self, prompts: Sequence[str], device: torch.device | str | None = None) -> Tensor:
+        """Embed `prompts` as `[B, M, D]`, rows beyond a prompt's end being zero; the result moves to `device`.
+
+        Raises:
+            ValueError: if a prompt has more tokens than `max_tokens`.
+        """
+        ids, mask = self.tokens(prompts)
+        here = next(self.encoder.parameters()).device
+        hidden = self(ids.to(here), mask.to(here))
+        return hidden if device is None else hidden.to(device)
+
+    def unknown_words(self, prompt: str) -> list[str]:
+        """List the words of `prompt` that the vocabulary lacks, as they are written, in order and once each."""
+        if self.tokenizer.unk_token_id is None:
+            return []
+        coded = self.tokenizer(prompt, return_offsets_mapping=True, truncation=False, verbose=False)
+        pairs = zip(coded["input_ids"], coded["offset_mapping"], strict=True)
+        words = [prompt[a:b] for token, (a, b) in pairs if token == self.tokenizer.unk_token_id]
+        first = {word.casefold(): word for word in reversed(words)}
+        return [word for word in dict.fromkeys(words) if first[word.casefold()] == word]
+
+    def known_words(self) -> list[str]:
+        """List the vocabulary in alphabetical order, without the special tokens."""
+        return sorted(set(self.tokenizer.get_vocab()) - set(self.tokenizer.all_special_tokens))
+
+    def save(self, encoder_folder: str | Path, tokenizer_folder: str | Path, *, dtype: torch.dtype) -> None:
+        """Write both folders as transformers does, the weights stored as `dtype`."""
+        here = next(self.encoder.parameters()).dtype
+        state = {name: tensor.detach().to(dtype) for name, tensor in self.encoder.state_dict().items()}
+        self.encoder.config.dtype = dtype
+        with _quiet():
+            self.encoder.save_pretrained(encoder_folder, state_dict=state)
+            self.tokenizer.save_pretrained(tokenizer_folder)
+        self.encoder.config.dtype = here
+
+    @classmethod
+    def load(
+        cls,
+        encoder_folder: str | Path,
+        tokenizer_folder: str | Path,
+        *,
+        max_tokens: int | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> "TextEncoder":
+        """Read what `save` wrote, or any UMT5 encoder and its tokenizer.
+
+        `max_tokens` defaults to the tokenizer's own length, and to Wan's 512 if it names none.
+
+        Raises:
+            ValueError: if a file is missing or damaged, or a weight is missing or of a wrong shape.
+        """
+        for folder, name in ((encoder_folder, "config.json"), (tokenizer_folder, "tokenizer_config.json")):
+            file = Path(folder) / name
+            if not file.is_file():
+                raise ValueError(f"{file} is missing: a text encoder needs it")
+            try:
+                json.loads(file.read_text(encoding="utf-8"))
+            except ValueError as error:
+                raise ValueError(f"{file} is not JSON ({error})") from None
+        try:
+            with _quiet():
+                loaded: Any = UMT5EncoderModel.from_pretrained(
+                    str(encoder_folder), dtype=dtype, local_files_only=True, output_loading_info=True
+                )
+            encoder, report = loaded
+        except Exception as error:
+            raise ValueError(f"{encoder_folder} holds no readable UMT5 encoder: {_first_line(error)}") from error
+        lost = sorted(report["missing_keys"]) + sorted(str(key[0]) for key in report["mismatched_keys"])
+        if lost:
+            raise ValueError(f"{encoder_folder} lacks, or has in a wrong shape, {', '.join(lost[:4])}")
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(str(tokenizer_folder), local_files_only=True)
+        except Exception as error:
+            raise ValueError(f"{tokenizer_folder} holds no readable tokenizer: {_first_line(error)}") from error
+        if max_tokens is None:
+            own = tokenizer.model_max_length
+            max_tokens = own if own is not None and own < 100_000 else WAN_TOKENS
+        return cls(tokenizer, encoder.eval(), max_tokens=max_tokens)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep transformers from drawing its own progress bars and reports; what goes wrong is raised instead."""
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity(logging.CRITICAL)
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

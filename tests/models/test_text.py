@@ -1,0 +1,116 @@
+"""Prompts become zero-padded embeddings, whatever the size of the encoder."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from causvid.config import TextConfig
+from causvid.models.text import TextEncoder, train_tokenizer
+
+CAPTIONS = ["A red swan, flying over a lake.", "a blue mammoth walks in the snow", "the red mammoth at night"]
+CONFIG = TextConfig(dim=24, layers=2, heads=2, head_dim=12, ffn_dim=40, max_tokens=11)
+
+
+def encoder(seed: int = 0) -> TextEncoder:
+    return TextEncoder.create(CONFIG, train_tokenizer(CAPTIONS), generator=torch.Generator().manual_seed(seed))
+
+
+def test_special_tokens_have_fixed_ids_and_words_end_with_the_end_mark() -> None:
+    tokenizer = train_tokenizer(CAPTIONS)
+    assert tokenizer.convert_tokens_to_ids(["<pad>", "</s>", "<unk>"]) == [0, 1, 2]
+    assert tokenizer.tokenize("A RED, swan!") == ["a", "red", "swan"]
+    assert tokenizer("")["input_ids"] == [1]
+    assert tokenizer("a wombat")["input_ids"][1:] == [2, 1]
+
+
+def test_training_a_tokenizer_on_nothing_is_an_error() -> None:
+    with pytest.raises(ValueError, match="no word"):
+        train_tokenizer(["", " ,. "])
+
+
+def test_rows_beyond_the_prompt_are_zero_and_the_rest_are_normed() -> None:
+    text = encoder()
+    x = text.embed(["a red swan", "", "a blue mammoth walks in the snow"])
+    assert x.shape == (3, CONFIG.max_tokens, text.dim)
+    lengths = [4, 1, 8]
+    for row, length in zip(x, lengths, strict=True):
+        assert torch.count_nonzero(row[length:]) == 0
+        assert torch.allclose(row[:length].square().mean(-1), torch.ones(length), atol=1e-3)
+
+
+def test_an_embedding_does_not_depend_on_its_batch_mates() -> None:
+    text = encoder().eval()
+    both = text.embed(["a red swan", "a blue mammoth walks in the snow"])
+    assert torch.allclose(text.embed(["a red swan"])[0], both[0], atol=1e-6)
+
+
+def test_the_seed_alone_decides_the_weights_and_the_global_generator_is_untouched() -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    a, b, c = encoder(1), encoder(1), encoder(2)
+    assert torch.equal(torch.rand(3), expected)
+    assert all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters(), strict=True))
+    assert not torch.equal(a.embed(["a red swan"]), c.embed(["a red swan"]))
+
+
+def test_a_small_encoder_learns_a_word_from_scratch() -> None:
+    text = encoder()
+    head = torch.nn.Linear(CONFIG.dim, 3)
+    prompts = ["a red swan", "a blue swan", "the night", "red snow", "blue snow over the lake", "night at a lake"]
+    labels = torch.tensor([0, 1, 2, 0, 1, 2])
+    ids, mask = text.tokens(prompts)
+    optimizer = torch.optim.Adam([*text.parameters(), *head.parameters()], 1e-2)
+    for _ in range(60):
+        optimizer.zero_grad()
+        loss = torch.nn.functional.cross_entropy(head(text(ids, mask).sum(1)), labels)
+        loss.backward()
+        optimizer.step()
+    assert loss.item() < 0.05
+
+
+def test_an_overlong_prompt_says_both_counts() -> None:
+    with pytest.raises(ValueError, match="13 tokens, at most 11"):
+        encoder().tokens(["a " * 12])
+
+
+def test_unknown_words_are_named_as_written() -> None:
+    text = encoder()
+    assert text.unknown_words("A Purple swan, and a Wombat (purple). A Wombat!") == ["Purple", "and", "Wombat"]
+    assert text.unknown_words("A RED swan!") == []
+    assert "swan" in text.known_words() and "<pad>" not in text.known_words()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_saved_and_loaded_is_the_same_to_the_precision_of_the_file(tmp_path: Path, dtype: torch.dtype) -> None:
+    text = encoder()
+    text.save(tmp_path / "text_encoder", tmp_path / "tokenizer", dtype=dtype)
+    again = TextEncoder.load(tmp_path / "text_encoder", tmp_path / "tokenizer")
+    assert again.max_tokens == CONFIG.max_tokens
+    for a, b in zip(text.parameters(), again.parameters(), strict=True):
+        assert b.dtype == torch.float32
+        assert torch.equal(a.to(dtype).float(), b)
+    if dtype == torch.float32:
+        assert torch.equal(text.embed(["a red swan"]), again.embed(["a red swan"]))
+
+
+def test_missing_and_damaged_files_are_named(tmp_path: Path) -> None:
+    a, b = tmp_path / "text_encoder", tmp_path / "tokenizer"
+    with pytest.raises(ValueError, match=r"config\.json is missing"):
+        TextEncoder.load(a, b)
+    encoder().save(a, b, dtype=torch.float32)
+    weights = a / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match="text_encoder holds no readable"):
+        TextEncoder.load(a, b)
+    weights.write_bytes(whole)
+    config = json.loads((a / "config.json").read_text())
+    (a / "config.json").write_text(json.dumps({**config, "num_layers": 3}))
+    with pytest.raises(ValueError, match=r"encoder\.block\.2"):
+        TextEncoder.load(a, b)
+    (a / "config.json").write_text("{")
+    with pytest.raises(ValueError, match="not JSON"):
+        TextEncoder.load(a, b)

@@ -1,0 +1,260 @@
+"""What a user holds: streams repeat, continue, stop where asked, and refuse what they cannot do."""
+
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from causvid.config import AutoencoderConfig, GenerationConfig, TextConfig, TransformerConfig
+from causvid.media import to_bytes
+from causvid.models.bundle import Bundle
+from causvid.models.text import TextEncoder, train_tokenizer
+from causvid.models.tiny_autoencoder import TinyAutoencoder
+from causvid.models.transformer import Transformer
+from causvid.pipeline import Pipeline, Stream
+
+PROMPT = "a red swan over the snow"
+
+
+def make(*, teacher: bool = True, **settings: Any) -> Pipeline:
+    generator = torch.Generator().manual_seed(0)
+    sizes = TransformerConfig(dim=24, heads=2, layers=2, ffn_dim=32, text_dim=8, in_channels=4, out_channels=4)
+    shape = AutoencoderConfig(
+        latent_channels=4, encoder_widths=(4, 4, 4, 4), decoder_widths=(8, 8, 8, 8), blocks=1, padding="first"
+    )
+    text = TextConfig(dim=8, layers=1, heads=2, head_dim=4, ffn_dim=12, max_tokens=9)
+    generation = GenerationConfig.model_validate(
+        {
+            "height": 32,
+            "width": 48,
+            "fps": 8,
+            "clip_frames": 7,
+            "first": 1,
+            "chunk": 3,
+            "window": 6,
+            "sink": 1,
+            "shift": 3.0,
+            "timesteps": (1000, 750, 500),
+            "teacher_steps": 3,
+            "guidance": 2.0,
+            "max_seconds": 60,
+            **settings,
+        }
+    )
+
+    def transformer() -> Transformer:
+        model = Transformer(sizes)
+        model.initialise(generator)
+        with torch.no_grad():
+            model.head.weight.normal_(std=0.3, generator=generator)
+        return model.eval()
+
+    autoencoder = TinyAutoencoder(shape).eval()
+    with torch.no_grad():
+        for p in autoencoder.parameters():
+            p.normal_(std=0.25, generator=generator)
+        autoencoder.decoder[-1].bias.fill_(0.5)
+    encoder = TextEncoder.create(text, train_tokenizer([PROMPT, "a blue mammoth"]), generator=generator).eval()
+    return Pipeline(
+        Bundle(transformer(), autoencoder, encoder, generation, {}, teacher=transformer() if teacher else None)
+    )
+
+
+@pytest.fixture(scope="module")
+def pipeline() -> Pipeline:
+    return make()
+
+
+def video(frames: Iterator[torch.Tensor]) -> torch.Tensor:
+    return torch.cat(list(frames))
+
+
+def live(frames: Iterator[torch.Tensor]) -> Stream:
+    assert isinstance(frames, Stream)
+    return frames
+
+
+@pytest.mark.parametrize("first", [1, 3])
+@pytest.mark.parametrize("chunk", [2, 3])
+def test_chunks_come_one_by_one_and_the_last_is_cut(first: int, chunk: int) -> None:
+    one = make(first=first, chunk=chunk)
+    sizes = [len(frames) for frames in one.stream(PROMPT, seconds=4)]
+    assert sizes[0] == 4 * first - 3
+    assert set(sizes[1:-1]) == {4 * chunk}
+    assert sum(sizes) == 32 and sizes[-1] <= 4 * chunk
+    frames = next(one.stream(PROMPT))
+    assert frames.dtype == torch.uint8 and frames.shape[1:] == (32, 48, 3)
+    frames += 1
+
+
+def test_the_same_seed_gives_the_same_video_and_another_another(pipeline: Pipeline) -> None:
+    a = video(pipeline.stream(PROMPT, seconds=2, seed=3))
+    assert torch.equal(a, video(pipeline.stream(PROMPT, seconds=2, seed=3)))
+    assert not torch.equal(a, video(pipeline.stream(PROMPT, seconds=2, seed=4)))
+    assert not torch.equal(a, video(pipeline.stream("a blue mammoth", seconds=2, seed=3)))
+    assert a.float().std() > 1
+
+
+def test_a_longer_video_begins_with_the_shorter(pipeline: Pipeline) -> None:
+    short, long = (video(pipeline.stream(PROMPT, seconds=s)) for s in (1.5, 4))
+    assert torch.equal(long[: len(short)], short)
+
+
+def test_the_global_generator_is_neither_used_nor_changed(pipeline: Pipeline) -> None:
+    torch.manual_seed(1)
+    a = video(pipeline.stream(PROMPT, seconds=2))
+    state = torch.get_rng_state()
+    torch.manual_seed(2)
+    assert torch.equal(a, video(pipeline.stream(PROMPT, seconds=2)))
+    torch.manual_seed(1)
+    assert torch.equal(state, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("size", [(32, 48), (48, 32), (16, 80)])
+def test_streamed_frames_are_those_of_all_latents_decoded_at_once(pipeline: Pipeline, size: tuple[int, int]) -> None:
+    stream = live(pipeline.stream(PROMPT, height=size[0], width=size[1]))
+    frames, latents = [], []
+    for part in islice(stream, 4):
+        frames.append(part)
+        assert stream.latent is not None
+        latents.append(stream.latent)
+    with torch.no_grad():
+        whole = to_bytes(pipeline.bundle.autoencoder.decode(torch.cat(latents, dim=1))[0])
+    streamed = torch.cat(frames)
+    assert streamed.shape == whole.shape == (37, *size, 3)
+    assert (streamed.int() - whole.int()).abs().max() <= 1
+
+
+def test_a_restored_stream_continues_bit_for_bit(pipeline: Pipeline) -> None:
+    stream = live(pipeline.stream(PROMPT, seconds=9))
+    list(islice(stream, 3))
+    state = stream.snapshot()
+    rest = video(stream)
+    stream.restore(state)
+    assert torch.equal(video(stream), rest)
+    other = live(pipeline.stream("a blue mammoth", seconds=9, seed=8))
+    list(islice(other, 1))
+    other.restore(state)
+    assert torch.equal(video(other), rest)
+
+
+def test_a_snapshot_before_the_first_chunk_starts_over(pipeline: Pipeline) -> None:
+    stream = live(pipeline.stream(PROMPT, seconds=2))
+    state = stream.snapshot()
+    whole = video(stream)
+    stream.restore(state)
+    assert torch.equal(video(stream), whole)
+
+
+def test_a_state_of_another_size_is_refused(pipeline: Pipeline) -> None:
+    a, b = live(pipeline.stream(PROMPT)), live(pipeline.stream(PROMPT, height=48))
+    with pytest.raises(ValueError, match="does not fit"):
+        a.restore(b.snapshot())
+
+
+@pytest.mark.parametrize(("window", "sink"), [(3, 0), (4, 2), (0, 1)])
+def test_a_stream_goes_on_beyond_the_trained_length_with_a_fixed_memory(
+    pipeline: Pipeline, window: int, sink: int
+) -> None:
+    stream = live(pipeline.stream(PROMPT, window=window, sink=sink))
+    size = stream.snapshot().cache.keys.shape
+    frames = torch.cat(list(islice(stream, 15)))
+    assert len(frames) == 169 > 5 * pipeline.clip_seconds * pipeline.fps
+    assert stream.snapshot().cache.keys.shape == size
+    assert frames[-12:].float().std() > 1
+
+
+def test_a_window_changes_nothing_before_it_is_full(pipeline: Pipeline) -> None:
+    a, b = (video(pipeline.stream(PROMPT, seconds=3, window=w, sink=0)) for w in (4, 30))
+    assert torch.equal(a[:25], b[:25])
+    a, b = (video(pipeline.stream(PROMPT, seconds=8, window=w, sink=0)) for w in (4, 30))
+    assert not torch.equal(a, b)
+
+
+def test_a_batch_holds_what_each_prompt_gives_alone(pipeline: Pipeline) -> None:
+    prompts = [PROMPT, "a blue mammoth"]
+    for mode in ("student", "teacher"):
+        both = pipeline.generate_batch(prompts, seeds=[5, 6], seconds=2, mode=mode)
+        assert both.shape == (2, 16, 32, 48, 3) and both.dtype == torch.uint8
+        alone = video(pipeline.stream(prompts[1], seed=6, seconds=2, mode=mode))
+        assert (both[1].int() - alone.int()).abs().max() <= 1
+    assert pipeline.generate_batch(prompts, seeds=[5, 6]).shape[1] == 25
+
+
+def test_the_teacher_makes_a_whole_clip_guided_by_the_prompt(pipeline: Pipeline) -> None:
+    (clip,) = pipeline.stream(PROMPT, mode="teacher")
+    assert clip.shape == (25, 32, 48, 3)
+    (more,) = pipeline.stream(PROMPT, mode="teacher", steps=5)
+    assert not torch.equal(clip, more)
+    (unguided,) = make(guidance=1.0).stream(PROMPT, mode="teacher")
+    assert not torch.equal(clip, unguided)
+
+
+def test_fewer_steps_are_taken_from_the_models_own_and_more_are_spread(pipeline: Pipeline) -> None:
+    own = pipeline.sigmas
+    assert own[0] == 1.0 and len(own) == 3
+    for steps, sigmas in ((1, own[:1]), (2, own[:2]), (3, own)):
+        a = next(pipeline.stream(PROMPT, steps=steps))
+        assert torch.equal(a, next(pipeline.stream(PROMPT, sigmas=sigmas)))
+    assert not torch.equal(a, next(pipeline.stream(PROMPT, steps=6)))
+
+
+def test_a_saved_pipeline_makes_the_same_video(pipeline: Pipeline, tmp_path: Path) -> None:
+    pipeline.save_pretrained(tmp_path / "it")
+    again = Pipeline.from_pretrained(tmp_path / "it")
+    assert torch.equal(video(pipeline.stream(PROMPT, seconds=3)), video(again.stream(PROMPT, seconds=3)))
+    assert again.generation == pipeline.generation
+
+
+def test_unknown_words_are_named_and_still_make_a_video(pipeline: Pipeline) -> None:
+    assert pipeline.unknown_words("a Purple swan") == ["Purple"]
+    assert len(next(pipeline.stream("a Purple swan"))) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"prompt": ""}, "is empty"),
+        ({"prompt": " \n. "}, "is empty"),
+        ({"prompt": "red " * 9}, "has 10 tokens, at most 9"),
+        ({"seconds": 0}, "seconds=0 is not above 0"),
+        ({"seconds": -1}, "seconds=-1"),
+        ({"seconds": float("nan")}, "seconds=nan"),
+        ({"seconds": float("inf")}, "seconds=inf"),
+        ({"seconds": 1e9}, "at most 60"),
+        ({"height": 40}, "height=40 is not a multiple of 16 from 16 to 64"),
+        ({"width": 0}, "width=0"),
+        ({"width": 112}, "from 32 to 96"),
+        ({"steps": 0}, "steps=0"),
+        ({"steps": 1000}, "steps=1000"),
+        ({"steps": 2, "sigmas": (1.0,)}, "not both"),
+        ({"sigmas": (0.5,)}, "must start at 1"),
+        ({"window": -1}, "window=-1"),
+        ({"window": 10**9}, "window=1000000000"),
+        ({"window": 0, "sink": 0}, "at least one frame"),
+        ({"seed": -1}, "seed=-1"),
+        ({"mode": "critic"}, "mode='critic'"),
+        ({"mode": "teacher", "window": 3}, "the student's"),
+        ({"mode": "teacher", "seconds": 30}, "longer than the teacher's clip of 3.125 seconds"),
+        ({"mode": "teacher", "steps": 0}, "steps=0"),
+    ],
+)
+def test_bad_input_is_refused_at_once_in_one_line(pipeline: Pipeline, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message) as caught:
+        pipeline.stream(**{"prompt": PROMPT, **options})
+    assert "\n" not in str(caught.value)
+
+
+def test_a_bundle_without_a_teacher_says_so_at_once() -> None:
+    with pytest.raises(ValueError, match="needs a bundle with a teacher"):
+        make(teacher=False).stream(PROMPT, mode="teacher")
+
+
+def test_as_many_seeds_as_prompts_are_wanted(pipeline: Pipeline) -> None:
+    with pytest.raises(ValueError, match="1 prompts and 2 seeds"):
+        pipeline.generate_batch([PROMPT], seeds=[1, 2])
+    with pytest.raises(ValueError, match="0 prompts"):
+        pipeline.generate_batch([], seeds=[])
