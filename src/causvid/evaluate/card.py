@@ -1,0 +1,313 @@
+"""Write the model card of a bundle from what was measured: no number in it is typed by hand.
+
+The report is kept beside the card as evaluation.json, so that the card can be written again from the bundle alone.
+"""
+
+import json
+import math
+import struct
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from causvid.config import Settings
+from causvid.evaluate.adherence import Adherence, Drift, Measurement, Tally, points_below, relative
+
+CEILING_SHARE = 0.85
+POINTS = 5.0
+REPORT = "evaluation.json"
+CARD = "README.md"
+
+_PARTS = {
+    "transformer": "student (causal transformer)",
+    "teacher": "teacher (bidirectional transformer)",
+    "vae": "video autoencoder",
+    "text_encoder": "text encoder",
+    "classifier": "attribute classifier (for measuring only)",
+}
+
+
+class EvaluationReport(Settings):
+    """Everything that was measured of one bundle, and how.
+
+    ceiling: renders of the same prompts, read by the same classifier. commands: what makes this report again.
+    notes: what a reader should know, such as why a target was missed.
+    """
+
+    prompts: int
+    seed: int
+    machine: str
+    native_fps: float
+    ceiling: Adherence
+    student: Measurement
+    teacher: Measurement | None = None
+    drift: Drift | None = None
+    commands: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Target:
+    """One thing the model is meant to reach, what was measured, and whether that is enough."""
+
+    wanted: str
+    measured: str
+    reached: bool
+
+
+def targets(report: EvaluationReport) -> list[Target]:
+    """Compare a report with what the model is meant to reach; better than asked counts as reached."""
+    result = []
+    for name, share in relative(report.student.adherence, report.ceiling).items():
+        wanted = f"{name}: at least {CEILING_SHARE:.0%} of the ceiling"
+        result.append(Target(wanted, f"{share:.1%}", share >= CEILING_SHARE))
+    if report.teacher is not None:
+        for name, gap in points_below(report.student.adherence, report.teacher.adherence).items():
+            result.append(Target(f"{name}: at most {POINTS:g} points below the teacher", _points(gap), gap <= POINTS))
+    if report.drift is not None:
+        edge, whole = report.drift.edge_seconds, report.drift.video_seconds
+        for name, gap in points_below(report.drift.last, report.drift.first).items():
+            wanted = f"{name}: last {edge:g} s of {whole:g} s at most {POINTS:g} points below the first {edge:g} s"
+            result.append(Target(wanted, _points(gap), gap <= POINTS))
+    fps = report.student.speed.fps
+    wanted = f"student makes at least {report.native_fps:g} frames a second, its native rate"
+    return [*result, Target(wanted, f"{fps:.1f}", fps >= report.native_fps)]
+
+
+def write_card(bundle_path: str | Path, report: EvaluationReport) -> None:
+    """Write README.md and evaluation.json into a bundle.
+
+    Raises:
+        ValueError: the folder is not a bundle.
+    """
+    folder = Path(bundle_path)
+    text = render_card(folder, report)
+    (folder / REPORT).write_text(report.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    (folder / CARD).write_text(text, encoding="utf-8")
+
+
+def read_report(bundle_path: str | Path) -> EvaluationReport:
+    """Read the evaluation.json of a bundle.
+
+    Raises:
+        ValueError: there is none, or it does not fit.
+    """
+    path = Path(bundle_path) / REPORT
+    if not path.is_file():
+        raise ValueError(f"report={path}: no such file; evaluate the bundle first")
+    return EvaluationReport.model_validate_json(path.read_text(encoding="utf-8"))
+
+
+def render_card(bundle_path: str | Path, report: EvaluationReport) -> str:
+    """Compose the card of a bundle as Markdown with the YAML header of Hugging Face."""
+    folder = Path(bundle_path)
+    try:
+        settings = json.loads((folder / "causvid.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"bundle={folder}: expected a folder with a readable causvid.json ({error})") from error
+    provenance = settings.get("provenance") or {}
+    generation = settings.get("generation") or settings
+    sections = [
+        _header(),
+        _introduction(provenance, generation),
+        _sizes(folder),
+        _training(provenance),
+        _adherence(report),
+        _reached(report),
+        _speed(report),
+        _again(report),
+        _limits(report, provenance, generation),
+    ]
+    return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def _header() -> str:
+    facts = [
+        "license: apache-2.0",
+        "language:",
+        "  - en",
+        "pipeline_tag: text-to-video",
+        "library_name: causvid",
+        "tags:",
+    ]
+    tags = [f"  - {tag}" for tag in ("text-to-video", "video-diffusion", "streaming", "distillation")]
+    return "\n".join(["---", *facts, *tags, "---"])
+
+
+def _introduction(provenance: Mapping[str, Any], generation: Mapping[str, Any]) -> str:
+    name = provenance.get("preset", "model")
+    lines = [
+        f"# CausVid {name}",
+        "",
+        "A sentence becomes a video that streams: a causal student makes it chunk by chunk, each chunk in a few "
+        "denoising steps, and keeps what it has seen in a key-value cache. It was distilled from a bidirectional "
+        "teacher by the recipe of [CausVid](https://arxiv.org/abs/2412.07772).",
+        "",
+    ]
+    if {"width", "height", "fps"} <= set(generation):
+        lines.append(f"Video: {_size(generation)} at {generation['fps']:g} frames a second.")
+    if {"first", "chunk", "window", "sink"} <= set(generation):
+        lines.append(
+            f"Chunks: {generation['first']}, then {generation['chunk']} latent frames each; "
+            f"past seen: the last {generation['window']} latent frames and the first {generation['sink']}."
+        )
+    lines += [
+        "",
+        "```python",
+        "from causvid import Pipeline",
+        "",
+        'pipeline = Pipeline.from_pretrained("path/of/this/folder")',
+        'for frames in pipeline.stream("a paper airplane flying over a lake", seconds=5, seed=0):',
+        "    ...  # uint8 [T, H, W, 3]",
+        "```",
+    ]
+    return "\n".join(lines)
+
+
+def _sizes(folder: Path) -> str:
+    rows = []
+    for part, meaning in _PARTS.items():
+        files = sorted((folder / part).glob("*.safetensors"))
+        if files:
+            count = sum(_parameters(path) for path in files)
+            size = sum(path.stat().st_size for path in files) / 2**20
+            rows.append([f"`{part}/`", meaning, f"{count / 1e6:.2f} M", f"{size:.1f} MiB"])
+    return "## Sizes\n\n" + _table(["part", "what", "parameters", "on disk"], rows) if rows else ""
+
+
+def _training(provenance: Mapping[str, Any]) -> str:
+    stages: Mapping[str, Mapping[str, Any]] = provenance.get("stages") or {}
+    facts = [f"- {key}: {_fact(value)}" for key, value in provenance.items() if key not in ("stages", "preset")]
+    if not stages and not facts:
+        return ""
+    columns = list(dict.fromkeys(key for facts_of_stage in stages.values() for key in facts_of_stage))
+    rows = [[name, *(_fact(stage.get(key)) for key in columns)] for name, stage in stages.items()]
+    table = _table(["stage", *columns], rows) if rows else ""
+    return "\n\n".join(part for part in ("## Training", "\n".join(facts), table) if part)
+
+
+def _adherence(report: EvaluationReport) -> str:
+    """One row an attribute, one column a source of video."""
+    columns: dict[str, Adherence] = {"renders (ceiling)": report.ceiling}
+    if report.teacher is not None:
+        columns["teacher"] = report.teacher.adherence
+    columns["student"] = report.student.adherence
+    if report.drift is not None:
+        edge, whole = report.drift.edge_seconds, report.drift.video_seconds
+        columns[f"student, 0–{edge:g} s of {whole:g} s"] = report.drift.first
+        columns[f"student, {whole - edge:g}–{whole:g} s of {whole:g} s"] = report.drift.last
+    rows = []
+    for name in report.ceiling.attributes:
+        rows.append([name, *(_share(column.attributes.get(name)) for column in columns.values())])
+    reach = max((high - low) / 2 for low, high in (t.interval for t in report.student.adherence.attributes.values()))
+    lines = [
+        "## Does it show what the prompt says?",
+        "",
+        f"{report.prompts} held-out prompts, seed {report.seed}. A classifier trained on renders of the world reads "
+        "each attribute off each clip; its score on renders of the same prompts is the ceiling.",
+        "",
+        _table(["attribute", *columns], rows),
+        "",
+        f"95 % intervals (Wilson) of the student's fractions reach up to ±{100 * reach:.1f} points.",
+    ]
+    weak = [line for name, tallies in report.student.adherence.values.items() if (line := _weakest(name, tallies))]
+    return "\n".join([*lines, *(["", "Where the student fails most:", "", *weak] if weak else [])])
+
+
+def _reached(report: EvaluationReport) -> str:
+    checked = targets(report)
+    missed = [target for target in checked if not target.reached]
+    summary = "Every target is reached." if not missed else f"{len(missed)} of {len(checked)} targets are NOT reached."
+    rows = [[target.wanted, target.measured, "reached" if target.reached else "**NOT reached**"] for target in checked]
+    return f"## Targets\n\n{summary}\n\n" + _table(["target", "measured", ""], rows)
+
+
+def _speed(report: EvaluationReport) -> str:
+    rows = []
+    for made in filter(None, (report.teacher, report.student)):
+        speed = made.speed
+        rows.append(
+            [
+                made.mode,
+                str(made.steps),
+                f"{speed.frames}",
+                f"{speed.clip_seconds:.2f}",
+                f"{speed.first_frame_seconds:.2f}",
+                f"{speed.fps:.1f}",
+            ]
+        )
+    columns = ["", "steps", "frames", "seconds a clip", "first frame after (s)", "frames a second"]
+    text = f"## Speed\n\n{report.machine}; one clip at a time, decoder included.\n\n" + _table(columns, rows)
+    if report.teacher is None:
+        return text
+    ratio = report.student.speed.fps / report.teacher.speed.fps
+    wait = report.teacher.speed.first_frame_seconds / max(report.student.speed.first_frame_seconds, 1e-9)
+    return (
+        f"{text}\n\nFrames a second, student over teacher: {ratio:.2f}. "
+        f"Wait for the first frame, teacher over student: {wait:.1f}."
+    )
+
+
+def _again(report: EvaluationReport) -> str:
+    if not report.commands:
+        return ""
+    return "## Measure it again\n\n```sh\n" + "\n".join(report.commands) + "\n```"
+
+
+def _limits(report: EvaluationReport, provenance: Mapping[str, Any], generation: Mapping[str, Any]) -> str:
+    lines = [f"- {note}" for note in report.notes]
+    world = provenance.get("world")
+    if world:
+        lines.append(
+            f"- It was trained on renders of the procedural world `{world}` alone and knows nothing else: "
+            "`causvid world words` lists the words it knows."
+        )
+    if {"width", "height"} <= set(generation):
+        lines.append(f"- It was trained on videos of {_size(generation)} only.")
+    lines.append("- The classifier reads what is named in the tables, not beauty: look at clips as well.")
+    return "## Limits\n\n" + "\n".join(lines)
+
+
+def _size(generation: Mapping[str, Any]) -> str:
+    return f"{generation['width']} × {generation['height']} pixels"
+
+
+def _points(gap: float) -> str:
+    return f"{abs(gap):.1f} points {'below' if gap > 0 else 'above'}" if gap else "equal"
+
+
+def _share(tally: Tally | None) -> str:
+    return f"{tally.accuracy:.1%} ({tally.correct}/{tally.count})" if tally is not None and tally.count else "–"
+
+
+def _weakest(name: str, tallies: Mapping[str, Tally]) -> str:
+    """Name up to three values whose clips were misread most often."""
+    failed = [(word, tally) for word, tally in tallies.items() if tally.correct < tally.count]
+    failed.sort(key=lambda item: (item[1].accuracy, -item[1].count))
+    words = ", ".join(f"{word} ({tally.correct}/{tally.count})" for word, tally in failed[:3])
+    return f"- {name}: {words}" if words else ""
+
+
+def _fact(value: Any) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, float):
+        return f"{value:.1f}" if abs(value) >= 1 else f"{value:.3g}"
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _table(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    head = list(columns)
+    lines = [head, ["---"] * len(head), *(list(row) for row in rows)]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def _parameters(path: Path) -> int:
+    """Count the numbers in a safetensors file from its header alone."""
+    with path.open("rb") as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        header = json.loads(file.read(length))
+    return sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")

@@ -1,0 +1,234 @@
+"""A small network that reads attributes (subject, colour, place, motion) off a clip.
+
+Two branches: appearance looks at a few sharp frames one by one, motion looks at every frame of a window at half the
+size, as pictures and as differences of neighbours. Every attribute's head sees both.
+
+Letters: B batch, T pixel frames, H W rows and columns, D features, n values of one attribute.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+MIN_FRAMES = 9
+IGNORED = -1
+"""The label of a clip that must not count for an attribute, such as the subject of a morph."""
+
+_CONFIG = "config.json"
+_WEIGHTS = "model.safetensors"
+
+
+class AttributeClassifier(nn.Module):
+    """Read attributes off clips of any size.
+
+    Args:
+        vocabularies: attribute → its values, in the order of the labels.
+        width: channels of the first layer; every other width follows from it.
+        rows: clips are resized to this many rows, aspect kept.
+        frames: at most this many frames are looked at, neighbours in time; longer clips are cut.
+        stills: how many of those frames the appearance branch looks at.
+    """
+
+    def __init__(
+        self,
+        vocabularies: dict[str, tuple[str, ...]],
+        *,
+        width: int = 24,
+        rows: int = 48,
+        frames: int = 25,
+        stills: int = 5,
+    ) -> None:
+        super().__init__()
+        if not vocabularies or any(len(values) < 2 for values in vocabularies.values()):
+            raise ValueError(f"vocabularies={vocabularies!r}: expected attributes with two values or more each")
+        if frames < MIN_FRAMES:
+            raise ValueError(f"frames={frames}: expected {MIN_FRAMES} or more")
+        self.vocabularies = {name: tuple(values) for name, values in vocabularies.items()}
+        self.width, self.rows, self.frames, self.stills = width, rows, frames, stills
+        w = width
+        self.appearance = nn.Sequential(
+            *_layer2d(3, w, stride=2),
+            *_layer2d(w, 2 * w, stride=2),
+            *_layer2d(2 * w, 3 * w),
+            *_layer2d(3 * w, 4 * w, stride=2),
+        )
+        self.motion = nn.Sequential(
+            *_layer3d(6, w, stride=(1, 2, 2)),
+            *_layer3d(w, 2 * w, stride=(2, 2, 2)),
+            *_layer3d(2 * w, 3 * w, stride=(2, 2, 2)),
+        )
+        # Means are small beside maxima; on one scale, the heads learn shapes sooner.
+        self.scale = nn.BatchNorm1d(14 * w)
+        self.heads = nn.ModuleDict({name: nn.Linear(14 * w, len(values)) for name, values in vocabularies.items()})
+
+    def forward(self, pixels: Tensor) -> dict[str, Tensor]:
+        """Read the attributes off the first `frames` frames of clips.
+
+        Args:
+            pixels: float [B, T, 3, H, W] in [0, 1], T ≥ 9.
+
+        Returns:
+            Attribute → logits [B, n], in the order of `vocabularies`.
+        """
+        features = self.features(pixels)
+        return {name: head(features) for name, head in self.heads.items()}
+
+    def features(self, pixels: Tensor) -> Tensor:
+        """Describe clips [B, T, 3, H, W] in [0, 1] by the vectors [B, D] that the heads read, for Fréchet distances."""
+        x = self.resize(pixels)[:, : self.frames]
+        B, T = x.shape[:2]
+        still = torch.linspace(0, T - 1, min(self.stills, T)).round().long()
+        seen = self.appearance(x[:, still].flatten(0, 1) - 0.5)
+        # A subject fills a small part of the frame: the mean reads the place, the maximum finds the subject.
+        seen = torch.cat([seen.mean((-2, -1)), seen.amax((-2, -1))], dim=-1).unflatten(0, (B, -1)).mean(1)
+        small = F.avg_pool2d(x.flatten(0, 1), 2, ceil_mode=True).unflatten(0, (B, T)).transpose(1, 2)
+        change = small.diff(dim=2) * 4.0
+        moved = self.motion(torch.cat([small[:, :, 1:] - 0.5, change], dim=1))
+        moved = torch.cat([moved.mean((-3, -2, -1)), moved.mean(2).amax((-2, -1))], dim=-1)
+        return self.scale(torch.cat([seen, moved], dim=-1))
+
+    def resize(self, pixels: Tensor) -> Tensor:
+        """Bring clips [B, T, 3, H, W] to the rows the network works at, aspect kept, antialiased."""
+        if pixels.ndim != 5 or pixels.shape[2] != 3 or not pixels.is_floating_point():
+            raise ValueError(f"pixels={tuple(pixels.shape)} {pixels.dtype}: expected float [B, T, 3, H, W]")
+        B, T, _, H, W = pixels.shape
+        if T < MIN_FRAMES:
+            raise ValueError(f"frames={T}: expected {MIN_FRAMES} or more to tell a motion")
+        if self.rows == H:
+            return pixels
+        size = (self.rows, max(round(W * self.rows / H), 8))
+        x = F.interpolate(pixels.flatten(0, 1), size=size, mode="bilinear", antialias=True, align_corners=False)
+        return x.unflatten(0, (B, T))
+
+    def labels(self, clips: Sequence[Mapping[str, str | None]]) -> dict[str, Tensor]:
+        """Turn the words of clips into labels: attribute → int64 [clips]; None, or a missing word, is not counted.
+
+        Raises:
+            ValueError: a word is not in the attribute's vocabulary.
+        """
+        result = {}
+        for name, values in self.vocabularies.items():
+            words = [clip.get(name) for clip in clips]
+            unknown = sorted({word for word in words if word is not None} - set(values))
+            if unknown:
+                raise ValueError(f"{name}={', '.join(unknown)}: expected one of {', '.join(values)}")
+            result[name] = torch.tensor([IGNORED if word is None else values.index(word) for word in words])
+        return result
+
+    def save(self, folder: str | Path) -> None:
+        """Write config.json and model.safetensors into a folder, which is made where missing."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        config = {
+            "vocabularies": self.vocabularies,
+            "width": self.width,
+            "rows": self.rows,
+            "frames": self.frames,
+            "stills": self.stills,
+        }
+        (folder / _CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        save_file({name: value.contiguous() for name, value in self.state_dict().items()}, folder / _WEIGHTS)
+
+    @classmethod
+    def load(cls, folder: str | Path, device: torch.device | str = "cpu") -> "AttributeClassifier":
+        """Read a folder that `save` wrote; the model comes in evaluation mode.
+
+        Raises:
+            ValueError: a file is missing or does not fit.
+        """
+        folder = Path(folder)
+        try:
+            config = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
+            model = cls(config.pop("vocabularies"), **config)
+            model.load_state_dict(load_file(folder / _WEIGHTS))
+        except (OSError, TypeError, KeyError, RuntimeError, ValueError) as error:
+            raise ValueError(
+                f"classifier={folder}: expected a folder with {_CONFIG} and {_WEIGHTS} ({error})"
+            ) from error
+        return model.to(device).eval()
+
+
+def classifier_loss(
+    model: AttributeClassifier,
+    pixels: Tensor,
+    labels: dict[str, Tensor],
+    *,
+    generator: torch.Generator,
+    augment: bool = True,
+) -> Tensor:
+    """Sum the cross-entropies of all attributes.
+
+    Args:
+        pixels: float [B, T, 3, H, W] in [0, 1]; of a long clip, a random stretch is used.
+        labels: attribute → int64 [B]; −1 leaves that clip out for that attribute.
+        generator: source of the stretch and of the augmentation, on any device.
+        augment: disturb clips as generated video is disturbed, so that a clip is judged by what it shows.
+
+    Returns:
+        Scalar loss.
+    """
+    if set(labels) != set(model.vocabularies):
+        raise ValueError(f"labels={sorted(labels)}: expected {sorted(model.vocabularies)}")
+    spare = pixels.shape[1] - model.frames
+    if spare > 0:
+        start = int(torch.randint(spare + 1, (1,), generator=generator, device=generator.device))
+        pixels = pixels[:, start : start + model.frames]
+    pixels = model.resize(pixels)
+    if augment:
+        pixels = disturb(pixels, generator=generator)
+    logits = model(pixels)
+    losses = []
+    for name, target in labels.items():
+        counted = (target != IGNORED).sum().clamp(min=1)
+        losses.append(F.cross_entropy(logits[name], target, ignore_index=IGNORED, reduction="sum") / counted)
+    return torch.stack(losses).sum()
+
+
+def disturb(pixels: Tensor, *, generator: torch.Generator) -> Tensor:
+    """Blur, shift, tint, flicker and add noise at random, a little, and never mirror: left and right are labels.
+
+    Args:
+        pixels: float [B, T, 3, H, W] in [0, 1].
+        generator: on any device; numbers are drawn there.
+
+    Returns:
+        The same shape, in [0, 1].
+    """
+    B, T, _, H, W = pixels.shape
+    drawn = generator.device
+
+    def uniform(low: float, high: float, *shape: int) -> Tensor:
+        return low + (high - low) * torch.rand(shape, generator=generator, device=drawn).to(pixels)
+
+    reach = max(H // 16, 1)
+    offsets = torch.randint(2 * reach + 1, (B, 2), generator=generator, device=drawn).to(pixels.device)
+    rows = (torch.arange(H, device=pixels.device) + offsets[:, :1] - reach).clamp(0, H - 1)
+    columns = (torch.arange(W, device=pixels.device) + offsets[:, 1:] - reach).clamp(0, W - 1)
+    clips = torch.arange(B, device=pixels.device)
+    x = pixels.permute(0, 3, 4, 1, 2)[clips[:, None, None], rows[:, :, None], columns[:, None, :]]
+    x = x.permute(0, 3, 4, 1, 2).contiguous()
+
+    soft = F.avg_pool2d(F.pad(x.flatten(0, 1), (1, 1, 1, 1), mode="replicate"), 3, stride=1).view_as(x)
+    x = torch.lerp(x, soft, uniform(0.0, 1.0, B, 1, 1, 1, 1))
+
+    contrast = uniform(0.85, 1.15, B, 1, 1, 1, 1)
+    light = uniform(-0.06, 0.06, B, 1, 1, 1, 1) + uniform(-0.02, 0.02, B, 1, 3, 1, 1)
+    flicker = uniform(-0.01, 0.01, B, T, 1, 1, 1)
+    noise = torch.randn(x.shape, generator=generator, device=drawn).to(x)
+    # In place: these are the largest tensors of a training step on a CPU.
+    middle = x.mean((1, 2, 3, 4), keepdim=True)
+    x.mul_(contrast).add_(middle * (1.0 - contrast) + light + flicker)
+    return x.add_(noise.mul_(uniform(0.0, 0.04, B, 1, 1, 1, 1))).clamp_(0.0, 1.0)
+
+
+def _layer2d(inputs: int, outputs: int, stride: int = 1) -> tuple[nn.Module, ...]:
+    return nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()
+
+
+def _layer3d(inputs: int, outputs: int, stride: tuple[int, int, int]) -> tuple[nn.Module, ...]:
+    return nn.Conv3d(inputs, outputs, 3, stride, 1, bias=False), nn.BatchNorm3d(outputs), nn.ReLU()
