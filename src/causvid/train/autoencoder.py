@@ -1,0 +1,71 @@
+"""Stage `autoencoder`: learn to turn rendered clips into latents and back."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from causvid.config import Preset
+from causvid.media import contact_sheet, to_bytes
+from causvid.models.autoencoder_loss import autoencoder_loss
+from causvid.models.tiny_autoencoder import TinyAutoencoder
+from causvid.train.artifacts import save_weights
+from causvid.train.loop import Run, Stage, step_generator
+from causvid.train.optimizer import Ema, adamw, learning_rate, update
+from causvid.train.world import captions, render_batch
+
+SHORTCUT_CLIPS = 256
+
+
+def channels_last(model: TinyAutoencoder) -> TinyAutoencoder:
+    """Store the weights of convolutions with channels innermost, which is how every backend runs them fastest."""
+    return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def autoencoder_stage(preset: Preset, run: Run) -> Stage:
+    """Train on freshly rendered clips; the result is the average of the weights."""
+    config = preset.recipe.autoencoder
+    sizes = preset.autoencoder_sizes
+    # The starting weights draw from the global generator, lent a seed of this stage.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(run.seed)
+        model = TinyAutoencoder(sizes)
+    if sizes.shortcut:
+        generator = step_generator(run.seed, "shortcut", 0)
+        clips = render_batch(preset, SHORTCUT_CLIPS, frames=config.frames, generator=generator, device=run.device)[0]
+        model.initialise_shortcut(clips)
+    channels_last(model.to(run.device))
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    optimizer = adamw(parameters, config)
+    average = Ema(model, config.ema)
+
+    def step(n: int) -> dict[str, Tensor]:
+        generator = step_generator(run.seed, "autoencoder", n)
+        pixels, _ = render_batch(preset, config.batch, frames=config.frames, generator=generator, device=run.device)
+        loss, metrics = autoencoder_loss(model, pixels, noise=config.noise, generator=generator)
+        norm = update(optimizer, loss, parameters, rate=learning_rate(config, n), clip=config.clip)
+        average.update(model)
+        return {"loss": loss.detach(), **metrics, "grad_norm": norm}
+
+    def averaged() -> TinyAutoencoder:
+        copy = TinyAutoencoder(sizes).to(run.device)
+        average.copy_to(copy)
+        return copy.eval()
+
+    @torch.no_grad()
+    def sample(folder: Path, done: int) -> None:
+        generator = step_generator(run.seed, "samples", 0)
+        pixels, scenes = render_batch(preset, 8, frames=config.frames, generator=generator, device=run.device)
+        again = averaged()
+        both = torch.stack((pixels, again.decode(again.encode(pixels))), dim=1).flatten(0, 1)
+        texts = [text for scene in scenes for text in (captions([scene], [scene.seed])[0], "decoded")]
+        contact_sheet(list(to_bytes(both).numpy()), texts, columns=2, stills=3, scale=2).save(folder / "samples.png")
+
+    return Stage(
+        name="autoencoder",
+        steps=config.steps,
+        state={"model": model, "optimizer": optimizer, "average": average},
+        step=step,
+        finish=lambda: save_weights(averaged(), run.folder / "autoencoder.safetensors"),
+        sample=sample,
+    )

@@ -1,0 +1,101 @@
+"""Stage `data`: clips rendered, encoded and captioned once, and the store that later stages draw from.
+
+Letters: N clips, F latent frames, C channels, h w latent rows and columns, P phrasings of a caption, M text tokens.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from causvid.config import Preset
+from causvid.models.autoencoder import pixel_frames
+from causvid.models.text import TextEncoder, train_tokenizer
+from causvid.models.tiny_autoencoder import TinyAutoencoder
+from causvid.train.artifacts import load_tensors, load_weights, save_tensors
+from causvid.train.autoencoder import channels_last
+from causvid.train.loop import Run, Stage, step_generator
+from causvid.train.world import captions, render_batch, world_of
+from causvid.worlds.storybook import caption, sample_scene, words
+
+SHARD = 512
+PHRASINGS = 4
+
+
+def load_autoencoder(preset: Preset, run: Run) -> TinyAutoencoder:
+    """Return the autoencoder that stage `autoencoder` trained, frozen."""
+    model = TinyAutoencoder(preset.autoencoder_sizes)
+    load_weights(model, run.folder / "autoencoder.safetensors", made_by="autoencoder")
+    return channels_last(model.to(run.device)).eval().requires_grad_(False)
+
+
+def new_text_encoder(preset: Preset, run: Run) -> TextEncoder:
+    """Make an untrained text encoder, with a tokenizer that knows every word of the world's captions."""
+    world = world_of(preset)
+    corpus = [caption(sample_scene(world, seed, split="all"), seed) for seed in range(4000)]
+    tokenizer = train_tokenizer([*corpus, " ".join(words(world))])
+    encoder = TextEncoder.create(preset.text, tokenizer, generator=step_generator(run.seed, "text", 0))
+    return encoder.to(run.device)
+
+
+def data_stage(preset: Preset, run: Run) -> Stage:
+    """Fill the store, one shard of clips a step."""
+    config = preset.recipe.data
+    autoencoder = load_autoencoder(preset, run)
+    text = new_text_encoder(preset, run)
+    folder = run.folder / "data"
+    shards = -(-config.clips // SHARD)
+    frames = pixel_frames(preset.generation.clip_frames)
+
+    @torch.no_grad()
+    def step(n: int) -> dict[str, Tensor]:
+        generator = step_generator(run.seed, "data", n)
+        latents, ids = [], []
+        left = min(SHARD, config.clips - n * SHARD)
+        while left:
+            batch = min(config.batch, left)
+            left -= batch
+            pixels, scenes = render_batch(preset, batch, frames=frames, generator=generator, device=run.device)
+            latents.append(autoencoder.encode(pixels).half().cpu())
+            for phrasing in range(PHRASINGS):
+                ids.append(text.tokens(captions(scenes, [4 * s.seed + phrasing for s in scenes]))[0])
+        stacked = torch.cat(latents)
+        grouped = [torch.stack(ids[i : i + PHRASINGS], dim=1) for i in range(0, len(ids), PHRASINGS)]
+        save_tensors(
+            {"latents": stacked, "ids": torch.cat(grouped).to(torch.int32)}, folder / f"clips_{n:04d}.safetensors"
+        )
+        return {"latent_std": stacked.float().std(), "latent_mean": stacked.float().mean()}
+
+    return Stage(name="data", steps=shards, state={}, step=step, finish=lambda: None)
+
+
+@dataclass(frozen=True)
+class ClipStore:
+    """Encoded clips in memory: latents half `[N, F, C, h, w]` and token ids int32 `[N, P, M]`."""
+
+    latents: Tensor
+    ids: Tensor
+
+    @classmethod
+    def open(cls, preset: Preset, run: Run) -> "ClipStore":
+        """Read all shards of a run; `ValueError` if stage `data` has not finished."""
+        count = -(-preset.recipe.data.clips // SHARD)
+        shards = [
+            load_tensors(run.folder / "data" / f"clips_{n:04d}.safetensors", made_by="data") for n in range(count)
+        ]
+        return cls(torch.cat([s["latents"] for s in shards]), torch.cat([s["ids"] for s in shards]))
+
+    def draw(
+        self, batch: int, *, frames: int, generator: torch.Generator, device: torch.device
+    ) -> tuple[Tensor, Tensor]:
+        """Return the first `frames` latent frames of random clips, fp32 `[B, F, C, h, w]`, and ids int64 `[B, M]`."""
+        index = torch.randint(len(self.latents), (batch,), generator=generator)
+        phrasing = torch.randint(self.ids.shape[1], (batch,), generator=generator)
+        latents = self.latents[index, :frames].to(device, torch.float32)
+        return latents, self.ids[index, phrasing].long().to(device)
+
+
+def held_out_prompts(preset: Preset, count: int) -> list[str]:
+    """Return captions of scenes whose attribute combinations training never shows."""
+    world = world_of(preset)
+    return [caption(sample_scene(world, seed, split="held-out"), seed) for seed in range(count)]

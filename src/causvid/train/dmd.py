@@ -1,0 +1,119 @@
+"""Stage `dmd`: asymmetric distribution matching; a causal student against a bidirectional teacher and critic."""
+
+import torch
+from torch import Tensor
+
+from causvid.config import Preset
+from causvid.distill.dmd import Velocity, critic_loss, student_loss
+from causvid.distill.levels import draw_chunk_levels
+from causvid.flow import add_noise, randn_like, sample_timestep_sigma, x0_from_velocity
+from causvid.generate.rollout import rollout
+from causvid.generate.solver import guided_velocity
+from causvid.models.transformer import TextKeys, Transformer
+from causvid.train.artifacts import save_weights
+from causvid.train.data import ClipStore
+from causvid.train.loop import Run, Stage, step_generator
+from causvid.train.ode import student_layout, student_sampler, student_visibility
+from causvid.train.optimizer import Ema, adamw, learning_rate, update
+from causvid.train.pairs import student_sigmas
+from causvid.train.teacher import autocast, latent_shape, load_text_encoder, new_transformer, token_mask
+
+
+def dmd_stage(preset: Preset, run: Run) -> Stage:
+    """Distil: `critic_updates` critic steps to one student step; the result is the average of the student."""
+    config, g = preset.recipe.dmd, preset.generation
+    store = ClipStore.open(preset, run)
+    text = load_text_encoder(preset, run)
+    student = new_transformer(preset, run, weights="student_ode.safetensors", made_by="ode")
+    teacher = new_transformer(preset, run, weights="teacher.safetensors").eval().requires_grad_(False)
+    critic = new_transformer(preset, run, weights="teacher.safetensors")
+    parameters, critic_parameters = list(student.parameters()), list(critic.parameters())
+    optimizer, critic_optimizer = adamw(parameters, config), adamw(critic_parameters, config)
+    average = Ema(student, config.ema)
+    visibility, layout = student_visibility(preset), student_layout(preset)
+    levels = torch.tensor(student_sigmas(preset))
+    null = text.embed([""], run.device)
+
+    def from_data(real: Tensor, keys: TextKeys, generator: torch.Generator) -> Tensor:
+        """Predict x0 from real latents, every chunk noised to a level of its own."""
+        index = draw_chunk_levels(layout, batch=len(real), levels=len(levels), generator=generator)
+        sigma = levels[index].to(run.device)
+        x = add_noise(real, randn_like(real, generator), sigma)
+        return x0_from_velocity(x, student(x, sigma, keys, visibility=visibility), sigma)
+
+    def from_rollout(real: Tensor, keys: TextKeys, generator: torch.Generator) -> Tensor:
+        """Predict x0 by generating the clip with the student's own cache, leaving all chunks at one drawn step."""
+        batch, _, channels, height, width = latent_shape(preset, len(real), 1)
+        cache = student.new_cache(batch=batch, height=height, width=width, window=g.window, sink=g.sink)
+        exit_step = int(torch.randint(len(levels), (), generator=generator))
+        chunks = rollout(
+            student,
+            keys,
+            cache,
+            chunks=layout,
+            shape=(batch, channels, height, width),
+            sigmas=levels.tolist(),
+            generator=generator,
+            grad_step=exit_step,
+        )
+        return torch.cat(list(chunks), dim=1)
+
+    make = {"data": from_data, "rollout": from_rollout}[config.student_input]
+
+    def compare_levels(batch: int, generator: torch.Generator) -> Tensor:
+        sigma = sample_timestep_sigma((batch, 1), shift=g.shift, generator=generator, device=run.device)
+        return sigma.expand(-1, g.clip_frames)
+
+    def prompt_batch(generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        real, ids = store.draw(config.batch, frames=g.clip_frames, generator=generator, device=run.device)
+        return real, text(ids, token_mask(ids))
+
+    def velocity_of(model: Transformer, embedding: Tensor, guidance: float = 1.0) -> Velocity:
+        keys = model.encode_text(embedding)
+        null_keys = keys if guidance == 1 else model.encode_text(null.expand(len(embedding), -1, -1))
+        return guided_velocity(model, keys, null_keys, guidance=guidance)
+
+    def critic_step(generator: torch.Generator, rate: float) -> Tensor:
+        real, embedding = prompt_batch(generator)
+        with torch.no_grad(), autocast(run):
+            x0 = make(real, student.encode_text(embedding), generator)
+        sigma = compare_levels(len(real), generator)
+        with autocast(run):
+            loss = critic_loss(x0, critic=velocity_of(critic, embedding), sigma=sigma, noise=randn_like(x0, generator))
+        update(critic_optimizer, loss, critic_parameters, rate=rate, clip=config.clip)
+        return loss.detach()
+
+    def step(n: int) -> dict[str, Tensor]:
+        generator = step_generator(run.seed, "dmd", n)
+        rate = learning_rate(config, n, config.critic_learning_rate)
+        losses = [critic_step(generator, rate) for _ in range(config.critic_updates)]
+        real, embedding = prompt_batch(generator)
+        with autocast(run):
+            x0 = make(real, student.encode_text(embedding), generator)
+            with torch.no_grad():
+                scores = velocity_of(teacher, embedding, config.guidance), velocity_of(critic, embedding)
+            sigma = compare_levels(len(real), generator)
+            loss = student_loss(x0, teacher=scores[0], critic=scores[1], sigma=sigma, noise=randn_like(x0, generator))
+        norm = update(optimizer, loss, parameters, rate=learning_rate(config, n), clip=config.clip)
+        average.update(student)
+        return {"loss": loss.detach(), "critic_loss": torch.stack(losses).mean(), "grad_norm": norm}
+
+    def averaged() -> Transformer:
+        model = Transformer(preset.transformer).to(run.device)
+        average.copy_to(model)
+        return model.eval()
+
+    return Stage(
+        name="dmd",
+        steps=config.steps,
+        state={
+            "student": student,
+            "critic": critic,
+            "optimizer": optimizer,
+            "critic_optimizer": critic_optimizer,
+            "average": average,
+        },
+        step=step,
+        finish=lambda: save_weights(averaged(), run.folder / "student.safetensors"),
+        sample=student_sampler(preset, run, text, averaged),
+    )

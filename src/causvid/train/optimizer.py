@@ -1,0 +1,73 @@
+"""Optimiser, learning-rate schedule and weight averaging shared by every stage. Master weights are fp32."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from causvid.config import StageConfig
+
+
+def learning_rate(config: StageConfig, step: int, base: float | None = None) -> float:
+    """Return the rate at a step: linear warmup, constant, then linear to zero over the last `cooldown` of the stage."""
+    rate = config.learning_rate if base is None else base
+    warm = min(1.0, (step + 1) / max(1, config.warmup))
+    left = (config.steps - step) / max(1.0, config.cooldown * config.steps)
+    return rate * warm * min(1.0, left)
+
+
+def adamw(parameters: Iterable[nn.Parameter], config: StageConfig) -> torch.optim.AdamW:
+    """Make AdamW with the stage's betas; weight decay touches matrices only."""
+    parameters = list(parameters)
+    groups = [
+        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": config.weight_decay},
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    groups = [g for g in groups if g["params"]]
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, fused=True)
+
+
+def update(
+    optimizer: torch.optim.Optimizer, loss: Tensor, parameters: Sequence[nn.Parameter], *, rate: float, clip: float
+) -> Tensor:
+    """Take one step on `loss` at the given rate; return the gradient's norm before clipping."""
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    norm = nn.utils.clip_grad_norm_(parameters, clip)
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    optimizer.step()
+    return norm.detach()
+
+
+class Ema:
+    """A running average of a module's weights, kept in fp32; young averages forget faster."""
+
+    def __init__(self, module: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.updates = 0
+        self.weights = {name: p.detach().float().clone() for name, p in module.state_dict().items()}
+
+    @torch.no_grad()
+    def update(self, module: nn.Module) -> None:
+        """Move the average towards the module's present weights."""
+        self.updates += 1
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        state = module.state_dict()
+        averages = list(self.weights.values())
+        torch._foreach_lerp_(averages, [state[name].float() for name in self.weights], 1 - decay)
+
+    def copy_to(self, module: nn.Module) -> None:
+        """Write the average into a module."""
+        module.load_state_dict(self.weights)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the average and its age."""
+        return {"updates": self.updates, "weights": self.weights}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take an average back."""
+        self.updates = state_dict["updates"]
+        for name, value in state_dict["weights"].items():
+            self.weights[name].copy_(value)

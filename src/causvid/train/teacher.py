@@ -1,0 +1,152 @@
+"""Stage `teacher`: flow matching with full attention, jointly with the small text encoder."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from causvid.config import Phase, Preset
+from causvid.flow import add_noise, randn_like, sample_logit_normal, schedule, velocity_target
+from causvid.generate.solver import guided_velocity, solve
+from causvid.media import contact_sheet, to_bytes
+from causvid.models.text import TextEncoder
+from causvid.models.tiny_autoencoder import TinyAutoencoder
+from causvid.models.transformer import Transformer
+from causvid.train.artifacts import load_weights, save_weights
+from causvid.train.data import ClipStore, held_out_prompts, load_autoencoder, new_text_encoder
+from causvid.train.loop import Run, Stage, step_generator
+from causvid.train.optimizer import Ema, adamw, learning_rate, update
+
+
+def new_transformer(preset: Preset, run: Run, *, weights: str | None = None, made_by: str = "teacher") -> Transformer:
+    """Make a transformer on the run's device: fresh, or from a weights file of the run's folder."""
+    model = Transformer(preset.transformer)
+    if weights is None:
+        model.initialise(step_generator(run.seed, "transformer", 0))
+    else:
+        load_weights(model, run.folder / weights, made_by=made_by)
+    model.to(run.device)
+    if run.device.type == "cuda":
+        model.compile()
+    return model
+
+
+def load_text_encoder(preset: Preset, run: Run) -> TextEncoder:
+    """Return the text encoder that the teacher was trained with, frozen."""
+    encoder = new_text_encoder(preset, run)
+    load_weights(encoder, run.folder / "text_encoder.safetensors", made_by="teacher")
+    return encoder.eval().requires_grad_(False)
+
+
+def autocast(run: Run) -> torch.autocast:
+    """Return the precision of a training pass: bf16 products on CUDA, fp32 elsewhere; weights stay fp32."""
+    return torch.autocast(run.device.type, dtype=torch.bfloat16, enabled=run.device.type == "cuda")
+
+
+def phase_at(phases: tuple[Phase, ...], progress: float) -> Phase:
+    """Return the curriculum's phase at `progress` in [0, 1)."""
+    return next((phase for phase in phases if progress < phase.until), phases[-1])
+
+
+def token_mask(ids: Tensor) -> Tensor:
+    """Return which ids `[B, M]` are real tokens; 0 is padding."""
+    return ids != 0
+
+
+def teacher_stage(preset: Preset, run: Run) -> Stage:
+    """Train teacher and text encoder; the result is the average of their weights."""
+    config = preset.recipe.teacher
+    store = ClipStore.open(preset, run)
+    autoencoder = load_autoencoder(preset, run)
+    model, text = new_transformer(preset, run), new_text_encoder(preset, run)
+    parameters = [*model.parameters(), *text.parameters()]
+    optimizer = adamw(parameters, config)
+    averages = {"model": Ema(model, config.ema), "text": Ema(text, config.ema)}
+    null_ids = text.tokens([""])[0][0].to(run.device)
+
+    def step(n: int) -> dict[str, Tensor]:
+        generator = step_generator(run.seed, "teacher", n)
+        phase = phase_at(config.phases, n / config.steps)
+        x0, ids = store.draw(phase.batch, frames=phase.frames, generator=generator, device=run.device)
+        dropped = torch.rand(len(ids), generator=generator).to(run.device) < config.drop_prompt
+        ids = torch.where(dropped[:, None], null_ids, ids)
+        sigma = sample_logit_normal(
+            (len(ids), 1), shift=preset.generation.shift, generator=generator, device=run.device
+        )
+        sigma = sigma.expand(-1, phase.frames)
+        noise = randn_like(x0, generator)
+        with autocast(run):
+            keys = model.encode_text(text(ids, token_mask(ids)))
+            velocity = model(add_noise(x0, noise, sigma), sigma, keys)
+        loss = functional.mse_loss(velocity.float(), velocity_target(x0, noise))
+        norm = update(optimizer, loss, parameters, rate=learning_rate(config, n), clip=config.clip)
+        averages["model"].update(model)
+        averages["text"].update(text)
+        return {"loss": loss.detach(), "frames": torch.tensor(phase.frames), "grad_norm": norm}
+
+    def averaged() -> tuple[Transformer, TextEncoder]:
+        teacher, encoder = Transformer(preset.transformer).to(run.device), new_text_encoder(preset, run)
+        averages["model"].copy_to(teacher)
+        averages["text"].copy_to(encoder)
+        return teacher.eval(), encoder.eval()
+
+    def sample(folder: Path, done: int) -> None:
+        teacher, encoder = averaged()
+        frames = phase_at(config.phases, (done - 1) / config.steps).frames
+        prompts = held_out_prompts(preset, 12)
+        latent = sample_teacher(preset, run, teacher, encoder, prompts, frames=frames)
+        write_samples(autoencoder, latent, prompts, folder / "samples.png")
+
+    def finish() -> None:
+        teacher, encoder = averaged()
+        save_weights(teacher, run.folder / "teacher.safetensors")
+        save_weights(encoder, run.folder / "text_encoder.safetensors")
+
+    return Stage(
+        name="teacher",
+        steps=config.steps,
+        state={
+            "model": model,
+            "text": text,
+            "optimizer": optimizer,
+            **{f"average_{k}": v for k, v in averages.items()},
+        },
+        step=step,
+        finish=finish,
+        sample=sample,
+    )
+
+
+@torch.no_grad()
+def sample_teacher(
+    preset: Preset,
+    run: Run,
+    teacher: Transformer,
+    text: TextEncoder,
+    prompts: list[str],
+    *,
+    frames: int,
+    steps: int = 20,
+) -> Tensor:
+    """Solve the teacher's ODE for some prompts: clean latents `[B, F, C, h, w]`."""
+    keys, null_keys = (teacher.encode_text(text.embed(p, run.device)) for p in (prompts, [""] * len(prompts)))
+    velocity = guided_velocity(teacher, keys, null_keys, guidance=preset.generation.guidance)
+    noise = torch.randn(latent_shape(preset, len(prompts), frames), generator=step_generator(run.seed, "samples", 0))
+    sigmas = schedule(steps, preset.generation.shift).tolist()
+    return solve(velocity, noise.to(run.device), sigmas=sigmas)[0]
+
+
+def latent_shape(preset: Preset, batch: int, frames: int) -> tuple[int, int, int, int, int]:
+    """Return [B, F, C, h, w] of a preset's latents."""
+    g, factor = preset.generation, preset.autoencoder_sizes.spatial_factor
+    return (batch, frames, preset.transformer.in_channels, g.height // factor, g.width // factor)
+
+
+@torch.no_grad()
+def write_samples(autoencoder: TinyAutoencoder, latent: Tensor, prompts: list[str], path: Path) -> None:
+    """Decode latents `[B, F, C, h, w]` and write frames of each over its prompt as a contact sheet."""
+    pixels = autoencoder.decode(latent)
+    contact_sheet(list(to_bytes(pixels).numpy()), prompts, columns=2, stills=min(5, pixels.shape[1]), scale=2).save(
+        path
+    )
