@@ -1,0 +1,57 @@
+"""The command line: `causvid generate | train | evaluate | world`."""
+
+import os
+import sys
+import traceback
+
+import typer
+
+from causvid.cli import evaluate, generate, train, world
+
+app = typer.Typer(
+    help="Streaming video from a sentence, and the training that makes it.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+evaluate_app = typer.Typer(help="Measure a model.", no_args_is_help=True)
+world_app = typer.Typer(help="Look at the built-in world that models are trained on.", no_args_is_help=True)
+app.command()(generate.generate)
+app.command()(train.train)
+app.add_typer(evaluate_app, name="evaluate")
+evaluate_app.command()(evaluate.adherence)
+app.add_typer(world_app, name="world")
+world_app.command()(world.preview)
+world_app.command()(world.words)
+
+
+@evaluate_app.callback()
+def _evaluate() -> None:
+    """Measure a model."""  # a group of one command stays a group only with a callback
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and exit: 0 when done, 2 on a user's mistake, which gets one line, 130 after Ctrl-C.
+
+    CAUSVID_DEBUG=1 shows where an error was raised.
+    """
+    try:
+        status = app(arguments, standalone_mode=False)
+    except (typer.TyperException, ValueError, OSError) as error:
+        if os.environ.get("CAUSVID_DEBUG") == "1":
+            traceback.print_exc()
+        line = _one_line(error)
+        if line:  # it is empty where typer has shown its help instead
+            print(f"error: {line}", file=sys.stderr)
+        status = 2
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+def _one_line(error: Exception) -> str:
+    if isinstance(error, typer.TyperException):
+        text = error.format_message()
+    elif isinstance(error, OSError) and error.strerror:
+        text = error.strerror if error.filename is None else f"{error.strerror}: {error.filename}"
+    else:
+        text = str(error) or type(error).__name__
+    return " ".join(text.split())

@@ -1,0 +1,165 @@
+"""`causvid evaluate`: does the video show what the prompt says?"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from causvid.cli.options import DeviceOption, ModelOption, load_pipeline, progress_bar
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from causvid.config import GenerationConfig
+    from causvid.evaluate.adherence import Progress
+    from causvid.evaluate.card import EvaluationReport
+    from causvid.worlds.storybook import Scene
+
+BATCH = 8
+
+
+def adherence(
+    model: ModelOption = None,
+    prompts: Annotated[int, typer.Option(min=1, help="Held-out prompts.")] = 100,
+    long_prompts: Annotated[int, typer.Option(min=0, help="Prompts of long videos; 0 makes none.")] = 20,
+    long_seconds: Annotated[float, typer.Option(min=10, help="Length of a long video.")] = 30.0,
+    teacher: Annotated[bool, typer.Option(help="Measure the teacher too, where the model has one.")] = True,
+    card: Annotated[bool, typer.Option("--card", help="Write the model card into the bundle.")] = False,
+    note: Annotated[list[str] | None, typer.Option(help="A remark for the card; may be repeated.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Chooses prompts and noise.")] = 0,
+    device: DeviceOption = None,
+) -> None:
+    """Score renders, teacher and student on prompts never trained on, and time them."""
+    from causvid.evaluate.adherence import describe_machine, measure, measure_drift, score
+    from causvid.evaluate.card import EvaluationReport, write_card
+    from causvid.evaluate.classifier import AttributeClassifier
+    from causvid.worlds.storybook import World, caption, sample_scene
+
+    pipeline = load_pipeline(model, device)
+    bundle, own = pipeline.bundle, pipeline.generation
+    if bundle.classifier is None:
+        raise ValueError("the bundle has no classifier/ to measure with; `causvid train classifier` makes one")
+    name = bundle.provenance.get("world")
+    if not isinstance(name, str):
+        raise ValueError("the bundle does not say which world it was trained on (provenance.world in causvid.json)")
+    classifier = AttributeClassifier.load(bundle.classifier)  # on the CPU, where videos and renders are
+    world = World.preset(name)
+    scenes = [sample_scene(world, seed + number, split="held-out") for number in range(prompts)]
+    captions = [caption(scene, scene.seed) for scene in scenes]
+    labels = classifier.labels([_words(scene) for scene in scenes])
+    seconds = pipeline.clip_seconds
+    with _stages() as stage:
+        ceiling = score(classifier, _renders(scenes, own, round(seconds * own.fps), stage("renders")), labels)
+        taught = None
+        if teacher and bundle.teacher is not None:
+            taught = measure(
+                pipeline,
+                classifier,
+                captions,
+                labels,
+                mode="teacher",
+                steps=own.teacher_steps,
+                seconds=seconds,
+                seed=seed,
+                batch=BATCH,
+                progress=stage("teacher"),
+            )
+        student = measure(
+            pipeline,
+            classifier,
+            captions,
+            labels,
+            mode="student",
+            steps=len(own.timesteps),
+            seconds=seconds,
+            seed=seed,
+            batch=BATCH,
+            progress=stage("student"),
+        )
+        drift = None
+        if long_prompts:
+            drift = measure_drift(
+                pipeline,
+                classifier,
+                captions[:long_prompts],
+                {attribute: values[:long_prompts] for attribute, values in labels.items()},
+                seconds=long_seconds,
+                seed=seed,
+                progress=stage("long videos"),
+            )
+    report = EvaluationReport(
+        prompts=prompts,
+        seed=seed,
+        machine=describe_machine(),
+        native_fps=own.fps,
+        ceiling=ceiling,
+        teacher=taught,
+        student=student,
+        drift=drift,
+        commands=(f"causvid evaluate adherence --prompts {prompts} --long-prompts {long_prompts} --seed {seed}",),
+        notes=tuple(note or ()),
+    )
+    _show(report)
+    if card:
+        write_card(bundle.classifier.parent, report)
+        print(f"wrote {bundle.classifier.parent / 'README.md'}")
+
+
+def _words(scene: "Scene") -> dict[str, str | None]:
+    """Say what the classifier should read off a clip; of what changes, or is two, nothing."""
+    single = scene.morph is None and scene.second is None
+    return {
+        "subject": scene.subject if single else None,
+        "colour": scene.colour if scene.second is None else None,
+        "place": scene.place,
+        "motion": scene.motion,
+        "weather": scene.weather,
+        "time": scene.time,
+        "camera": scene.camera,
+    }
+
+
+def _renders(scenes: "list[Scene]", own: "GenerationConfig", frames: int, progress: "Progress") -> "Iterator[Tensor]":
+    from causvid.worlds.storybook import render
+
+    for start in range(0, len(scenes), BATCH):
+        part = scenes[start : start + BATCH]
+        yield render(part, frames=frames, height=own.height, width=own.width, fps=own.fps)
+        progress(start + len(part), len(scenes))
+
+
+@contextmanager
+def _stages() -> "Iterator[Callable[[str], Progress]]":
+    with progress_bar() as progress:
+
+        def stage(name: str) -> "Progress":
+            task = progress.add_task(name, total=None, detail="")
+
+            def advance(done: int, count: int) -> None:
+                progress.update(task, completed=done, total=count, detail=f"{done} of {count}")
+
+            return advance
+
+        yield stage
+
+
+def _show(report: "EvaluationReport") -> None:
+    from causvid.evaluate.card import targets
+
+    console = Console()
+    columns = {"renders": report.ceiling}
+    if report.teacher is not None:
+        columns["teacher"] = report.teacher.adherence
+    columns["student"] = report.student.adherence
+    table = Table("attribute", *columns)
+    for name in report.ceiling.attributes:
+        table.add_row(name, *(f"{column.accuracy[name]:.1%}" for column in columns.values()))
+    console.print(table)
+    for made in filter(None, (report.teacher, report.student)):
+        speed = made.speed
+        console.print(f"{made.mode}: {made.steps} steps, {speed.clip_seconds:.2f} s a clip, {speed.fps:.1f} FPS")
+    for target in targets(report):
+        console.print(f"{'reached' if target.reached else 'MISSED '}  {target.wanted}: {target.measured}")

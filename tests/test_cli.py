@@ -1,0 +1,235 @@
+"""The command line: what it writes, what it says, and how it ends."""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+
+from causvid import cli
+from causvid.cli import generate
+from causvid.cli.options import find_device
+
+CHUNKS = (1, 4, 4, 4)
+
+
+class FakePipeline:
+    """Grey chunks of 64 × 96 pixels at 12 frames a second."""
+
+    fps = 12
+    clip_seconds = 2.5
+
+    def __init__(self) -> None:
+        self.calls: list[dict[str, Any]] = []
+
+    def unknown_words(self, prompt: str) -> list[str]:
+        return [word for word in prompt.split() if word == "zeppelin"]
+
+    def stream(self, prompt: str, **options: Any) -> Iterator[np.ndarray]:
+        if not prompt.strip():
+            raise ValueError("prompt is empty")
+        self.calls.append({"prompt": prompt, **options})
+        return self.chunks()
+
+    def chunks(self) -> Iterator[np.ndarray]:
+        for number, frames in enumerate(CHUNKS):
+            yield np.full((frames, 64, 96, 3), 40 * number, np.uint8)
+
+
+@pytest.fixture
+def pipeline(monkeypatch: pytest.MonkeyPatch) -> FakePipeline:
+    fake = FakePipeline()
+    monkeypatch.setattr(generate, "load_pipeline", lambda model, device: fake)
+    return fake
+
+
+def run(*arguments: str | Path) -> int:
+    with pytest.raises(SystemExit) as caught:
+        cli.main([str(argument) for argument in arguments])
+    return int(caught.value.code or 0)
+
+
+def frames_in(path: Path) -> int:
+    with av.open(str(path)) as container:
+        return sum(1 for _ in container.decode(video=0))
+
+
+def test_a_sentence_becomes_a_file(pipeline: FakePipeline, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    target = tmp_path / "swan.mp4"
+    assert run("generate", "a swan", "-o", target, "--seconds", 1, "--seed", 7, "--window", 6, "--sink", 1) == 0
+    (asked,) = pipeline.calls
+    given = {"prompt": "a swan", "mode": "student", "seconds": 1.0, "seed": 7, "window": 6, "sink": 1}
+    assert {name: value for name, value in asked.items() if value is not None} == given
+    assert frames_in(target) == sum(CHUNKS)
+    with av.open(str(target)) as container:
+        assert (container.streams.video[0].width, float(container.streams.video[0].average_rate)) == (384, 12)
+    out, err = capsys.readouterr()
+    assert out.startswith(f"{target}: 13 frames, 1.1 s at 12 fps · first frame after ")
+    assert out.count("\n") == 1
+    assert "note:" not in err
+    assert [path.name for path in tmp_path.iterdir()] == ["swan.mp4"]
+
+
+def test_unknown_words_are_named_and_the_video_is_made(
+    pipeline: FakePipeline, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("generate", "a zeppelin over a lake", "-o", tmp_path / "a.gif") == 0
+    assert "does not know 'zeppelin'; `causvid world words`" in capsys.readouterr().err
+    assert (tmp_path / "a.gif").exists()
+    assert pipeline.calls[0]["seconds"] == pipeline.clip_seconds
+
+
+def test_frames_are_written_while_later_chunks_are_made(
+    pipeline: FakePipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = threading.Event()
+    write = generate.VideoWriter.write
+
+    def write_and_tell(self: generate.VideoWriter, frames: np.ndarray) -> None:
+        write(self, frames)
+        written.set()
+
+    def wait_for_the_writer() -> Iterator[np.ndarray]:
+        yield np.zeros((1, 64, 96, 3), np.uint8)
+        assert written.wait(timeout=20), "the second chunk waits for the first to be written"
+        yield np.zeros((4, 64, 96, 3), np.uint8)
+
+    monkeypatch.setattr(generate.VideoWriter, "write", write_and_tell)
+    monkeypatch.setattr(pipeline, "chunks", wait_for_the_writer)
+    assert run("generate", "a swan", "-o", tmp_path / "a.mp4") == 0
+    assert frames_in(tmp_path / "a.mp4") == 5
+
+
+def test_the_model_does_not_run_far_ahead_of_the_writer() -> None:
+    made = []
+
+    def chunks() -> Iterator[int]:
+        for number in range(20):
+            made.append(number)
+            yield number
+
+    ahead = generate._ahead(chunks(), threading.Event())
+    assert next(ahead) == 0
+    time.sleep(0.3)
+    assert len(made) <= 4
+    ahead.close()
+    assert len(made) < 20
+    assert not any(thread.name == "chunks" and thread.is_alive() for thread in threading.enumerate())
+
+
+def test_ctrl_c_keeps_what_was_finished(
+    pipeline: FakePipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted() -> Iterator[np.ndarray]:
+        yield np.zeros((1, 64, 96, 3), np.uint8)
+        yield np.zeros((4, 64, 96, 3), np.uint8)
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.5)
+        yield np.zeros((4, 64, 96, 3), np.uint8)
+
+    before = signal.getsignal(signal.SIGINT)
+    monkeypatch.setattr(pipeline, "chunks", interrupted)
+    assert run("generate", "a swan", "-o", tmp_path / "a.mp4") == 130
+    assert frames_in(tmp_path / "a.mp4") == 5
+    assert [path.name for path in tmp_path.iterdir()] == ["a.mp4"]
+    assert "keeps the 5 frames" in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_ctrl_c_before_the_first_chunk_leaves_nothing(
+    pipeline: FakePipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted() -> Iterator[np.ndarray]:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.5)
+        yield np.zeros((1, 64, 96, 3), np.uint8)
+
+    monkeypatch.setattr(pipeline, "chunks", interrupted)
+    assert run("generate", "a swan", "-o", tmp_path / "a.mp4") == 130
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["generate", " ", "-o", "a.mp4"], "prompt is empty"),
+        (["generate", "a swan", "-o", "a.avi"], "unknown suffix '.avi'"),
+        (["generate", "a swan", "-o", "missing/a.mp4"], "does not exist: missing"),
+        (["generate", "a swan", "-o", "a.mp4", "--scale", "0"], "--scale"),
+        (["generate", "a swan", "-o", "a.mp4", "--seconds", "long"], "--seconds"),
+        (["generate", "a swan"], "--output"),
+        (["generate"], "prompt"),
+        (["train", "everything"], "'autoencoder'"),
+        (["train", "teacher", "--preset", "absent"], "preset=absent"),
+        (["dream"], "No such command 'dream'"),
+    ],
+)
+def test_a_mistake_gets_one_line_and_no_file(
+    pipeline: FakePipeline,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    line: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(*arguments) == 2
+    out, err = capsys.readouterr()
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert line in err
+    assert not out
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("device", ["banana", "cuda:99"])
+def test_a_device_that_is_not_there_is_refused(device: str) -> None:
+    with pytest.raises(ValueError, match=f"device={device} is not available"):
+        find_device(device)
+
+
+def test_a_mistake_found_late_leaves_no_file(
+    pipeline: FakePipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def late() -> Iterator[np.ndarray]:
+        yield np.zeros((1, 64, 96, 3), np.uint8)
+        raise ValueError("the weights hold no numbers")
+
+    monkeypatch.setattr(pipeline, "chunks", late)
+    assert run("generate", "a swan", "-o", tmp_path / "a.mp4") == 2
+    assert capsys.readouterr().err.endswith("error: the weights hold no numbers\n")
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_error_of_ours_is_not_hidden(
+    pipeline: FakePipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken() -> Iterator[np.ndarray]:
+        yield np.zeros((1, 64, 96, 3), np.uint8)
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(pipeline, "chunks", broken)
+    with pytest.raises(RuntimeError, match="a bug"):
+        cli.main(["generate", "a swan", "-o", str(tmp_path / "a.mp4")])
+    assert not list(tmp_path.iterdir())
+
+
+def test_debug_shows_where(
+    pipeline: FakePipeline, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("CAUSVID_DEBUG", "1")
+    assert run("generate", "a swan", "-o", "a.avi") == 2
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_help_names_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--help") == 0
+    out = capsys.readouterr().out
+    for command in ("generate", "train", "evaluate", "world"):
+        assert command in out

@@ -1,0 +1,200 @@
+"""Videos come out whole, at their rate and in their colours, or not at all."""
+
+import errno
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+from causvid import media
+from causvid.media import VideoWriter, check_target, contact_sheet
+
+
+def clip(frames: int, height: int = 64, width: int = 96) -> np.ndarray:
+    """A bar that moves over a smooth ground: uint8 [T, H, W, 3]."""
+    y, x = np.mgrid[0:height, 0:width] / max(height, width)
+    ground = np.stack([0.2 + 0.5 * x, 0.4 + 0.3 * y, 0.6 - 0.4 * x], axis=-1)
+    video = np.repeat(ground[None], frames, axis=0)
+    for t in range(frames):
+        video[t, :, t * width // frames : t * width // frames + 4] = 0.9
+    return (255 * video).astype(np.uint8)
+
+
+def read(path: Path) -> tuple[np.ndarray, float]:
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        return np.stack([f.to_ndarray(format="rgb24") for f in container.decode(stream)]), float(stream.average_rate)
+
+
+def write(path: Path, frames: np.ndarray, fps: float = 12, scale: int = 1) -> None:
+    _, height, width, _ = frames.shape
+    with VideoWriter(path, fps=fps, height=height, width=width, scale=scale) as writer:
+        for chunk in np.array_split(frames, 3):
+            writer.write(chunk)
+
+
+@pytest.mark.parametrize("fps", [8, 16, 23.976])
+@pytest.mark.parametrize("suffix", [".mp4", ".webm"])
+def test_what_is_written_reads_back(tmp_path: Path, suffix: str, fps: float) -> None:
+    frames = clip(13)
+    write(tmp_path / f"a{suffix}", frames, fps)
+    back, rate = read(tmp_path / f"a{suffix}")
+    assert back.shape == frames.shape
+    assert rate == pytest.approx(fps, rel=1e-3)
+    assert np.abs(back.astype(int) - frames).mean() < 4
+    assert [p.name for p in tmp_path.iterdir()] == [f"a{suffix}"]
+
+
+@pytest.mark.parametrize(("height", "width", "scale"), [(63, 95, 1), (33, 47, 3), (64, 96, 2)])
+@pytest.mark.parametrize("suffix", [".mp4", ".webm"])
+def test_odd_sizes_and_enlargement(tmp_path: Path, suffix: str, height: int, width: int, scale: int) -> None:
+    write(tmp_path / f"a{suffix}", clip(5, height, width), scale=scale)
+    back, _ = read(tmp_path / f"a{suffix}")
+    assert back.shape == (5, -(-height * scale // 2) * 2, -(-width * scale // 2) * 2, 3)
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".webm", ".gif", ".png"])
+def test_the_same_frames_make_the_same_file(tmp_path: Path, suffix: str) -> None:
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        write(tmp_path / folder / f"a{suffix}", clip(5))
+    for one in (tmp_path / "one").iterdir():
+        assert one.read_bytes() == (tmp_path / "two" / one.name).read_bytes()
+
+
+def test_gif_keeps_its_rate_in_the_mean(tmp_path: Path) -> None:
+    write(tmp_path / "a.gif", clip(24), fps=12)
+    with Image.open(tmp_path / "a.gif") as image:
+        assert image.n_frames == 24
+        durations = []
+        for i in range(24):
+            image.seek(i)
+            durations.append(image.info["duration"])
+    assert sum(durations) == 2000
+    assert set(durations) == {80, 90}
+
+
+@pytest.mark.parametrize(("name", "first"), [("a.png", "a-00000.png"), ("frames", "frames/00000.png")])
+def test_png_frames_are_exact_and_numbered(tmp_path: Path, name: str, first: str) -> None:
+    frames = clip(4)
+    write(tmp_path / name, frames)
+    files = sorted((tmp_path / first).parent.iterdir())
+    assert files[0] == tmp_path / first
+    assert np.array_equal(np.stack([np.asarray(Image.open(file)) for file in files]), frames)
+
+
+def test_an_empty_folder_is_filled_and_a_full_one_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "frames.d"
+    folder.mkdir()
+    write(folder, clip(2))
+    with pytest.raises(FileExistsError, match="not empty"):
+        check_target(folder)
+    write(tmp_path / "a.png", clip(2))
+    with pytest.raises(FileExistsError, match="exist already"):
+        check_target(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.webm", "a.gif", "a.png", "a"])
+def test_nothing_bears_the_final_name_before_the_end(tmp_path: Path, name: str) -> None:
+    with VideoWriter(tmp_path / name, fps=12, height=64, width=96) as writer:
+        writer.write(clip(3))
+        assert all(path.name.endswith(".partial") for path in tmp_path.iterdir())
+    assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.gif", "a"])
+def test_an_error_leaves_nothing_and_an_older_file_alone(tmp_path: Path, name: str) -> None:
+    if name != "a":
+        (tmp_path / name).write_text("older")
+    before = [path.name for path in tmp_path.iterdir()]
+    with (
+        pytest.raises(RuntimeError, match="the model"),
+        VideoWriter(tmp_path / name, fps=12, height=64, width=96) as writer,
+    ):
+        writer.write(clip(3))
+        raise RuntimeError("the model failed")
+    assert [path.name for path in tmp_path.iterdir()] == before
+    assert name == "a" or (tmp_path / name).read_text() == "older"
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".webm"])
+def test_an_interrupt_keeps_what_was_finished(tmp_path: Path, suffix: str) -> None:
+    with pytest.raises(KeyboardInterrupt), VideoWriter(tmp_path / f"a{suffix}", fps=12, height=64, width=96) as writer:
+        writer.write(clip(5))
+        raise KeyboardInterrupt
+    assert len(read(tmp_path / f"a{suffix}")[0]) == 5
+
+
+def test_an_interrupt_before_the_first_frame_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), VideoWriter(tmp_path / "a.mp4", fps=12, height=64, width=96):
+        raise KeyboardInterrupt
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("when", ["add", "finish"])
+@pytest.mark.parametrize(("name", "kind"), [("a.mp4", "_Stream"), ("a.gif", "_Gif"), ("a", "_FrameFiles")])
+def test_a_full_disk_is_one_line_and_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, kind: str, when: str
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "elsewhere")
+
+    monkeypatch.setattr(getattr(media, kind), when, full)
+    with (
+        pytest.raises(OSError, match="no space left") as caught,
+        VideoWriter(tmp_path / name, fps=12, height=64, width=96) as writer,
+    ):
+        writer.write(clip(3))
+    assert caught.value.strerror == f"cannot write {tmp_path / name}: no space left for it"
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_the_encoder_reports_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    writer = VideoWriter(tmp_path / "a.mp4", fps=12, height=64, width=96)
+    writer._partial.symlink_to("/dev/full")
+    monkeypatch.setattr(Path, "touch", lambda self: None)
+    with pytest.raises(OSError, match="no space left"), writer:
+        writer.write(clip(60))
+    assert not list(tmp_path.iterdir())
+
+
+def test_where_a_video_cannot_go_is_said_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match=r"unknown suffix '\.avi'.*\.mp4, \.webm, \.gif, \.png"):
+        check_target(tmp_path / "a.avi")
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        check_target(tmp_path / "missing" / "a.mp4")
+    (tmp_path / "folder.mp4").mkdir()
+    with pytest.raises(FileExistsError, match="is a folder"):
+        check_target(tmp_path / "folder.mp4")
+    (tmp_path / "plain").touch()
+    with pytest.raises(FileExistsError, match="without a suffix"):
+        check_target(tmp_path / "plain")
+    monkeypatch.setattr("os.access", lambda *_: False)
+    with pytest.raises(PermissionError, match="no permission"):
+        check_target(tmp_path / "a.mp4")
+
+
+def test_wrong_frames_and_none_are_refused(tmp_path: Path) -> None:
+    for wrong in (clip(2).astype(np.float32), clip(2, 32, 96), clip(2)[0]):
+        with (
+            pytest.raises(ValueError, match=r"expected uint8 \[T, 64, 96, 3\]"),
+            VideoWriter(tmp_path / "a.mp4", fps=12, height=64, width=96) as writer,
+        ):
+            writer.write(wrong)
+    with pytest.raises(ValueError, match="no frames"), VideoWriter(tmp_path / "a.mp4", fps=12, height=64, width=96):
+        pass
+    with pytest.raises(ValueError, match="fps=0 is not positive"):
+        VideoWriter(tmp_path / "a.mp4", fps=0, height=64, width=96)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_contact_sheet_shows_first_and_last_frames_in_rows(tmp_path: Path) -> None:
+    videos = [clip(9), clip(5), clip(7)]
+    sheet = np.asarray(contact_sheet(videos, ["one", "two " * 200, ""], columns=2, stills=3))
+    assert np.array_equal(sheet[6:70, 6:102], videos[0][0])
+    assert np.array_equal(sheet[6:70, 202:298], videos[0][-1])
+    assert np.array_equal(sheet[6 + 100 : 70 + 100, 6:102], videos[2][0])
+    assert sheet.shape == (2 * 100 + 6, 2 * (3 * 96 + 2 * 2 + 6) + 6, 3)
