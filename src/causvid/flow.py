@@ -8,9 +8,13 @@ Source: Lipman et al., Flow Matching (2210.02747); the shifted schedule is SD3's
 """
 
 import itertools
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
+
+Velocity = Callable[[Tensor, Tensor], Tensor]
+"""A velocity as a function of x `[B, F, C, H, W]` and sigma `[B, F]`."""
 
 
 def _expand(sigma: Tensor, like: Tensor) -> Tensor:

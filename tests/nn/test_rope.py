@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from causvid.nn.rope import frame_shift, rotate, rotation
+from causvid.nn.rope import Rotation, frame_shift, rotate, rotation
 
 CPU = torch.device("cpu")
 
@@ -35,7 +35,8 @@ def test_scores_depend_on_the_distance_in_space_alone(axis):
 
     def score(row: int, column: int, to_row: int, to_column: int) -> torch.Tensor:
         a, b = row * grid[1] + column, to_row * grid[1] + to_column
-        return scores(rotate(q, angles.tokens(a, a + 1)), rotate(k, angles.tokens(b, b + 1)))
+        one = [Rotation(angles.cos[i : i + 1], angles.sin[i : i + 1]) for i in (a, b)]
+        return scores(rotate(q, one[0]), rotate(k, one[1]))
 
     here, step = (1, 2), (1, 0) if axis == 1 else (0, 1)
     moved = tuple(a + b for a, b in zip(here, step, strict=True))

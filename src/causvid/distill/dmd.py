@@ -7,15 +7,11 @@ How x0 arose, from noised data or from a rollout, does not matter here.
 Source: DMD (2311.18828) equations 7 and 8; DMD2 (2405.14867); CausVid (2412.07772) section 4.2.
 """
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from causvid.flow import add_noise, velocity_target, x0_from_velocity
-
-Velocity = Callable[[Tensor, Tensor], Tensor]
+from causvid.flow import Velocity, add_noise, velocity_target, x0_from_velocity
 
 
 def dmd_gradient(x0: Tensor, x0_teacher: Tensor, x0_critic: Tensor) -> Tensor:

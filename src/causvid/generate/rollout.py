@@ -59,6 +59,31 @@ def commit_chunk(model: Transformer, x0: Tensor, text: TextKeys, cache: KVCache)
     model(x0, _levels(x0, 0.0), text, cache=cache, commit=True)
 
 
+def next_chunk(
+    model: Transformer,
+    text: TextKeys,
+    cache: KVCache,
+    *,
+    latest: Tensor | None,
+    size: int,
+    shape: tuple[int, int, int, int],
+    sigmas: Sequence[float],
+    generator: torch.Generator,
+    grad_step: int | None = None,
+) -> Tensor:
+    """Commit `latest` `[B, c, C, H, W]`, the chunk made before if there is one, and make the next, of `size` frames.
+
+    `shape` is (B, C, H, W). Noise is drawn on the generator's device. The commit comes here, off the path to the chunk
+    before; a stream that stops pays no pass it does not need.
+    """
+    if latest is not None:
+        commit_chunk(model, latest.detach(), text, cache)
+    batch, *frame = shape
+    noise = torch.randn((batch, size, *frame), generator=generator, device=generator.device)
+    noise = noise.to(model.patch_in.weight.device)
+    return denoise_chunk(model, noise, text, cache, sigmas=sigmas, generator=generator, grad_step=grad_step)
+
+
 def rollout(
     model: Transformer,
     text: TextKeys,
@@ -70,17 +95,18 @@ def rollout(
     generator: torch.Generator,
     grad_step: int | None = None,
 ) -> Iterator[Tensor]:
-    """Yield clean chunks `[B, c, C, H, W]`, one for every size in `chunks`, each committed after it was yielded.
-
-    `shape` is (B, C, H, W). The commit runs when the next chunk is asked for, off the path to the one just made; a
-    stream that stops pays no pass it does not need. Noise is drawn on the generator's device.
-    """
-    batch, *frame = shape
-    device = model.patch_in.weight.device
-    done: Tensor | None = None
+    """Yield clean chunks `[B, c, C, H, W]`, one for every size in `chunks`; options as in `next_chunk`."""
+    latest: Tensor | None = None
     for size in chunks:
-        if done is not None:
-            commit_chunk(model, done.detach(), text, cache)
-        noise = torch.randn((batch, size, *frame), generator=generator, device=generator.device).to(device)
-        done = denoise_chunk(model, noise, text, cache, sigmas=sigmas, generator=generator, grad_step=grad_step)
-        yield done
+        latest = next_chunk(
+            model,
+            text,
+            cache,
+            latest=latest,
+            size=size,
+            shape=shape,
+            sigmas=sigmas,
+            generator=generator,
+            grad_step=grad_step,
+        )
+        yield latest

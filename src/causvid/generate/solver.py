@@ -4,16 +4,14 @@ Letters: B batch, F latent frames, C H W a latent frame, S kept states.
 """
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from causvid.flow import x0_from_velocity
+from causvid.flow import Velocity, x0_from_velocity
 from causvid.models.transformer import TextKeys, Transformer
 from causvid.nn.visibility import FULL, Visibility
-
-Velocity = Callable[[Tensor, Tensor], Tensor]
 
 
 def guided_velocity(

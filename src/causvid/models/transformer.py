@@ -148,13 +148,20 @@ class Block(nn.Module):
         modulation: Tensor,
         text_keys: Tensor,
         text_values: Tensor,
+        *,
         where: Rotation,
         spans: tuple[Span, ...],
         cache: KVCache | None,
         index: int,
         commit: bool,
     ) -> Tensor:
-        """Transform tokens `[B, F, T, D]`, given fp32 modulation `[B, F, 6, D]`."""
+        """Transform tokens `[B, F, T, D]`.
+
+        Args:
+            modulation: fp32 `[B, F, 6, D]`. text_keys, text_values: the prompt's, `[B, M, N, K]`.
+            where: the rotation of all tokens. spans: who sees whom, without a cache.
+            cache: the past instead; `index` is this block's place in it, `commit` stores the new keys there.
+        """
         _, frames, tokens, _ = x.shape
         shift1, scale1, gate1, shift2, scale2, gate2 = (self.modulation[:, None].float() + modulation).unbind(2)
 
@@ -179,7 +186,7 @@ class Block(nn.Module):
         )
         cross = self.cross_attention
         heads = attend(cross.queries(inner.to(x.dtype).flatten(1, 2)), text_keys, text_values)
-        x = x + cross.join(heads).unflatten(1, (frames, tokens))
+        x = (x.float() + cross.join(heads).unflatten(1, (frames, tokens)).float()).to(x.dtype)
 
         inner = _modulate(_layer_norm(x, self.eps), shift2, scale2, x)
         return torch.addcmul(x.float(), self.feed_forward(inner).float(), gate2[:, :, None]).to(x.dtype)
@@ -278,12 +285,17 @@ class Transformer(nn.Module):
 
         weight = self.patch_in.weight
         tokens = self.patch_in(rearrange(x, "b f c (h p) (w q) -> b f (h w) (c p q)", p=p, q=p).to(weight.dtype))
+        tokens = tokens.to(weight.dtype)
         with _without_autocast(x.device):
             time = self.time_in(timestep_embedding(sigma, self.config.freq_dim).to(self.head_modulation.dtype))
             modulation = self.time_modulation(time).float().unflatten(-1, (6, -1))
         for index, block in enumerate(self.blocks):
             keys, values = text.keys[index], text.values[index]
-            tokens = block(tokens, modulation, keys, values, where, spans, cache, index, commit)
+            # A cache stands elsewhere at every chunk: a compiled block would be compiled anew for each.
+            run = block if cache is None else block.forward
+            tokens = run(
+                tokens, modulation, keys, values, where=where, spans=spans, cache=cache, index=index, commit=commit
+            )
         if commit and cache is not None:
             cache.advance(frames)
 

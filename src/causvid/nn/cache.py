@@ -13,12 +13,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from causvid.nn.rope import frame_shift, rotate
+from causvid.nn.rope import Rotation, frame_shift, rotate
 
 
 @dataclass(frozen=True)
 class CacheSnapshot:
-    """The whole state of a cache at one moment, detached from it."""
+    """The whole state of a cache at one moment, detached from it: keys and values `[D, B, S, N, K]`."""
 
     keys: Tensor
     values: Tensor
@@ -38,6 +38,7 @@ class KVCache:
         self.keys, self.values = keys, values
         self.tokens_per_frame, self.window, self.sink = tokens_per_frame, window, sink
         self.frames = 0
+        self._sink_shift: Rotation | None = None
 
     @classmethod
     def allocate(
@@ -69,11 +70,9 @@ class KVCache:
         """Return the past keys and values of one block, `[B, held tokens, N, K]` each."""
         stop = self.held * self.tokens_per_frame
         keys, values = self.keys[block, :, :stop], self.values[block, :, :stop]
-        gap = self.frames - self.held
-        if gap and self.sink:
+        if self._sink_shift is not None:
             split = self.sink * self.tokens_per_frame
-            moved = rotate(keys[:, :split], frame_shift(gap, keys.shape[-1], keys.device))
-            keys = torch.cat((moved, keys[:, split:]), dim=1)
+            keys = torch.cat((rotate(keys[:, :split], self._sink_shift), keys[:, split:]), dim=1)
         return keys, values
 
     def write(self, block: int, keys: Tensor, values: Tensor) -> None:
@@ -83,7 +82,14 @@ class KVCache:
 
     def advance(self, frames: int) -> None:
         """Complete a commit of `frames` latent frames, after every block has written."""
-        self.frames += frames
+        self._move_to(self.frames + frames)
+
+    def _move_to(self, frames: int) -> None:
+        """Set the position, and the rotation that takes the sink to just before the window."""
+        self.frames = frames
+        gap = frames - self.held
+        moved = gap > 0 and self.sink > 0
+        self._sink_shift = frame_shift(gap, self.keys.shape[-1], self.keys.device) if moved else None
 
     def _place(self, buffer: Tensor, new: Tensor) -> None:
         """Append `new` behind what `buffer` `[B, S, N, K]` holds, dropping the oldest window frames if it is full."""
@@ -119,4 +125,4 @@ class KVCache:
             )
         self.keys.copy_(snapshot.keys)
         self.values.copy_(snapshot.values)
-        self.frames = snapshot.frames
+        self._move_to(snapshot.frames)

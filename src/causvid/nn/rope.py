@@ -2,7 +2,8 @@
 
 Letters: B batch, L tokens, N heads, K head dim, F latent frames, H W token rows and columns of a frame.
 The head's K/2 complex pairs are shared out among time, rows and columns as in Wan 2.1: rows and columns get K // 6
-pairs each, time gets the rest. Angles are computed in float64 and applied in fp32.
+pairs each, time gets the rest. Angles are computed in float64 (fp32 on Apple's GPUs, which have none) and applied in
+fp32.
 
 Source: Su et al., RoFormer (2104.09864); Wan (2503.20314).
 """
@@ -23,10 +24,6 @@ class Rotation:
     cos: Tensor
     sin: Tensor
 
-    def tokens(self, start: int, stop: int) -> "Rotation":
-        """Return the rotation of tokens `start` to `stop`."""
-        return Rotation(self.cos[start:stop], self.sin[start:stop])
-
 
 def _split(head_dim: int) -> tuple[int, int]:
     """Return how many complex pairs time and each spatial axis get."""
@@ -36,10 +33,22 @@ def _split(head_dim: int) -> tuple[int, int]:
     return head_dim // 2 - 2 * space, space
 
 
+def _precise(device: torch.device) -> torch.dtype:
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
 def _angles(positions: Tensor, pairs: int) -> Tensor:
-    """Return `[len(positions), pairs]` float64 angles, frequencies falling from 1 to 1 / THETA."""
-    rates = THETA ** (-torch.arange(pairs, dtype=torch.float64, device=positions.device) / max(pairs, 1))
-    return positions.to(torch.float64)[:, None] * rates
+    """Return `[len(positions), pairs]` angles, frequencies falling from 1 to 1 / THETA."""
+    rates = THETA ** (-torch.arange(pairs, dtype=positions.dtype, device=positions.device) / max(pairs, 1))
+    return positions[:, None] * rates
+
+
+def _positions(frames: Sequence[int], device: torch.device) -> Tensor:
+    """Write positions on the device run by run, since a copy from the host would wait for all work before it."""
+    starts = [i for i in range(len(frames)) if i == 0 or frames[i] != frames[i - 1] + 1]
+    stops = [*starts[1:], len(frames)]
+    runs = [(frames[a], frames[a] + b - a) for a, b in zip(starts, stops, strict=True)]
+    return torch.cat([torch.arange(a, b, dtype=_precise(device), device=device) for a, b in runs])
 
 
 def rotation(frames: Sequence[int], height: int, width: int, head_dim: int, device: torch.device) -> Rotation:
@@ -50,9 +59,9 @@ def rotation(frames: Sequence[int], height: int, width: int, head_dim: int, devi
     time, space = _split(head_dim)
     if not frames:
         raise ValueError("frames is empty: a rotation needs at least one frame")
-    f = _angles(torch.tensor(list(frames), device=device), time)
-    r = _angles(torch.arange(height, device=device), space)
-    c = _angles(torch.arange(width, device=device), space)
+    f = _angles(_positions(frames, device), time)
+    r = _angles(_positions(range(height), device), space)
+    c = _angles(_positions(range(width), device), space)
     n = len(frames)
     angles = torch.cat(
         [
@@ -68,7 +77,7 @@ def rotation(frames: Sequence[int], height: int, width: int, head_dim: int, devi
 def frame_shift(delta: int, head_dim: int, device: torch.device) -> Rotation:
     """Return the rotation, one row for all tokens, that moves already rotated keys by `delta` frames."""
     time, space = _split(head_dim)
-    angles = _angles(torch.tensor([delta], device=device), time)
+    angles = _angles(torch.full((1,), delta, dtype=_precise(device), device=device), time)
     angles = torch.nn.functional.pad(angles, (0, 2 * space))
     return Rotation(angles.cos().float(), angles.sin().float())
 
