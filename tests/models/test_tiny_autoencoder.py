@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from causvid.models.autoencoder import latent_frames, pixel_frames
+from causvid.models.autoencoder import pixel_frames
 from causvid.models.autoencoder_loss import autoencoder_loss, moment_divergence
 from causvid.models.tiny_autoencoder import AutoencoderConfig, TinyAutoencoder
 
@@ -163,11 +163,7 @@ def test_the_default_configuration_has_the_published_names_and_shapes():
 
 
 def test_frame_counts():
-    assert [latent_frames(t) for t in (1, 5, 33, 81)] == [1, 2, 9, 21]
     assert [pixel_frames(f) for f in (1, 2, 9, 21)] == [1, 5, 33, 81]
-    for count in (0, 4, 20):
-        with pytest.raises(ValueError, match=f"pixel_frames={count} is not 1 plus a multiple of 4"):
-            latent_frames(count)
     with pytest.raises(ValueError, match="latent_frames=0 is not at least 1"):
         pixel_frames(0)
 

@@ -15,17 +15,6 @@ import torch
 TIME_FACTOR = 4
 
 
-def latent_frames(pixel_frames: int) -> int:
-    """Return how many latent frames stand for a clip of `pixel_frames` frames.
-
-    Raises:
-        ValueError: if `pixel_frames` is not 1 + 4k.
-    """
-    if pixel_frames < 1 or (pixel_frames - 1) % TIME_FACTOR:
-        raise ValueError(f"pixel_frames={pixel_frames} is not 1 plus a multiple of {TIME_FACTOR}")
-    return 1 + (pixel_frames - 1) // TIME_FACTOR
-
-
 def pixel_frames(latent_frames: int) -> int:
     """Return how many pixel frames a clip of `latent_frames` latent frames decodes to.
 

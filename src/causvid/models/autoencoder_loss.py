@@ -42,12 +42,12 @@ def autoencoder_loss(
     latent = autoencoder.encode(pixels)
     spread = noise * torch.rand(latent.shape[0], 1, 1, 1, 1, generator=generator, device=generator.device)
     perturbation = spread * torch.randn(latent.shape, generator=generator, device=generator.device)
-    reconstruction = autoencoder.reconstruct(latent + perturbation.to(latent))
+    reconstruction = autoencoder.reconstruct(latent + perturbation.to(latent) * autoencoder.latent_scale)
 
     error = reconstruction - pixels
     l1 = error.abs().mean()
     differences = torch.stack([error.diff(dim=dim).abs().mean() for dim in (1, 3, 4) if error.shape[dim] > 1]).mean()
-    variance, mean = torch.var_mean(latent.float(), dim=(0, 1, 3, 4))
+    variance, mean = torch.var_mean((latent / autoencoder.latent_scale).float(), dim=(0, 1, 3, 4))
     moments = moment_divergence(mean, variance)
     loss = l1 + SQUARE_WEIGHT * error.square().mean() + edges * differences + MOMENT_WEIGHT * moments
 

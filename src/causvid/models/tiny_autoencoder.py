@@ -135,15 +135,25 @@ class TinyAutoencoder(nn.Module):
             values = TIME_FACTOR * 3 * config.spatial_factor**2
             self.encoder_shortcut = PatchMap(values, config.latent_channels)
             self.decoder_shortcut = PatchMap(config.latent_channels, values)
+            self.register_buffer("scale", torch.ones(config.latent_channels, 1, 1))
             self.encoder_shortcut.requires_grad_(False)
             self.decoder_shortcut.requires_grad_(False)
             for last in (self.encoder[-1], self.decoder[-1]):
                 for parameter in last.parameters():
                     nn.init.zeros_(parameter)
 
+    @property
+    def latent_scale(self) -> Tensor | float:
+        """Return what the stacks' 1 is in a latent, `[C, 1, 1]`; only an autoencoder with a shortcut scales."""
+        return self.get_buffer("scale") if self.config.shortcut else 1.0
+
     @torch.no_grad()
     def initialise_shortcut(self, pixels: Tensor) -> None:
-        """Set the linear maps, which training leaves alone, to principal components scaled to unit variance.
+        """Set the linear maps, which training leaves alone, to principal components.
+
+        A component's latent channel gets a deviation proportional to the square root of its deviation in pixels, and
+        all channels together unit variance: components that make up most of the picture then stand out of the noise
+        first, and weigh most in the loss of a transformer.
 
         Args:
             pixels: the clips whose components they are, `[B, 1 + 4k, 3, H, W]`.
@@ -160,6 +170,8 @@ class TinyAutoencoder(nn.Module):
         deviation, directions = variance[kept].sqrt(), directions[:, kept]
         self.encoder_shortcut.set(directions.T / deviation[:, None], -(mean @ directions) / deviation)
         self.decoder_shortcut.set(directions * deviation, mean)
+        scale = deviation.sqrt()
+        self.get_buffer("scale").copy_((scale / scale.square().mean().sqrt())[:, None, None])
 
     @property
     def latent_channels(self) -> int:
@@ -246,11 +258,12 @@ class TinyAutoencoder(nn.Module):
         latent = _unfold(x, batch)
         if self.encoder_shortcut is not None:
             latent = latent + self.encoder_shortcut(self._patches(pixels))
-        return latent, state
+        return latent * self.latent_scale, state
 
     def _decode(self, latent: Tensor, state: AutoencoderState | None) -> tuple[Tensor, AutoencoderState]:
         self._check(latent, channels=self.latent_channels)
         batch, start = latent.shape[0], state is None
+        latent = latent / self.latent_scale
         x, state = _run(self.decoder, _fold(latent), batch, state)
         pixels = _unfold(F.pixel_shuffle(x, self.config.patch), batch)
         if self.decoder_shortcut is not None:
