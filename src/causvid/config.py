@@ -3,15 +3,17 @@
 A preset holds every setting of one model and of its training, from the smallest to Wan 2.1 14B.
 """
 
+import itertools
 import tomllib
 from importlib import resources
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError, model_validator
 
 Widths = tuple[PositiveInt, PositiveInt, PositiveInt, PositiveInt]
 Stages = tuple[bool, bool, bool]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class Settings(BaseModel):
@@ -94,12 +96,12 @@ class AutoencoderConfig(Settings):
 class TextConfig(Settings):
     """Sizes of the UMT5 text encoder; a prompt has at most `max_tokens` tokens."""
 
-    dim: int
-    layers: int
-    heads: int
-    head_dim: int
-    ffn_dim: int
-    max_tokens: int
+    dim: PositiveInt
+    layers: PositiveInt
+    heads: PositiveInt
+    head_dim: PositiveInt
+    ffn_dim: PositiveInt
+    max_tokens: PositiveInt
 
 
 class GenerationConfig(Settings):
@@ -110,19 +112,32 @@ class GenerationConfig(Settings):
     clip_frames: latent frames of a training clip, which is also what the teacher makes.
     """
 
-    height: int
-    width: int
-    fps: float
-    clip_frames: int
-    first: int
-    chunk: int
-    window: int
-    sink: int
-    shift: float
-    timesteps: tuple[float, ...]
-    teacher_steps: int
-    guidance: float
-    max_seconds: float = 600.0
+    height: PositiveInt
+    width: PositiveInt
+    fps: Positive
+    clip_frames: PositiveInt
+    first: PositiveInt
+    chunk: PositiveInt
+    window: NonNegativeInt
+    sink: NonNegativeInt
+    shift: Positive
+    timesteps: tuple[Positive, ...]
+    teacher_steps: PositiveInt
+    guidance: Positive
+    max_seconds: Positive = 600.0
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.window + self.sink < 1:
+            raise ValueError("window=0 and sink=0: at least one past latent frame must be kept")
+        if self.clip_frames < self.first or (self.clip_frames - self.first) % self.chunk:
+            raise ValueError(
+                f"clip_frames={self.clip_frames} is not first={self.first} plus a multiple of chunk={self.chunk}"
+            )
+        falls = all(a > b for a, b in itertools.pairwise(self.timesteps))
+        if not falls or self.timesteps[:1] != (1000,):
+            raise ValueError(f"timesteps={self.timesteps} must start at 1000 and fall strictly")
+        return self
 
 
 class Phase(Settings):
@@ -137,27 +152,38 @@ class StageConfig(Settings):
     """Settings every training stage has; `cooldown` is the last part of the steps, over which the rate falls to 0."""
 
     steps: int
-    batch: int
     learning_rate: float
     warmup: int = 100
     cooldown: float = 0.2
     betas: tuple[float, float] = (0.9, 0.99)
     weight_decay: float = 0.0
     clip: float = 1.0
-    ema: float = 0.0
+
+    def lasting(self) -> dict[str, Any]:
+        """Return, as plain values, what a stage must keep from its first step to its last: all but its length."""
+        return self.model_dump(mode="json", exclude={"steps"})
 
 
 class AutoencoderStage(StageConfig):
-    """Training of the autoencoder; `noise` perturbs latents before decoding."""
+    """Training of the autoencoder on clips of `frames` pixel frames; `noise` perturbs latents before decoding.
 
+    ema: how much of the average of the weights is kept at a step, also below. pool: clips rendered once to draw every
+    batch from; 0 renders new ones for every batch.
+    """
+
+    batch: int
+    ema: float = 0.0
     frames: int
     noise: float = 0.2
+    pool: int = Field(default=0, ge=0)
 
 
 class ClassifierStage(StageConfig):
-    """Training of the attribute classifier."""
+    """Training of the attribute classifier, which looks at up to `frames` pixel frames; `pool` as above."""
 
+    batch: int
     frames: int
+    pool: int = Field(default=0, ge=0)
 
 
 class DataStage(Settings):
@@ -166,12 +192,21 @@ class DataStage(Settings):
     clips: int
     batch: int = 16
 
+    def lasting(self) -> dict[str, Any]:
+        """Return what the stage must keep: all, since the last shard may be a short one."""
+        return self.model_dump(mode="json")
+
 
 class TeacherStage(StageConfig):
-    """Training of teacher and text encoder by flow matching."""
+    """Training of teacher and text encoder by flow matching, in batches and clips of the phases' sizes."""
 
+    ema: float = 0.0
     drop_prompt: float = 0.1
     phases: tuple[Phase, ...]
+
+    def lasting(self) -> dict[str, Any]:
+        """Return what the stage must keep: all but its length and when its phases end."""
+        return self.model_dump(mode="json", exclude={"steps": True, "phases": {"__all__": {"until"}}})
 
 
 class PairsStage(Settings):
@@ -181,14 +216,23 @@ class PairsStage(Settings):
     batch: int
     steps: int
 
+    def lasting(self) -> dict[str, Any]:
+        """Return what the stage must keep: all but how many trajectories it makes."""
+        return self.model_dump(mode="json", exclude={"clips"})
+
 
 class OdeStage(StageConfig):
     """ODE initialisation of the student."""
+
+    batch: int
+    ema: float = 0.0
 
 
 class DmdStage(StageConfig):
     """Distribution matching distillation."""
 
+    batch: int
+    ema: float = 0.0
     student_input: Literal["data", "rollout"]
     critic_learning_rate: float
     critic_updates: int = 5
@@ -217,6 +261,27 @@ class Preset(Settings):
     generation: GenerationConfig
     world: str | None = None
     train: TrainConfig | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.text.dim != self.transformer.text_dim:
+            raise ValueError(f"text.dim={self.text.dim} is not transformer.text_dim={self.transformer.text_dim}")
+        edge = (self.autoencoder.spatial_factor if self.autoencoder else 8) * self.transformer.patch
+        for name, side in (("height", self.generation.height), ("width", self.generation.width)):
+            if side % edge:
+                raise ValueError(f"generation.{name}={side} is not a multiple of {edge}")
+        if self.train is not None:
+            self._check_phases(self.train.teacher.phases)
+        return self
+
+    def _check_phases(self, phases: tuple[Phase, ...]) -> None:
+        clip = self.generation.clip_frames
+        for phase in phases:
+            if not 1 <= phase.frames <= clip:
+                raise ValueError(f"train.teacher.phases: frames={phase.frames} is not from 1 to clip_frames={clip}")
+        ends = tuple(phase.until for phase in phases)
+        if ends[-1:] != (1.0,) or any(a >= b for a, b in itertools.pairwise((0.0, *ends))):
+            raise ValueError(f"train.teacher.phases: until={ends} must rise from above 0 to 1")
 
     @property
     def recipe(self) -> TrainConfig:
@@ -261,6 +326,12 @@ def load_preset(name: str) -> Preset:
     except tomllib.TOMLDecodeError as error:
         raise ValueError(f"preset={name} is not valid TOML: {error}") from None
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise ValueError(f"preset={name}: {place}: {first['msg']}") from None
+        raise ValueError(f"preset={name}: {one_line(error)}") from None
+
+
+def one_line(error: ValidationError) -> str:
+    """Say what is wrong first: where, and why."""
+    first = error.errors()[0]
+    place = ".".join(str(part) for part in first["loc"])
+    reason = first["msg"].removeprefix("Value error, ")
+    return f"{place}: {reason}" if place else reason

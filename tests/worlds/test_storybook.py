@@ -139,13 +139,6 @@ def test_faces_its_direction():
     assert lopsided >= 16
 
 
-def test_labels_index_the_full_vocabularies():
-    for seed in range(200):
-        scene = sample_scene(FULL, seed)
-        for name, index in scene.labels().items():
-            assert ATTRIBUTES[name][index] == getattr(scene, name)
-
-
 @pytest.mark.parametrize("world", [NANO, FULL], ids=["nano", "full"])
 def test_splits_share_no_combination(world):
     def combinations(split):

@@ -17,6 +17,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedToken
 from transformers.utils import logging
 
 from causvid.config import TextConfig
+from causvid.seeding import lend_seed
 
 PAD, END, UNKNOWN = "<pad>", "</s>", "<unk>"
 WAN_TOKENS = 512
@@ -79,10 +80,7 @@ class TextEncoder(nn.Module):
             pad_token_id=tokenizer.pad_token_id,
             eos_token_id=tokenizer.eos_token_id,
         )
-        # transformers draws from the global generator only: lend it a seed and put its state back.
-        seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)
+        with lend_seed(generator):
             encoder = UMT5EncoderModel(settings)
         if tokenizer.unk_token_id is not None:
             with torch.no_grad():
@@ -138,10 +136,6 @@ class TextEncoder(nn.Module):
         words = [prompt[a:b] for token, (a, b) in pairs if token == self.tokenizer.unk_token_id]
         first = {word.casefold(): word for word in reversed(words)}
         return [word for word in dict.fromkeys(words) if first[word.casefold()] == word]
-
-    def known_words(self) -> list[str]:
-        """List the vocabulary in alphabetical order, without the special tokens."""
-        return sorted(set(self.tokenizer.get_vocab()) - set(self.tokenizer.all_special_tokens))
 
     def save(self, encoder_folder: str | Path, tokenizer_folder: str | Path, *, dtype: torch.dtype) -> None:
         """Write both folders as transformers does, the weights stored as `dtype`."""

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -12,8 +12,21 @@ from torch import Tensor, nn
 def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
     """Write tensors beside the target and rename, so that no stage reads half a file."""
     partial = path.with_suffix(".partial")
-    save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, partial)
+    # Copies, since safetensors refuses tensors that share memory, as a text encoder's embedding does under two names.
+    copies = {
+        name: t.detach().to("cpu", copy=True, memory_format=torch.contiguous_format) for name, t in tensors.items()
+    }
+    save_file(copies, partial)
     os.replace(partial, path)
+
+
+def is_whole(path: Path) -> bool:
+    """Tell whether a file that `save_tensors` wrote is there and of its full length."""
+    try:
+        with safe_open(path, framework="pt"):
+            return True
+    except (OSError, SafetensorError):
+        return False
 
 
 def load_tensors(path: Path, *, made_by: str) -> dict[str, Tensor]:

@@ -6,13 +6,14 @@ import torch
 from torch import Tensor
 
 from causvid.config import Preset
-from causvid.media import contact_sheet, to_bytes
 from causvid.models.autoencoder_loss import autoencoder_loss
 from causvid.models.tiny_autoencoder import TinyAutoencoder
+from causvid.seeding import lend_seed
 from causvid.train.artifacts import save_weights
 from causvid.train.loop import Run, Stage, step_generator
-from causvid.train.optimizer import Ema, adamw, learning_rate, update
-from causvid.train.world import captions, render_batch
+from causvid.train.optimizer import Ema, adamw, autocast, learning_rate, update
+from causvid.train.samples import write_samples
+from causvid.train.world import captions, lazy_pool, render_batch
 
 SHORTCUT_CLIPS = 256
 
@@ -26,31 +27,32 @@ def autoencoder_stage(preset: Preset, run: Run) -> Stage:
     """Train on freshly rendered clips; the result is the average of the weights."""
     config = preset.recipe.autoencoder
     sizes = preset.autoencoder_sizes
-    # The starting weights draw from the global generator, lent a seed of this stage.
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(run.seed)
+    with lend_seed(step_generator(run.seed, "autoencoder weights", 0)):
         model = TinyAutoencoder(sizes)
     if sizes.shortcut:
         generator = step_generator(run.seed, "shortcut", 0)
         clips = render_batch(preset, SHORTCUT_CLIPS, frames=config.frames, generator=generator, device=run.device)[0]
         model.initialise_shortcut(clips)
     channels_last(model.to(run.device))
+    pool = lazy_pool(preset, run, config.pool, frames=config.frames)
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = adamw(parameters, config)
     average = Ema(model, config.ema)
 
     def step(n: int) -> dict[str, Tensor]:
-        generator = step_generator(run.seed, "autoencoder", n)
-        pixels, _ = render_batch(preset, config.batch, frames=config.frames, generator=generator, device=run.device)
-        loss, metrics = autoencoder_loss(model, pixels, noise=config.noise, generator=generator)
+        generator = step_generator(run.seed, "autoencoder", n, run.device)
+        if config.pool:
+            pixels, _ = pool().draw(config.batch, generator)
+        else:
+            pixels, _ = render_batch(preset, config.batch, frames=config.frames, generator=generator, device=run.device)
+        with autocast(run):
+            loss, metrics = autoencoder_loss(model, pixels, noise=config.noise, generator=generator)
         norm = update(optimizer, loss, parameters, rate=learning_rate(config, n), clip=config.clip)
         average.update(model)
         return {"loss": loss.detach(), **metrics, "grad_norm": norm}
 
     def averaged() -> TinyAutoencoder:
-        copy = TinyAutoencoder(sizes).to(run.device)
-        average.copy_to(copy)
-        return copy.eval()
+        return average.copy_to(TinyAutoencoder(sizes).to(run.device))
 
     @torch.no_grad()
     def sample(folder: Path, done: int) -> None:
@@ -59,11 +61,12 @@ def autoencoder_stage(preset: Preset, run: Run) -> Stage:
         again = averaged()
         both = torch.stack((pixels, again.decode(again.encode(pixels))), dim=1).flatten(0, 1)
         texts = [text for scene in scenes for text in (captions([scene], [scene.seed])[0], "decoded")]
-        contact_sheet(list(to_bytes(both).numpy()), texts, columns=2, stills=3, scale=2).save(folder / "samples.png")
+        write_samples(both, texts, folder, fps=preset.generation.fps, stills=3)
 
     return Stage(
         name="autoencoder",
         steps=config.steps,
+        settings=config.lasting(),
         state={"model": model, "optimizer": optimizer, "average": average},
         step=step,
         finish=lambda: save_weights(averaged(), run.folder / "autoencoder.safetensors"),

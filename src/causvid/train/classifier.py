@@ -1,16 +1,13 @@
 """Stage `classifier`: learn to read attributes off renders, as the measure of generated video."""
 
-from collections.abc import Sequence
-
-import torch
 from torch import Tensor
 
 from causvid.config import Preset
 from causvid.evaluate.classifier import AttributeClassifier, classifier_loss
+from causvid.seeding import lend_seed
 from causvid.train.loop import Run, Stage, step_generator
 from causvid.train.optimizer import adamw, learning_rate, update
-from causvid.train.world import render_batch, world_of
-from causvid.worlds.storybook import Scene
+from causvid.train.world import lazy_pool, render_batch, world_of
 
 
 def vocabularies(preset: Preset) -> dict[str, tuple[str, ...]]:
@@ -19,37 +16,26 @@ def vocabularies(preset: Preset) -> dict[str, tuple[str, ...]]:
     return {"subject": world.subjects, "colour": world.colours, "place": world.places, "motion": world.motions}
 
 
-def scene_labels(classifier: AttributeClassifier, scenes: Sequence[Scene]) -> dict[str, Tensor]:
-    """Return the labels of scenes; the subject of a morph is not counted, for it has two."""
-    return classifier.labels(
-        [
-            {
-                "subject": None if scene.morph else scene.subject,
-                "colour": scene.colour,
-                "place": scene.place,
-                "motion": scene.motion,
-            }
-            for scene in scenes
-        ]
-    )
-
-
 def classifier_stage(preset: Preset, run: Run) -> Stage:
     """Train on freshly rendered clips."""
     config = preset.recipe.classifier
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(run.seed)
-        model = AttributeClassifier(vocabularies(preset))
+    with lend_seed(step_generator(run.seed, "classifier weights", 0)):
+        model = AttributeClassifier(vocabularies(preset), frames=config.frames)
     model.to(run.device)
+    pool = lazy_pool(preset, run, config.pool, frames=config.frames)
     parameters = list(model.parameters())
     optimizer = adamw(parameters, config)
 
     def step(n: int) -> dict[str, Tensor]:
-        generator = step_generator(run.seed, "classifier", n)
-        pixels, scenes = render_batch(
-            preset, config.batch, frames=config.frames, generator=generator, device=run.device
-        )
-        labels = {name: value.to(run.device) for name, value in scene_labels(model, scenes).items()}
+        generator = step_generator(run.seed, "classifier", n, run.device)
+        if config.pool:
+            pixels, index = pool().draw(config.batch, generator)
+            scenes = [pool().scenes[i] for i in index.tolist()]
+        else:
+            pixels, scenes = render_batch(
+                preset, config.batch, frames=config.frames, generator=generator, device=run.device
+            )
+        labels = {name: value.to(run.device) for name, value in model.labels([s.readable() for s in scenes]).items()}
         loss = classifier_loss(model, pixels, labels, generator=generator)
         norm = update(optimizer, loss, parameters, rate=learning_rate(config, n), clip=config.clip)
         return {"loss": loss.detach(), "grad_norm": norm}
@@ -57,6 +43,7 @@ def classifier_stage(preset: Preset, run: Run) -> Stage:
     return Stage(
         name="classifier",
         steps=config.steps,
+        settings=config.lasting(),
         state={"model": model, "optimizer": optimizer},
         step=step,
         finish=lambda: model.save(run.folder / "classifier_model"),

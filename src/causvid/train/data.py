@@ -4,6 +4,7 @@ Letters: N clips, F latent frames, C channels, h w latent rows and columns, P ph
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -12,11 +13,12 @@ from causvid.config import Preset
 from causvid.models.autoencoder import pixel_frames
 from causvid.models.text import TextEncoder, train_tokenizer
 from causvid.models.tiny_autoencoder import TinyAutoencoder
-from causvid.train.artifacts import load_tensors, load_weights, save_tensors
+from causvid.train.artifacts import load_weights
 from causvid.train.autoencoder import channels_last
 from causvid.train.loop import Run, Stage, step_generator
+from causvid.train.shards import Shards
 from causvid.train.world import captions, render_batch, world_of
-from causvid.worlds.storybook import caption, sample_scene, words
+from causvid.worlds.storybook import World, caption, sample_scene, words
 
 SHARD = 512
 PHRASINGS = 4
@@ -31,11 +33,15 @@ def load_autoencoder(preset: Preset, run: Run) -> TinyAutoencoder:
 
 def new_text_encoder(preset: Preset, run: Run) -> TextEncoder:
     """Make an untrained text encoder, with a tokenizer that knows every word of the world's captions."""
-    world = world_of(preset)
-    corpus = [caption(sample_scene(world, seed, split="all"), seed) for seed in range(4000)]
-    tokenizer = train_tokenizer([*corpus, " ".join(words(world))])
+    tokenizer = train_tokenizer(_corpus(world_of(preset)))
     encoder = TextEncoder.create(preset.text, tokenizer, generator=step_generator(run.seed, "text", 0))
     return encoder.to(run.device)
+
+
+@lru_cache(maxsize=1)
+def _corpus(world: World) -> tuple[str, ...]:
+    captions_of_seeds = (caption(sample_scene(world, seed, split="all"), seed) for seed in range(4000))
+    return (*captions_of_seeds, " ".join(words(world)))
 
 
 def data_stage(preset: Preset, run: Run) -> Stage:
@@ -43,8 +49,7 @@ def data_stage(preset: Preset, run: Run) -> Stage:
     config = preset.recipe.data
     autoencoder = load_autoencoder(preset, run)
     text = new_text_encoder(preset, run)
-    folder = run.folder / "data"
-    shards = -(-config.clips // SHARD)
+    shards = _shards(preset, run)
     frames = pixel_frames(preset.generation.clip_frames)
 
     @torch.no_grad()
@@ -58,39 +63,52 @@ def data_stage(preset: Preset, run: Run) -> Stage:
             pixels, scenes = render_batch(preset, batch, frames=frames, generator=generator, device=run.device)
             latents.append(autoencoder.encode(pixels).half().cpu())
             for phrasing in range(PHRASINGS):
-                ids.append(text.tokens(captions(scenes, [4 * s.seed + phrasing for s in scenes]))[0])
+                ids.append(text.tokens(captions(scenes, [PHRASINGS * s.seed + phrasing for s in scenes]))[0])
         stacked = torch.cat(latents)
         grouped = [torch.stack(ids[i : i + PHRASINGS], dim=1) for i in range(0, len(ids), PHRASINGS)]
-        save_tensors(
-            {"latents": stacked, "ids": torch.cat(grouped).to(torch.int32)}, folder / f"clips_{n:04d}.safetensors"
-        )
+        shards.save(n, {"latents": stacked, "ids": torch.cat(grouped).to(torch.int32)})
         return {"latent_std": stacked.float().std(), "latent_mean": stacked.float().mean()}
 
-    return Stage(name="data", steps=shards, state={}, step=step, finish=lambda: None)
+    return Stage(
+        name="data",
+        steps=shards.count,
+        settings=config.lasting(),
+        state={},
+        step=step,
+        finish=lambda: shards.mend(step),
+    )
+
+
+def _shards(preset: Preset, run: Run) -> Shards:
+    return Shards(run.folder, "data", "clips", -(-preset.recipe.data.clips // SHARD))
 
 
 @dataclass(frozen=True)
 class ClipStore:
-    """Encoded clips in memory: latents half `[N, F, C, h, w]` and token ids int32 `[N, P, M]`."""
+    """Encoded clips in memory: latents half `[N, F, C, h, w]` and token ids int32 `[N, P, M]`.
+
+    In place of token ids, `ids` may hold one number for each caption, `[N, P]`.
+    """
 
     latents: Tensor
     ids: Tensor
 
     @classmethod
     def open(cls, preset: Preset, run: Run) -> "ClipStore":
-        """Read all shards of a run; `ValueError` if stage `data` has not finished."""
-        count = -(-preset.recipe.data.clips // SHARD)
-        shards = [
-            load_tensors(run.folder / "data" / f"clips_{n:04d}.safetensors", made_by="data") for n in range(count)
-        ]
-        return cls(torch.cat([s["latents"] for s in shards]), torch.cat([s["ids"] for s in shards]))
+        """Read all shards of a run onto its device; `ValueError` if stage `data` has not finished."""
+        latents, ids = _shards(preset, run).read("latents", "ids", device=run.device)
+        return cls(latents, ids)
 
     def draw(
         self, batch: int, *, frames: int, generator: torch.Generator, device: torch.device
     ) -> tuple[Tensor, Tensor]:
-        """Return the first `frames` latent frames of random clips, fp32 `[B, F, C, h, w]`, and ids int64 `[B, M]`."""
-        index = torch.randint(len(self.latents), (batch,), generator=generator)
-        phrasing = torch.randint(self.ids.shape[1], (batch,), generator=generator)
+        """Draw clips, and for each one of its captions.
+
+        Returns the clips' first `frames` latent frames, fp32 `[B, F, C, h, w]`, and ids int64 `[B, M]` or `[B]`.
+        """
+        here, drawn = self.latents.device, generator.device
+        index = torch.randint(len(self.latents), (batch,), generator=generator, device=drawn).to(here)
+        phrasing = torch.randint(self.ids.shape[1], (batch,), generator=generator, device=drawn).to(here)
         latents = self.latents[index, :frames].to(device, torch.float32)
         return latents, self.ids[index, phrasing].long().to(device)
 

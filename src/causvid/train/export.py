@@ -16,14 +16,20 @@ from causvid.train.teacher import load_text_encoder, new_transformer
 
 
 def export_bundle(preset: Preset, run: Run, folder: Path) -> None:
-    """Write student, teacher, autoencoder, text encoder and classifier of a run as a bundle in half precision."""
+    """Write student, teacher, autoencoder, text encoder and classifier of a run as a bundle in half precision.
+
+    Raises `ValueError` naming the stage whose result is missing.
+    """
+    classifier = run.folder / "classifier_model"
+    if not classifier.is_dir():
+        raise ValueError(f"{classifier} is missing: run `causvid train classifier` first, with the same --out")
     save_bundle(
         folder,
         transformer=new_transformer(preset, run, weights="student.safetensors", made_by="dmd"),
         teacher=new_transformer(preset, run, weights="teacher.safetensors"),
         autoencoder=load_autoencoder(preset, run),
         text_encoder=load_text_encoder(preset, run),
-        classifier=run.folder / "classifier_model",
+        classifier=classifier,
         generation=preset.generation,
         provenance=provenance(preset, run),
         dtype=torch.float16,

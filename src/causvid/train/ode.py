@@ -1,6 +1,7 @@
 """Stage `ode`: the causal student starts from the teacher's weights and learns the ends of its trajectories."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -17,16 +18,10 @@ from causvid.nn.visibility import Visibility, chunk_layout
 from causvid.train.artifacts import save_weights
 from causvid.train.data import held_out_prompts, load_autoencoder
 from causvid.train.loop import Run, Stage, step_generator
-from causvid.train.optimizer import Ema, adamw, learning_rate, update
+from causvid.train.optimizer import Ema, adamw, autocast, learning_rate, update
 from causvid.train.pairs import PairStore, student_sigmas
-from causvid.train.teacher import (
-    autocast,
-    latent_shape,
-    load_text_encoder,
-    new_transformer,
-    token_mask,
-    write_samples,
-)
+from causvid.train.samples import SAMPLES, write_samples
+from causvid.train.teacher import embed_captions, latent_shape, load_text_encoder, new_transformer
 
 
 def student_visibility(preset: Preset) -> Visibility:
@@ -46,19 +41,21 @@ def ode_stage(preset: Preset, run: Run) -> Stage:
     config = preset.recipe.ode
     store = PairStore.open(preset, run)
     text = load_text_encoder(preset, run)
+    embeddings, rows = embed_captions(text, store.ids)
+    store = replace(store, ids=rows)
     student = new_transformer(preset, run, weights="teacher.safetensors")
     parameters = list(student.parameters())
     optimizer, average = adamw(parameters, config), Ema(student, config.ema)
     visibility, layout = student_visibility(preset), student_layout(preset)
-    levels = torch.tensor((*student_sigmas(preset), 0.0))
+    levels = torch.tensor((*student_sigmas(preset), 0.0), device=run.device)
 
     def step(n: int) -> dict[str, Tensor]:
-        generator = step_generator(run.seed, "ode", n)
+        generator = step_generator(run.seed, "ode", n, run.device)
         index = draw_chunk_levels(layout, batch=config.batch, levels=len(levels), generator=generator)
-        x, clean, ids = store.draw(index, generator, run.device)
-        sigma = levels[index].to(run.device)
+        x, clean, row = store.draw(index, generator, run.device)
+        sigma = levels[index]
         with autocast(run):
-            keys = student.encode_text(text(ids, token_mask(ids)))
+            keys = student.encode_text(embeddings[row])
             velocity = student(x, sigma, keys, visibility=visibility)
         loss = ode_loss(x0_from_velocity(x, velocity, sigma), clean, sigma)
         norm = update(optimizer, loss, parameters, rate=learning_rate(config, n), clip=config.clip)
@@ -66,13 +63,12 @@ def ode_stage(preset: Preset, run: Run) -> Stage:
         return {"loss": loss.detach(), "grad_norm": norm}
 
     def averaged() -> Transformer:
-        model = Transformer(preset.transformer).to(run.device)
-        average.copy_to(model)
-        return model.eval()
+        return average.copy_to(Transformer(preset.transformer).to(run.device))
 
     return Stage(
         name="ode",
         steps=config.steps,
+        settings=config.lasting(),
         state={"student": student, "optimizer": optimizer, "average": average},
         step=step,
         finish=lambda: save_weights(averaged(), run.folder / "student_ode.safetensors"),
@@ -86,7 +82,7 @@ def student_sampler(
     """Return a function that rolls the present student out, to twice a training clip's length, for held-out prompts."""
     autoencoder = load_autoencoder(preset, run)
     g = preset.generation
-    prompts = held_out_prompts(preset, 12)
+    prompts = held_out_prompts(preset, SAMPLES)
     layout = chunk_layout(g.first + 2 * (g.clip_frames - g.first), g.first, g.chunk)
 
     @torch.no_grad()
@@ -103,6 +99,6 @@ def student_sampler(
             sigmas=student_sigmas(preset),
             generator=step_generator(run.seed, "samples", 0),
         )
-        write_samples(autoencoder, torch.cat(list(chunks), dim=1), prompts, folder / "samples.png")
+        write_samples(autoencoder.decode(torch.cat(list(chunks), dim=1)), prompts, folder, fps=g.fps)
 
     return sample

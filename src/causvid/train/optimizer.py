@@ -1,12 +1,15 @@
-"""Optimiser, learning-rate schedule and weight averaging shared by every stage. Master weights are fp32."""
+"""Optimiser, learning-rate schedule, precision and weight averaging of every stage. Master weights are fp32."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from causvid.config import StageConfig
+from causvid.train.loop import Run
+
+M = TypeVar("M", bound=nn.Module)
 
 
 def learning_rate(config: StageConfig, step: int, base: float | None = None) -> float:
@@ -26,6 +29,16 @@ def adamw(parameters: Iterable[nn.Parameter], config: StageConfig) -> torch.opti
     ]
     groups = [g for g in groups if g["params"]]
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, fused=True)
+
+
+def autocast(run: Run) -> torch.autocast:
+    """Return the precision of a training pass: bf16 products on CUDA, fp32 elsewhere; weights stay fp32.
+
+    Without the cache of cast weights, which can hand a pass that needs gradients what one without them has cast:
+    https://github.com/pytorch/pytorch/issues/112583
+    """
+    cuda = run.device.type == "cuda"
+    return torch.autocast(run.device.type, dtype=torch.bfloat16, enabled=cuda, cache_enabled=False)
 
 
 def update(
@@ -58,9 +71,10 @@ class Ema:
         averages = list(self.weights.values())
         torch._foreach_lerp_(averages, [state[name].float() for name in self.weights], 1 - decay)
 
-    def copy_to(self, module: nn.Module) -> None:
-        """Write the average into a module."""
+    def copy_to(self, module: M) -> M:
+        """Write the average into a module and return it, ready for use."""
         module.load_state_dict(self.weights)
+        return module.eval()
 
     def state_dict(self) -> dict[str, Any]:
         """Return the average and its age."""

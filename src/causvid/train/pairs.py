@@ -12,10 +12,11 @@ from causvid.config import Preset
 from causvid.distill.levels import gather_states
 from causvid.flow import schedule, warped_steps
 from causvid.generate.solver import guided_velocity, solve
-from causvid.train.artifacts import load_tensors, save_tensors
 from causvid.train.data import ClipStore
 from causvid.train.loop import Run, Stage, step_generator
-from causvid.train.teacher import autocast, latent_shape, load_text_encoder, new_transformer, token_mask
+from causvid.train.optimizer import autocast
+from causvid.train.shards import Shards
+from causvid.train.teacher import latent_shape, load_text_encoder, new_transformer, token_mask
 
 
 def student_sigmas(preset: Preset) -> tuple[float, ...]:
@@ -32,46 +33,59 @@ def pairs_stage(preset: Preset, run: Run) -> Stage:
     frames = preset.generation.clip_frames
     keep = (*student_sigmas(preset), 0.0)
     sigmas = schedule(config.steps, shift).tolist()
-    folder = run.folder / "pairs"
+    shards = _shards(preset, run)
     null = text.embed([""], run.device)
 
     @torch.no_grad()
     def step(n: int) -> dict[str, Tensor]:
-        generator = step_generator(run.seed, "pairs", n)
+        generator = step_generator(run.seed, "pairs", n, run.device)
         _, ids = store.draw(config.batch, frames=1, generator=generator, device=run.device)
-        noise = torch.randn(latent_shape(preset, config.batch, frames), generator=generator).to(run.device)
+        noise = torch.randn(latent_shape(preset, config.batch, frames), generator=generator, device=run.device)
         with autocast(run):
             keys = teacher.encode_text(text(ids, token_mask(ids)))
             null_keys = teacher.encode_text(null.expand(config.batch, -1, -1))
             velocity = guided_velocity(teacher, keys, null_keys, guidance=preset.generation.guidance)
             clean, states = solve(velocity, noise, sigmas=sigmas, keep=keep)
-        path = folder / f"pairs_{n:04d}.safetensors"
-        save_tensors({"trajectory": states.half(), "ids": ids.to(torch.int32)}, path)
+        shards.save(n, {"trajectory": states.half(), "ids": ids.to(torch.int32)})
         return {"clean_std": clean.std()}
 
-    return Stage(name="pairs", steps=-(-config.clips // config.batch), state={}, step=step, finish=lambda: None)
+    return Stage(
+        name="pairs",
+        steps=shards.count,
+        settings=config.lasting(),
+        state={},
+        step=step,
+        finish=lambda: shards.mend(step),
+    )
+
+
+def _shards(preset: Preset, run: Run) -> Shards:
+    config = preset.recipe.pairs
+    return Shards(run.folder, "pairs", "pairs", -(-config.clips // config.batch))
 
 
 @dataclass(frozen=True)
 class PairStore:
-    """Trajectories in memory: half `[N, S + 1, F, C, h, w]`, the last state clean, and token ids int32 `[N, M]`."""
+    """Trajectories in memory: half `[N, S + 1, F, C, h, w]`, the last state clean, and token ids int32 `[N, M]`.
+
+    In place of token ids, `ids` may hold one number for each caption, `[N]`.
+    """
 
     trajectory: Tensor
     ids: Tensor
 
     @classmethod
     def open(cls, preset: Preset, run: Run) -> "PairStore":
-        """Read all shards of a run; `ValueError` if stage `pairs` has not finished."""
-        config = preset.recipe.pairs
-        paths = [run.folder / "pairs" / f"pairs_{n:04d}.safetensors" for n in range(-(-config.clips // config.batch))]
-        shards = [load_tensors(path, made_by="pairs") for path in paths]
-        return cls(torch.cat([s["trajectory"] for s in shards]), torch.cat([s["ids"] for s in shards]))
+        """Read all shards of a run onto its device; `ValueError` if stage `pairs` has not finished."""
+        trajectory, ids = _shards(preset, run).read("trajectory", "ids", device=run.device)
+        return cls(trajectory, ids)
 
     def draw(self, index: Tensor, generator: torch.Generator, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
         """Draw trajectories and pick the state at level `index` `[B, F]` of each frame.
 
-        Returns the states and the clean ends, fp32 `[B, F, C, h, w]`, and ids int64 `[B, M]`.
+        Returns the states and the clean ends, fp32 `[B, F, C, h, w]`, and ids int64 `[B, M]` or `[B]`.
         """
-        rows = torch.randint(len(self.trajectory), (len(index),), generator=generator)
+        rows = torch.randint(len(self.trajectory), (len(index),), generator=generator, device=generator.device)
+        rows = rows.to(self.trajectory.device)
         trajectory = self.trajectory[rows].to(device, torch.float32)
         return gather_states(trajectory, index.to(device)), trajectory[:, -1], self.ids[rows].long().to(device)

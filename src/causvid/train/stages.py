@@ -1,5 +1,7 @@
 """The recipe: its stages by name, in order, and all of them as one resumable chain."""
 
+import os
+import sys
 import time
 from dataclasses import replace
 from importlib import import_module
@@ -8,10 +10,19 @@ from pathlib import Path
 import torch
 
 from causvid.config import Preset, load_preset
-from causvid.train.loop import Run, train
+from causvid.train.loop import CHECKPOINT, Run, train
 
 ORDER = ("autoencoder", "classifier", "data", "teacher", "pairs", "ode", "dmd")
 BUNDLE = "bundle"
+RESULTS = {
+    "autoencoder": ("autoencoder.safetensors",),
+    "classifier": ("classifier_model",),
+    "teacher": ("teacher.safetensors", "text_encoder.safetensors"),
+    "ode": ("student_ode.safetensors",),
+    "dmd": ("student.safetensors",),
+}
+"""What a finished stage leaves in the run's folder. Stages `data` and `pairs` leave shards that can be made again."""
+LAST_READER = {"data": "dmd", "pairs": "ode"}
 
 
 def run(
@@ -29,18 +40,38 @@ def run(
     in `out / "bundle"`.
     """
     preset = load_preset(preset_name)
+    if name not in (*ORDER, "all"):
+        raise ValueError(f"stage={name} is not one of {', '.join((*ORDER, 'all'))}")
+    check_folder(Path(out))
     where = Run(Path(out), seed=seed, device=torch.device(device), minutes=max_minutes)
     if name == "all":
         return _run_all(preset, where)
-    if name not in ORDER:
-        raise ValueError(f"stage={name} is not one of {', '.join((*ORDER, 'all'))}")
     done = _run_stage(name, preset, where)
     if done and name == ORDER[-1]:
-        _export(preset, where)
+        if (where.folder / "classifier_model").is_dir():
+            _export(preset, where)
+        else:
+            print("no bundle yet: run `causvid train classifier`, then `causvid train dmd` again", file=sys.stderr)
     return done
 
 
+def check_folder(out: Path) -> None:
+    """Raise `ValueError` unless `out` can be written to, or be made; nothing is written yet."""
+    nearest = next(place for place in (out, *out.parents) if place.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+        raise ValueError(f"out={out}: {nearest.absolute()} is not a folder that can be written to")
+
+
+def _came_finished(name: str, folder: Path) -> bool:
+    """Tell whether another machine handed over the result of a stage, or of the last one that needs its shards."""
+    name = LAST_READER.get(name, name)
+    whole = all((folder / result).exists() for result in RESULTS[name])
+    return whole and not (folder / name / CHECKPOINT).exists()
+
+
 def _run_stage(name: str, preset: Preset, where: Run) -> bool:
+    if where.device.type == "cuda":
+        torch.compiler.reset()  # a compiled block has room for few graphs, and those of an earlier stage serve no more
     stage = getattr(import_module(f"causvid.train.{name}"), f"{name}_stage")
     return train(stage(preset, where), where)
 
@@ -48,6 +79,8 @@ def _run_stage(name: str, preset: Preset, where: Run) -> bool:
 def _run_all(preset: Preset, where: Run) -> bool:
     begin = time.monotonic()
     for name in ORDER:
+        if _came_finished(name, where.folder):
+            continue
         left = None if where.minutes is None else where.minutes - (time.monotonic() - begin) / 60
         if (left is not None and left <= 0) or not _run_stage(name, preset, replace(where, minutes=left)):
             return False

@@ -9,14 +9,15 @@ from torch.nn import functional
 from causvid.config import Phase, Preset
 from causvid.flow import add_noise, randn_like, sample_logit_normal, schedule, velocity_target
 from causvid.generate.solver import guided_velocity, solve
-from causvid.media import contact_sheet, to_bytes
 from causvid.models.text import TextEncoder
-from causvid.models.tiny_autoencoder import TinyAutoencoder
 from causvid.models.transformer import Transformer
 from causvid.train.artifacts import load_weights, save_weights
 from causvid.train.data import ClipStore, held_out_prompts, load_autoencoder, new_text_encoder
 from causvid.train.loop import Run, Stage, step_generator
-from causvid.train.optimizer import Ema, adamw, learning_rate, update
+from causvid.train.optimizer import Ema, adamw, autocast, learning_rate, update
+from causvid.train.samples import SAMPLES, write_samples
+
+EMBEDDED_TOGETHER = 512
 
 
 def new_transformer(preset: Preset, run: Run, *, weights: str | None = None, made_by: str = "teacher") -> Transformer:
@@ -28,7 +29,7 @@ def new_transformer(preset: Preset, run: Run, *, weights: str | None = None, mad
         load_weights(model, run.folder / weights, made_by=made_by)
     model.to(run.device)
     if run.device.type == "cuda":
-        model.compile()
+        compile_blocks(model)
     return model
 
 
@@ -39,9 +40,13 @@ def load_text_encoder(preset: Preset, run: Run) -> TextEncoder:
     return encoder.eval().requires_grad_(False)
 
 
-def autocast(run: Run) -> torch.autocast:
-    """Return the precision of a training pass: bf16 products on CUDA, fp32 elsewhere; weights stay fp32."""
-    return torch.autocast(run.device.type, dtype=torch.bfloat16, enabled=run.device.type == "cuda")
+def compile_blocks(model: Transformer) -> None:
+    """Compile a transformer's blocks in place: one graph for all of them and every shape of a batch.
+
+    A pass with a cache stays as it is.
+    """
+    for block in model.blocks:
+        block.compile(dynamic=False)
 
 
 def phase_at(phases: tuple[Phase, ...], progress: float) -> Phase:
@@ -52,6 +57,20 @@ def phase_at(phases: tuple[Phase, ...], progress: float) -> Phase:
 def token_mask(ids: Tensor) -> Tensor:
     """Return which ids `[B, M]` are real tokens; 0 is padding."""
     return ids != 0
+
+
+@torch.no_grad()
+def embed_captions(text: TextEncoder, ids: Tensor) -> tuple[Tensor, Tensor]:
+    """Embed every distinct caption of a store once.
+
+    Takes ids `[..., M]` on the encoder's device. Returns the embeddings, fp32 `[U, M, D]`, and for each caption the row
+    that holds its own, int64 `[...]`.
+    """
+    distinct, rows = torch.unique(ids.flatten(0, -2), dim=0, return_inverse=True)
+    embeddings = torch.empty(*distinct.shape, text.dim, device=ids.device)
+    for part, place in zip(distinct.split(EMBEDDED_TOGETHER), embeddings.split(EMBEDDED_TOGETHER), strict=True):
+        place.copy_(text(part.long(), token_mask(part)))
+    return embeddings, rows.reshape(ids.shape[:-1])
 
 
 def teacher_stage(preset: Preset, run: Run) -> Stage:
@@ -66,10 +85,10 @@ def teacher_stage(preset: Preset, run: Run) -> Stage:
     null_ids = text.tokens([""])[0][0].to(run.device)
 
     def step(n: int) -> dict[str, Tensor]:
-        generator = step_generator(run.seed, "teacher", n)
+        generator = step_generator(run.seed, "teacher", n, run.device)
         phase = phase_at(config.phases, n / config.steps)
         x0, ids = store.draw(phase.batch, frames=phase.frames, generator=generator, device=run.device)
-        dropped = torch.rand(len(ids), generator=generator).to(run.device) < config.drop_prompt
+        dropped = torch.rand(len(ids), generator=generator, device=run.device) < config.drop_prompt
         ids = torch.where(dropped[:, None], null_ids, ids)
         sigma = sample_logit_normal(
             (len(ids), 1), shift=preset.generation.shift, generator=generator, device=run.device
@@ -87,16 +106,15 @@ def teacher_stage(preset: Preset, run: Run) -> Stage:
 
     def averaged() -> tuple[Transformer, TextEncoder]:
         teacher, encoder = Transformer(preset.transformer).to(run.device), new_text_encoder(preset, run)
-        averages["model"].copy_to(teacher)
-        averages["text"].copy_to(encoder)
-        return teacher.eval(), encoder.eval()
+        return averages["model"].copy_to(teacher), averages["text"].copy_to(encoder)
 
+    @torch.no_grad()
     def sample(folder: Path, done: int) -> None:
         teacher, encoder = averaged()
         frames = phase_at(config.phases, (done - 1) / config.steps).frames
-        prompts = held_out_prompts(preset, 12)
+        prompts = held_out_prompts(preset, SAMPLES)
         latent = sample_teacher(preset, run, teacher, encoder, prompts, frames=frames)
-        write_samples(autoencoder, latent, prompts, folder / "samples.png")
+        write_samples(autoencoder.decode(latent), prompts, folder, fps=preset.generation.fps)
 
     def finish() -> None:
         teacher, encoder = averaged()
@@ -106,6 +124,7 @@ def teacher_stage(preset: Preset, run: Run) -> Stage:
     return Stage(
         name="teacher",
         steps=config.steps,
+        settings=config.lasting(),
         state={
             "model": model,
             "text": text,
@@ -141,12 +160,3 @@ def latent_shape(preset: Preset, batch: int, frames: int) -> tuple[int, int, int
     """Return [B, F, C, h, w] of a preset's latents."""
     g, factor = preset.generation, preset.autoencoder_sizes.spatial_factor
     return (batch, frames, preset.transformer.in_channels, g.height // factor, g.width // factor)
-
-
-@torch.no_grad()
-def write_samples(autoencoder: TinyAutoencoder, latent: Tensor, prompts: list[str], path: Path) -> None:
-    """Decode latents `[B, F, C, h, w]` and write frames of each over its prompt as a contact sheet."""
-    pixels = autoencoder.decode(latent)
-    contact_sheet(list(to_bytes(pixels).numpy()), prompts, columns=2, stills=min(5, pixels.shape[1]), scale=2).save(
-        path
-    )

@@ -1,12 +1,17 @@
 """Batches of rendered clips for training."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor
 
 from causvid.config import Preset
+from causvid.train.loop import Run, step_generator
 from causvid.worlds.storybook import Scene, World, caption, render, sample_scene
+
+POOL_BATCH = 256
 
 
 def world_of(preset: Preset) -> World:
@@ -29,9 +34,48 @@ def render_batch(
 ) -> tuple[Tensor, list[Scene]]:
     """Draw training scenes and render `frames` pixel frames of each."""
     world = world_of(preset)
-    seeds = torch.randint(2**31, (batch,), generator=generator).tolist()
+    seeds = torch.randint(2**31, (batch,), generator=generator, device=generator.device).tolist()
     scenes = [sample_scene(world, seed, split="train") for seed in seeds]
     return render_scenes(preset, scenes, frames=frames, device=device), scenes
+
+
+@dataclass(frozen=True)
+class ClipPool:
+    """Clips rendered once, bytes `[N, T, 3, H, W]` on the run's device, and what they show."""
+
+    pixels: Tensor
+    scenes: tuple[Scene, ...]
+
+    @classmethod
+    def render(
+        cls, preset: Preset, clips: int, *, frames: int, generator: torch.Generator, device: torch.device
+    ) -> "ClipPool":
+        """Draw training scenes and render `frames` pixel frames of each, many at a time: they share their strokes."""
+        g = preset.generation
+        pixels = torch.empty(clips, frames, 3, g.height, g.width, dtype=torch.uint8, device=device)
+        scenes: list[Scene] = []
+        for part in pixels.split(POOL_BATCH):
+            drawn, shown = render_batch(preset, len(part), frames=frames, generator=generator, device=device)
+            part.copy_(drawn.mul_(255).round_())
+            scenes += shown
+        return cls(pixels, tuple(scenes))
+
+    def draw(self, batch: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Return random clips, fp32 `[B, T, 3, H, W]` in [0, 1], and their numbers, int64 `[B]`."""
+        index = torch.randint(len(self.pixels), (batch,), generator=generator, device=generator.device)
+        index = index.to(self.pixels.device)
+        return self.pixels[index].float() / 255, index
+
+
+def lazy_pool(preset: Preset, run: Run, clips: int, *, frames: int) -> Callable[[], ClipPool]:
+    """Return a function that renders a pool when it is first called, the same one however often a stage resumes."""
+
+    @cache
+    def pool() -> ClipPool:
+        generator = step_generator(run.seed, "pool", 0)
+        return ClipPool.render(preset, clips, frames=frames, generator=generator, device=run.device)
+
+    return pool
 
 
 def captions(scenes: Sequence[Scene], seeds: Sequence[int]) -> list[str]:

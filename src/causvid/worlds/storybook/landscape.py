@@ -6,6 +6,7 @@ frame's centre. A ridge's height needs no more than [n, t, 1, W] numbers, which 
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -37,7 +38,13 @@ class View:
 
 def rgb(colour: RGB, like: Tensor) -> Tensor:
     """Return a colour as [1, 1, 3, 1, 1] on the device and in the type of like."""
-    return torch.tensor(colour, device=like.device, dtype=like.dtype).view(1, 1, 3, 1, 1)
+    return _rgb(colour, like.device, like.dtype)
+
+
+@lru_cache(maxsize=1024)
+def _rgb(colour: RGB, device: torch.device, dtype: torch.dtype) -> Tensor:
+    # Kept, since each copy to a GPU waits for all that it still has to draw.
+    return torch.tensor(colour, device=device, dtype=dtype).view(1, 1, 3, 1, 1)
 
 
 def coverage(distance: Tensor, pixel: Pixel) -> Tensor:

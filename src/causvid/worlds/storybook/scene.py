@@ -114,9 +114,18 @@ class Scene:
         if self.morph is not None:
             check_value("subject", self.morph)
 
-    def labels(self) -> dict[str, int]:
-        """Return each attribute's index in its full vocabulary."""
-        return {name: values.index(getattr(self, name)) for name, values in ATTRIBUTES.items()}
+    def readable(self) -> dict[str, str | None]:
+        """Return what a viewer can name, attribute by attribute; None for what changes or is two."""
+        single = self.morph is None and self.second is None
+        return {
+            "subject": self.subject if single else None,
+            "colour": self.colour if self.second is None else None,
+            "place": self.place,
+            "motion": self.motion,
+            "weather": self.weather,
+            "time": self.time,
+            "camera": self.camera,
+        }
 
 
 def is_held_out(subject: str, colour: str, place: str, motion: str) -> bool:

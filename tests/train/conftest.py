@@ -1,0 +1,99 @@
+"""One run of the whole recipe at the smallest size, which the tests of this folder share and do not change."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+from torch import Tensor
+
+from causvid.config import Preset, load_preset
+from causvid.train import autoencoder, data, stages
+from causvid.train.loop import Run
+from causvid.worlds.storybook import Scene
+
+RESULTS = {
+    "autoencoder": ("autoencoder.safetensors",),
+    "classifier": ("classifier_model/config.json", "classifier_model/model.safetensors"),
+    "data": ("data/clips_0000.safetensors", "data/clips_0001.safetensors"),
+    "teacher": ("teacher.safetensors", "text_encoder.safetensors"),
+    "pairs": ("pairs/pairs_0000.safetensors", "pairs/pairs_0001.safetensors"),
+    "ode": ("student_ode.safetensors",),
+    "dmd": ("student.safetensors",),
+}
+
+
+@dataclass(frozen=True)
+class Chain:
+    """A finished run; `scenes` are those that its store was rendered from."""
+
+    folder: Path
+    preset: Preset
+    scenes: tuple[Scene, ...]
+
+    def results(self, stage: str, folder: Path | None = None) -> dict[str, dict[str, Tensor]]:
+        """Read what a stage of this run, or of one in another folder, hands on."""
+        place = self.folder if folder is None else folder
+        return {name: load_file(place / name) for name in RESULTS[stage] if name.endswith(".safetensors")}
+
+    def copy(self, folder: Path, *, without: tuple[str, ...] = (), checkpoints: bool = True) -> Path:
+        """Copy the run, as if the stages in `without` had never been started; a bundle is not copied."""
+        left_out = {*without, *(name for stage in without for name in RESULTS[stage])}
+        if "classifier" in without:
+            left_out.add("classifier_model")
+        parts = {"bundle", "tensorboard"} if checkpoints else {"bundle", "tensorboard", "checkpoint.pt"}
+
+        def ignore(place: str, names: list[str]) -> set[str]:
+            inside = Path(place).relative_to(self.folder)
+            return {name for name in names if str(inside / name) in left_out or name in parts}
+
+        shutil.copytree(self.folder, folder, ignore=ignore)
+        return folder
+
+    def run(self) -> Run:
+        """Return the run, for stages that are built and stepped by hand."""
+        return Run(self.folder)
+
+
+def make_small(patch: pytest.MonkeyPatch) -> None:
+    """Several shards of few clips, and few clips for the principal components."""
+    patch.setattr(data, "SHARD", 8)
+    patch.setattr(autoencoder, "SHORTCUT_CLIPS", 24)
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    make_small(monkeypatch)
+
+
+@pytest.fixture(scope="session")
+def chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
+    folder = tmp_path_factory.mktemp("chain") / "run"
+    scenes: list[Scene] = []
+    render = data.render_batch
+
+    def render_and_remember(*arguments: Any, **options: Any) -> Any:
+        pixels, drawn = render(*arguments, **options)
+        scenes.extend(drawn)
+        return pixels, drawn
+
+    with pytest.MonkeyPatch.context() as patch:
+        make_small(patch)
+        patch.setattr(data, "render_batch", render_and_remember)
+        assert stages.run("all", "test", folder)
+    yield Chain(folder, load_preset("test"), tuple(scenes))
+
+
+@pytest.fixture
+def changed(chain: Chain) -> Callable[..., Preset]:
+    """Return the preset `test` with other settings of one stage."""
+
+    def change(stage: str, **settings: Any) -> Preset:
+        recipe = chain.preset.recipe
+        other = type(getattr(recipe, stage)).model_validate({**getattr(recipe, stage).model_dump(), **settings})
+        return chain.preset.model_copy(update={"train": recipe.model_copy(update={stage: other})})
+
+    return change
