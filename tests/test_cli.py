@@ -6,11 +6,13 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import av
 import numpy as np
 import pytest
+import torch
 
 from causvid import cli
 from causvid.cli import generate
@@ -24,6 +26,7 @@ class FakePipeline:
 
     fps = 12
     clip_seconds = 2.5
+    bundle = SimpleNamespace(provenance={"world": "full"})
 
     def __init__(self) -> None:
         self.calls: list[dict[str, Any]] = []
@@ -80,7 +83,7 @@ def test_unknown_words_are_named_and_the_video_is_made(
     pipeline: FakePipeline, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run("generate", "a zeppelin over a lake", "-o", tmp_path / "a.gif") == 0
-    assert "does not know 'zeppelin'; `causvid world words`" in capsys.readouterr().err
+    assert "does not know 'zeppelin'; `causvid world words --preset full`" in capsys.readouterr().err
     assert (tmp_path / "a.gif").exists()
     assert pipeline.calls[0]["seconds"] == pipeline.clip_seconds
 
@@ -192,6 +195,14 @@ def test_a_mistake_gets_one_line_and_no_file(
 def test_a_device_that_is_not_there_is_refused(device: str) -> None:
     with pytest.raises(ValueError, match=f"device={device} is not available"):
         find_device(device)
+
+
+@pytest.mark.parametrize(("available", "device"), [(True, "cuda"), (False, "cpu")])
+def test_the_default_device_is_one_that_is_there(monkeypatch: pytest.MonkeyPatch, available: bool, device: str) -> None:
+    for built_for in ("cuda", "mps"):
+        monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda *_, kind=built_for: torch.device(kind))
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: available)
+        assert find_device(None) == torch.device(device)
 
 
 def test_a_mistake_found_late_leaves_no_file(

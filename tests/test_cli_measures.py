@@ -14,7 +14,7 @@ from PIL import Image
 from causvid import cli
 from causvid.cli import evaluate
 from causvid.config import GenerationConfig
-from causvid.evaluate.card import read_report
+from causvid.evaluate.card import REPORT, EvaluationReport
 from causvid.evaluate.classifier import AttributeClassifier
 from causvid.pipeline import Pipeline
 from causvid.worlds.storybook import ATTRIBUTES
@@ -62,7 +62,9 @@ class NoiseMaker:
             height=32, width=48, fps=8, clip_frames=7, first=1, chunk=3, window=3, sink=1, shift=3.0,
             timesteps=(1000, 500), teacher_steps=10, guidance=3.0,
         )  # fmt: skip
-        self.bundle = SimpleNamespace(classifier=folder / "classifier", provenance={"world": "nano"}, teacher=object())
+        self.bundle = SimpleNamespace(
+            folder=folder, classifier=folder / "classifier", provenance={"world": "nano"}, teacher=object()
+        )
         settings = {"format": 1, "generation": self.generation.model_dump(mode="json"), "provenance": {"world": "nano"}}
         (folder / "causvid.json").write_text(json.dumps(settings))
         attributes = {name: ATTRIBUTES[name] for name in ("subject", "colour", "place", "motion")}
@@ -90,11 +92,22 @@ def test_adherence_is_scored_shown_and_written_to_the_card(
         assert part in out
     assert not (tmp_path / "README.md").exists()
     assert run("evaluate", "adherence", *options, "--card") == 0
-    report = read_report(tmp_path)
+    report = EvaluationReport.model_validate_json((tmp_path / REPORT).read_text())
     assert report.prompts == 4
     assert report.teacher is not None and report.drift is not None
+    assert report.drift.videos == 2
     assert report.notes == ("Noise follows no prompt.",)
+    asked = "--prompts 4 --long-prompts 2 --long-seconds 10.0"
+    assert report.commands == (f"causvid evaluate adherence {asked}",)
     assert "Noise follows no prompt." in (tmp_path / "README.md").read_text()
+
+
+def test_the_command_on_the_card_measures_the_same_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluate, "load_pipeline", lambda model, device: NoiseMaker(tmp_path))
+    options = ("--model", tmp_path, "--prompts", 2, "--long-prompts", 0, "--no-teacher", "--seed", 3, "--device", "cpu")
+    assert run("evaluate", "adherence", *options, "--card") == 0
+    asked = "--model path/of/this/folder --prompts 2 --long-prompts 0 --no-teacher --seed 3 --device cpu"
+    assert f"causvid evaluate adherence {asked}\n" in (tmp_path / "README.md").read_text()
 
 
 @built_in

@@ -1,5 +1,7 @@
 """Settings refuse what they do not know, in one clear line, and every preset fits itself."""
 
+from importlib import resources
+
 import pytest
 from pydantic import ValidationError
 
@@ -72,11 +74,40 @@ def test_a_preset_is_read_from_a_file_and_survives_json(tmp_path):
         ("heads = 2", "heads = 0", "heads"),
         ("layers = 1", "layers = -1", "layers"),
         ("[generation]", "[generation", "not valid TOML"),
+        ("max_tokens = 12", "max_tokens = 0", "text.max_tokens"),
+        ("fps = 8", "fps = 0", "generation.fps"),
+        ("fps = 8", "fps = inf", "generation.fps"),
+        ("fps = 8", "fps = nan", "generation.fps"),
+        ("guidance = 3.0", "guidance = -1", "generation.guidance"),
+        ("sink = 1", "sink = -1", "generation.sink"),
+        ("window = 6\nsink = 1", "window = 0\nsink = 0", "generation: window=0 and sink=0"),
+        ("clip_frames = 7", "clip_frames = 8", "clip_frames=8 is not first=1 plus a multiple of chunk=3"),
+        ("first = 1", "first = 10", "clip_frames=7 is not first=10"),
+        ("[1000, 500]", "[]", "must start at 1000"),
+        ("[1000, 500]", "[900, 500]", "must start at 1000"),
+        ("[1000, 500]", "[1000, 500, 500]", "fall strictly"),
+        ("[1000, 500]", "[1000, 0]", "generation.timesteps.1"),
+        ("height = 32", "height = 40", "odd.toml: generation.height=40 is not a multiple of 16"),
+        ("text_dim = 16", "text_dim = 17", "odd.toml: text.dim=16 is not transformer.text_dim=17"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused_in_one_line_that_names_them(refusal, old, new, named):
     assert old in SMALL
     assert named in refusal(SMALL.replace(old, new, 1))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "named"),
+    [
+        ("{ frames = 4,", "{ frames = 5,", "frames=5 is not from 1 to clip_frames=4"),
+        ("until = 0.5", "until = 1.0", "must rise from above 0 to 1"),
+        ("until = 1.0", "until = 0.9", "must rise from above 0 to 1"),
+    ],
+)
+def test_phases_that_do_not_fit_the_clip_or_the_stage_are_refused(refusal, old, new, named):
+    text = (resources.files("causvid") / "presets" / "test.toml").read_text(encoding="utf-8")
+    assert old in text
+    assert named in refusal(text.replace(old, new, 1))
 
 
 def test_an_unknown_preset_is_refused_with_the_known_ones():
@@ -91,6 +122,15 @@ def test_a_preset_file_that_is_not_text_is_refused(tmp_path):
     (tmp_path / "odd.toml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ValueError, match="preset="):
         load_preset(str(tmp_path / "odd.toml"))
+
+
+@pytest.mark.parametrize("setting", [("teacher", "batch"), ("classifier", "ema")])
+def test_a_stage_refuses_a_setting_that_it_would_not_use(setting):
+    stage, name = setting
+    preset = load_preset("test").model_dump()
+    preset["train"][stage][name] = 1
+    with pytest.raises(ValidationError, match=rf"train\.{stage}\.{name}"):
+        Preset.model_validate(preset)
 
 
 def test_settings_are_frozen():

@@ -5,7 +5,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parent.parent / "src" / "causvid"
 FLOORS = (
-    ("flow", "config", "media", "interrupt"),
+    ("flow", "config", "media", "interrupt", "seeding"),
     ("nn", "distill"),
     ("models",),
     ("generate",),

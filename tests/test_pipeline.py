@@ -80,7 +80,7 @@ def live(frames: Iterator[torch.Tensor]) -> Stream:
 @pytest.mark.parametrize("first", [1, 3])
 @pytest.mark.parametrize("chunk", [2, 3])
 def test_chunks_come_one_by_one_and_the_last_is_cut(first: int, chunk: int) -> None:
-    one = make(first=first, chunk=chunk)
+    one = make(first=first, chunk=chunk, clip_frames=first + 2 * chunk)
     sizes = [len(frames) for frames in one.stream(PROMPT, seconds=4)]
     assert sizes[0] == 4 * first - 3
     assert set(sizes[1:-1]) == {4 * chunk}
@@ -207,6 +207,17 @@ def test_a_saved_pipeline_makes_the_same_video(pipeline: Pipeline, tmp_path: Pat
     again = Pipeline.from_pretrained(tmp_path / "it")
     assert torch.equal(video(pipeline.stream(PROMPT, seconds=3)), video(again.stream(PROMPT, seconds=3)))
     assert again.generation == pipeline.generation
+
+
+def test_a_saved_pipeline_keeps_its_card(pipeline: Pipeline, tmp_path: Path) -> None:
+    files = ("README.md", "evaluation.json", "contact_sheet.png")
+    pipeline.save_pretrained(tmp_path / "it")
+    for name in files:
+        (tmp_path / "it" / name).write_text(name)
+    loaded = Pipeline.from_pretrained(tmp_path / "it")
+    for folder in ("other", "it"):
+        loaded.save_pretrained(tmp_path / folder)
+        assert [(tmp_path / folder / name).read_text() for name in files] == list(files)
 
 
 def test_unknown_words_are_named_and_still_make_a_video(pipeline: Pipeline) -> None:

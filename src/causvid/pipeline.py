@@ -14,12 +14,11 @@ import torch
 from torch import Tensor
 
 from causvid.flow import check_few_steps, schedule, spread_steps, warped_steps
-from causvid.generate.rollout import commit_chunk, rollout
+from causvid.generate.rollout import next_chunk
 from causvid.generate.solver import guided_velocity, solve
 from causvid.media import to_bytes
-from causvid.models.autoencoder import TIME_FACTOR, AutoencoderState, pixel_frames
+from causvid.models.autoencoder import TIME_FACTOR, Autoencoder, AutoencoderState, pixel_frames
 from causvid.models.bundle import Bundle, load_bundle, save_bundle
-from causvid.models.tiny_autoencoder import TinyAutoencoder
 from causvid.models.transformer import TextKeys, Transformer
 from causvid.nn.cache import CacheSnapshot, KVCache
 
@@ -29,7 +28,10 @@ BUILT_IN = "nano"
 
 @dataclass(frozen=True)
 class StreamState:
-    """All that the next chunk of a stream depends on, besides the weights."""
+    """All that the next chunk of a stream depends on, besides the weights.
+
+    latest: the newest chunk, made but not committed yet, `[1, F, C, H, W]`. random: the state of the noise's generator.
+    """
 
     text: TextKeys
     cache: CacheSnapshot
@@ -48,7 +50,7 @@ class Stream(Iterator[Tensor]):
     def __init__(
         self,
         transformer: Transformer,
-        autoencoder: TinyAutoencoder,
+        autoencoder: Autoencoder,
         text: TextKeys,
         cache: KVCache,
         *,
@@ -78,19 +80,15 @@ class Stream(Iterator[Tensor]):
     def __next__(self) -> Tensor:
         if self.length is not None and self.frames >= self.length:
             raise StopIteration
-        if self._latest is not None:
-            commit_chunk(self._transformer, self._latest, self._text, self._cache)
-        size = self._first if self._latest is None else self._chunk
-        self._latest = next(
-            rollout(
-                self._transformer,
-                self._text,
-                self._cache,
-                chunks=(size,),
-                shape=(1, *self._shape),
-                sigmas=self._sigmas,
-                generator=self._generator,
-            )
+        self._latest = next_chunk(
+            self._transformer,
+            self._text,
+            self._cache,
+            latest=self._latest,
+            size=self._first if self._latest is None else self._chunk,
+            shape=(1, *self._shape),
+            sigmas=self._sigmas,
+            generator=self._generator,
         )
         pixels, self._decoder = self._autoencoder.decode_chunk(self._latest, self._decoder)
         left = None if self.length is None else self.length - self.frames
@@ -147,7 +145,7 @@ class Pipeline:
         return cls(load_bundle(folder, device=device))
 
     def save_pretrained(self, path: str | Path, *, dtype: torch.dtype = torch.float32) -> None:
-        """Write the model as a bundle, replacing one that is there.
+        """Write the model as a bundle, with the card it was loaded with, replacing one that is there.
 
         Raises:
             ValueError: if the folder exists and is not a bundle.
@@ -162,6 +160,7 @@ class Pipeline:
             provenance=parts.provenance,
             teacher=parts.teacher,
             classifier=parts.classifier,
+            card_from=parts.folder,
             dtype=dtype,
         )
 

@@ -11,6 +11,7 @@ from causvid.evaluate.adherence import (
     Adherence,
     Mode,
     Tally,
+    describe_machine,
     measure,
     measure_drift,
     points_below,
@@ -111,6 +112,7 @@ def test_measure_seeds_every_clip_by_its_place_and_times_it(classifier: ByBright
 
 def test_drift_compares_both_ends(classifier: ByBrightness) -> None:
     drift = measure_drift(Fading(), classifier, ["a", "b"], {"colour": torch.tensor([1, 1])}, seconds=30.0, seed=8)
+    assert drift.videos == 2
     assert drift.first.accuracy["colour"] == 1.0 and drift.last.accuracy["colour"] == 0.0
     with pytest.raises(ValueError, match="edge_seconds"):
         measure_drift(Fading(), classifier, ["a"], {"colour": torch.tensor([1])}, seconds=8.0, seed=0)
@@ -122,3 +124,9 @@ def test_mistakes_are_named(classifier: ByBrightness) -> None:
         score(classifier, [pixels], {"weather": torch.tensor([0, 0])})
     with pytest.raises(ValueError, match="clips=2"):
         score(classifier, [pixels], {"colour": torch.tensor([0, 0, 0])})
+
+
+def test_the_machine_names_its_gpu_where_one_was_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"Card {device.index}")
+    assert describe_machine("cuda:1") == f"Card 1; {describe_machine()}"
+    assert describe_machine("cpu") == describe_machine()

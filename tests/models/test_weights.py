@@ -106,8 +106,9 @@ def test_missing_unknown_and_misshapen_weights_are_named_in_one_line() -> None:
 def test_settings_make_the_round_trip_and_variants_are_refused() -> None:
     settings = weights.to_diffusers_config(CONFIG)
     assert weights.from_diffusers_config(settings) == CONFIG
-    wan = weights.from_diffusers_config({"num_attention_heads": 12, "num_layers": 30, "ffn_dim": 8960})
-    assert (wan.dim, wan.layers, wan.text_dim) == (1536, 30, 4096)
+    for name in ("attention_head_dim", "num_attention_heads", "num_layers", "ffn_dim", "text_dim", "patch_size"):
+        with pytest.raises(ValueError, match=f"^{name} is missing"):
+            weights.from_diffusers_config({key: value for key, value in settings.items() if key != name})
     for name, value in (
         ("_class_name", "FluxTransformer2DModel"),
         ("image_dim", 1280),

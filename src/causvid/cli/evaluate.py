@@ -1,5 +1,6 @@
 """`causvid evaluate`: does the video show what the prompt says?"""
 
+import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
@@ -8,7 +9,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from causvid.cli.options import DeviceOption, ModelOption, load_pipeline, progress_bar
+from causvid.cli.options import DeviceOption, ModelOption, find_device, load_pipeline, progress_bar
+from causvid.media import contact_sheet
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,12 +21,16 @@ if TYPE_CHECKING:
     from causvid.worlds.storybook import Scene
 
 BATCH = 8
+SHOWN = 10
+REMARKS = ("card", "note")
+"""Options that change no number."""
 
 
 def adherence(
+    context: typer.Context,
     model: ModelOption = None,
     prompts: Annotated[int, typer.Option(min=1, help="Held-out prompts.")] = 100,
-    long_prompts: Annotated[int, typer.Option(min=0, help="Prompts of long videos; 0 makes none.")] = 20,
+    long_prompts: Annotated[int, typer.Option(min=0, help="Prompts of long videos; 0 makes none.")] = 100,
     long_seconds: Annotated[float, typer.Option(min=10, help="Length of a long video.")] = 30.0,
     teacher: Annotated[bool, typer.Option(help="Measure the teacher too, where the model has one.")] = True,
     card: Annotated[bool, typer.Option("--card", help="Write the model card into the bundle.")] = False,
@@ -34,7 +40,7 @@ def adherence(
 ) -> None:
     """Score renders, teacher and student on prompts never trained on, and time them."""
     from causvid.evaluate.adherence import describe_machine, measure, measure_drift, score
-    from causvid.evaluate.card import EvaluationReport, write_card
+    from causvid.evaluate.card import CARD, EvaluationReport, write_card
     from causvid.evaluate.classifier import AttributeClassifier
     from causvid.worlds.storybook import World, caption, sample_scene
 
@@ -49,7 +55,7 @@ def adherence(
     world = World.preset(name)
     scenes = [sample_scene(world, seed + number, split="held-out") for number in range(prompts)]
     captions = [caption(scene, scene.seed) for scene in scenes]
-    labels = classifier.labels([_words(scene) for scene in scenes])
+    labels = classifier.labels([scene.readable() for scene in scenes])
     seconds = pipeline.clip_seconds
     with _stages() as stage:
         ceiling = score(classifier, _renders(scenes, own, round(seconds * own.fps), stage("renders")), labels)
@@ -93,33 +99,36 @@ def adherence(
     report = EvaluationReport(
         prompts=prompts,
         seed=seed,
-        machine=describe_machine(),
+        machine=describe_machine(find_device(device)),
         native_fps=own.fps,
         ceiling=ceiling,
         teacher=taught,
         student=student,
         drift=drift,
-        commands=(f"causvid evaluate adherence --prompts {prompts} --long-prompts {long_prompts} --seed {seed}",),
+        commands=(_command(context),),
         notes=tuple(note or ()),
     )
     _show(report)
     if card:
-        write_card(bundle.classifier.parent, report)
-        print(f"wrote {bundle.classifier.parent / 'README.md'}")
+        assert bundle.folder is not None, "it was loaded from one"
+        shown = captions[:SHOWN]
+        videos = pipeline.generate_batch(shown, seeds=range(seed, seed + len(shown)), seconds=seconds)
+        write_card(bundle.folder, report, contact_sheet(list(videos.numpy()), shown, columns=2, scale=2))
+        print(f"wrote {bundle.folder / CARD}")
 
 
-def _words(scene: "Scene") -> dict[str, str | None]:
-    """Say what the classifier should read off a clip; of what changes, or is two, nothing."""
-    single = scene.morph is None and scene.second is None
-    return {
-        "subject": scene.subject if single else None,
-        "colour": scene.colour if scene.second is None else None,
-        "place": scene.place,
-        "motion": scene.motion,
-        "weather": scene.weather,
-        "time": scene.time,
-        "camera": scene.camera,
-    }
+def _command(context: typer.Context) -> str:
+    """Write the command down again, with the options that were not left at their defaults."""
+    words = ["causvid", *context.command_path.split()[-2:]]
+    for option in context.command.params:
+        value = context.params.get(option.name or "")
+        if option.name in REMARKS or value == option.default:
+            continue
+        if isinstance(value, bool):
+            words.append(option.opts[0] if value else option.secondary_opts[0])
+        else:
+            words += [option.opts[0], "path/of/this/folder" if option.name == "model" else str(value)]
+    return shlex.join(words)
 
 
 def _renders(scenes: "list[Scene]", own: "GenerationConfig", frames: int, progress: "Progress") -> "Iterator[Tensor]":

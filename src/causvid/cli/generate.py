@@ -148,7 +148,9 @@ def _ahead(chunks: Iterable[Any], stop: Event) -> Generator[Any, None, None]:
 
 
 def _note_unknown_words(pipeline: "Pipeline", prompt: str) -> None:
+    from causvid.models.bundle import words_command
+
     words = pipeline.unknown_words(prompt)
     if words:
-        known = "`causvid world words` lists those it does"
+        known = f"`{words_command(pipeline.bundle.provenance)}` lists those it does"
         print(f"note: the model does not know {', '.join(map(repr, words))}; {known}", file=sys.stderr)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from causvid.pipeline import Pipeline
 
 ModelOption = Annotated[Path | None, typer.Option(help="A bundle's folder. Default: the built-in model.")]
-DeviceOption = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps. Default: a GPU where there is one.")]
+DeviceOption = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps. Default: cuda if there is one.")]
 
 
 def load_pipeline(model: Path | None, device: str | None) -> "Pipeline":
@@ -24,11 +24,11 @@ def load_pipeline(model: Path | None, device: str | None) -> "Pipeline":
 
 
 def find_device(name: str | None) -> "torch.device":
-    """Return the device of a name, or the best there is; raise ValueError if it is not on this machine."""
+    """Return the device of a name, by default CUDA's or else the CPU; raise ValueError if it is not on this machine."""
     import torch
 
     if name is None:
-        return torch.accelerator.current_accelerator() or torch.device("cpu")
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError):

@@ -1,5 +1,6 @@
 """`causvid train`: the recipe, a stage at a time or whole."""
 
+import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -16,13 +17,29 @@ def train(
     preset: Annotated[str, typer.Option(help="A preset's name, or a .toml file.")] = "nano",
     out: Annotated[Path | None, typer.Option(help="Folder of the run. Default: runs/<preset>.")] = None,
     max_minutes: Annotated[float | None, typer.Option(min=0, help="Stop and checkpoint after so long.")] = None,
-    seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Of everything random.")] = 0,
     device: DeviceOption = None,
+    unpack: Annotated[Path | None, typer.Option(help="Begin with the parcel in this folder.")] = None,
+    pack: Annotated[Path | None, typer.Option(help="End by writing a parcel of what later stages need here.")] = None,
+    parcel_mib: Annotated[float, typer.Option(min=1, help="How large a parcel may be.")] = 64,
 ) -> None:
-    """Train a stage; the same command takes up where it was interrupted."""
+    """Train a stage; the same command takes up where it was interrupted.
+
+    A parcel carries a run to another machine: a few files of at most 16 MiB, without what can be made again.
+    """
     folder = out or Path("runs") / load_preset(preset).name
     target = find_device(device)
-    from causvid.train import stages
+    from causvid.train import handoff, stages
 
-    done = stages.run(stage, preset, folder, max_minutes=max_minutes, device=str(target), seed=seed)
+    if unpack is not None:
+        stages.check_folder(folder)
+        handoff.unpack(unpack, folder)
+    try:
+        done = stages.run(stage, preset, folder, max_minutes=max_minutes, device=str(target), seed=seed)
+    except KeyboardInterrupt:
+        print(f"stopped: the same command goes on with {stage} from its last checkpoint", file=sys.stderr)
+        raise
     print(f"{folder}: {stage} is done" if done else f"{folder}: time is up; the same command goes on with {stage}")
+    if pack is not None:
+        files = handoff.pack(folder, pack, limit=int(parcel_mib * handoff.MIB))
+        print(f"{pack}: {len(files)} files, {sum(file.stat().st_size for file in files) / handoff.MIB:.1f} MiB")

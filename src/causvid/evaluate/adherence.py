@@ -85,6 +85,7 @@ class Measurement(Settings):
 class Drift(Settings):
     """Adherence at both ends of long videos made by the student."""
 
+    videos: int
     video_seconds: float
     edge_seconds: float
     first: Adherence
@@ -224,6 +225,7 @@ def measure_drift(
         first.append(clips[:, :edge].clone())
         last.append(clips[:, -edge:].clone())
     return Drift(
+        videos=len(prompts),
         video_seconds=seconds,
         edge_seconds=edge_seconds,
         first=score(classifier, first, labels),
@@ -275,8 +277,8 @@ def make(
             progress(start + len(part), len(prompts))
 
 
-def describe_machine() -> str:
-    """Name the processor, the cores this process may use, and the version of torch."""
+def describe_machine(device: torch.device | str = "cpu") -> str:
+    """Name the GPU, if `device` is one, the processor, the cores this process may use, and the version of torch."""
     name = platform.processor() or platform.machine()
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as lines:
@@ -284,7 +286,10 @@ def describe_machine() -> str:
     except OSError:
         pass
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{name} ({platform.machine()}), {cores} cores, {torch.get_num_threads()} threads, torch {torch.__version__}"
+    threads = torch.get_num_threads()
+    host = f"{name} ({platform.machine()}), {cores} cores, {threads} threads, torch {torch.__version__}"
+    device = torch.device(device)
+    return f"{torch.cuda.get_device_name(device)}; {host}" if device.type == "cuda" else host
 
 
 def _tally(right: Tensor) -> Tally:

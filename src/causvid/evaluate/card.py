@@ -1,6 +1,6 @@
 """Write the model card of a bundle from what was measured: no number in it is typed by hand.
 
-The report is kept beside the card as evaluation.json, so that the card can be written again from the bundle alone.
+The report is kept beside the card as evaluation.json.
 """
 
 import json
@@ -9,15 +9,17 @@ import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from causvid.config import Settings
 from causvid.evaluate.adherence import Adherence, Drift, Measurement, Tally, points_below, relative
+from causvid.models.bundle import CARD, REPORT, SAMPLES, words_command
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 CEILING_SHARE = 0.85
 POINTS = 5.0
-REPORT = "evaluation.json"
-CARD = "README.md"
 
 _PARTS = {
     "transformer": "student (causal transformer)",
@@ -75,28 +77,18 @@ def targets(report: EvaluationReport) -> list[Target]:
     return [*result, Target(wanted, f"{fps:.1f}", fps >= report.native_fps)]
 
 
-def write_card(bundle_path: str | Path, report: EvaluationReport) -> None:
-    """Write README.md and evaluation.json into a bundle.
+def write_card(bundle_path: str | Path, report: EvaluationReport, samples: "Image | None" = None) -> None:
+    """Write README.md and evaluation.json into a bundle, and a picture of what it makes, if one is given.
 
     Raises:
         ValueError: the folder is not a bundle.
     """
     folder = Path(bundle_path)
+    if samples is not None:
+        samples.save(folder / SAMPLES, optimize=True)
     text = render_card(folder, report)
     (folder / REPORT).write_text(report.model_dump_json(indent=2) + "\n", encoding="utf-8")
     (folder / CARD).write_text(text, encoding="utf-8")
-
-
-def read_report(bundle_path: str | Path) -> EvaluationReport:
-    """Read the evaluation.json of a bundle.
-
-    Raises:
-        ValueError: there is none, or it does not fit.
-    """
-    path = Path(bundle_path) / REPORT
-    if not path.is_file():
-        raise ValueError(f"report={path}: no such file; evaluate the bundle first")
-    return EvaluationReport.model_validate_json(path.read_text(encoding="utf-8"))
 
 
 def render_card(bundle_path: str | Path, report: EvaluationReport) -> str:
@@ -111,6 +103,7 @@ def render_card(bundle_path: str | Path, report: EvaluationReport) -> str:
     sections = [
         _header(),
         _introduction(provenance, generation),
+        f"![Generated videos, stills of each in a row]({SAMPLES})" if (folder / SAMPLES).is_file() else "",
         _sizes(folder),
         _training(provenance),
         _adherence(report),
@@ -211,6 +204,8 @@ def _adherence(report: EvaluationReport) -> str:
         "",
         f"95 % intervals (Wilson) of the student's fractions reach up to ±{100 * reach:.1f} points.",
     ]
+    if report.drift is not None:
+        lines += ["", f"Long videos: {report.drift.videos}, of the first of these prompts."]
     weak = [line for name, tallies in report.student.adherence.values.items() if (line := _weakest(name, tallies))]
     return "\n".join([*lines, *(["", "Where the student fails most:", "", *weak] if weak else [])])
 
@@ -261,7 +256,7 @@ def _limits(report: EvaluationReport, provenance: Mapping[str, Any], generation:
     if world:
         lines.append(
             f"- It was trained on renders of the procedural world `{world}` alone and knows nothing else: "
-            "`causvid world words` lists the words it knows."
+            f"`{words_command(provenance)}` lists the words it knows."
         )
     if {"width", "height"} <= set(generation):
         lines.append(f"- It was trained on videos of {_size(generation)} only.")

@@ -79,7 +79,7 @@ class AttributeClassifier(nn.Module):
         return {name: head(features) for name, head in self.heads.items()}
 
     def features(self, pixels: Tensor) -> Tensor:
-        """Describe clips [B, T, 3, H, W] in [0, 1] by the vectors [B, D] that the heads read, for Fréchet distances."""
+        """Describe clips [B, T, 3, H, W] in [0, 1] by the vectors [B, D] that the heads read."""
         x = self.resize(pixels)[:, : self.frames]
         B, T = x.shape[:2]
         still = torch.linspace(0, T - 1, min(self.stills, T)).round().long()

@@ -7,7 +7,7 @@
     text_encoder/, tokenizer/   as transformers writes them
     classifier/         optional: what reads attributes off clips, for measuring
     causvid.json        how to generate (`GenerationConfig`) and where the weights come from (provenance)
-    README.md           the card
+    README.md           the card; once measured, with evaluation.json and contact_sheet.png
 
 Weights may be stored in half precision; they load as fp32.
 """
@@ -26,7 +26,8 @@ from pydantic import ValidationError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from causvid.config import AutoencoderConfig, GenerationConfig, TransformerConfig
+from causvid.config import AutoencoderConfig, GenerationConfig, TransformerConfig, one_line
+from causvid.models.autoencoder import Autoencoder
 from causvid.models.text import TextEncoder
 from causvid.models.tiny_autoencoder import TinyAutoencoder
 from causvid.models.transformer import Transformer
@@ -43,6 +44,9 @@ from causvid.models.weights import (
 SETTINGS = "causvid.json"
 INDEX = "model_index.json"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
+CARD = "README.md"
+REPORT = "evaluation.json"
+SAMPLES = "contact_sheet.png"
 FORMAT = 1
 
 
@@ -51,6 +55,7 @@ class Bundle:
     """A whole model in evaluation mode.
 
     classifier: the folder of the attribute classifier, where there is one. provenance: where the weights come from.
+    folder: where it was loaded from.
     """
 
     transformer: Transformer
@@ -60,6 +65,7 @@ class Bundle:
     provenance: Mapping[str, Any]
     teacher: Transformer | None = None
     classifier: Path | None = None
+    folder: Path | None = None
 
 
 def save_bundle(
@@ -72,13 +78,14 @@ def save_bundle(
     provenance: Mapping[str, Any],
     teacher: Transformer | None = None,
     classifier: str | Path | None = None,
-    card: str | None = None,
+    card_from: Path | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> None:
     """Write a bundle, replacing one that is there; the folder appears whole or not at all.
 
     Args:
-        provenance: anything JSON can hold. classifier: a folder to copy. card: the text of README.md.
+        provenance: anything JSON can hold. classifier: a folder to copy.
+        card_from: a bundle of the same model, whose card is copied with what belongs to it.
         dtype: how weights are stored.
 
     Raises:
@@ -106,10 +113,13 @@ def save_bundle(
         if classifier is not None:
             shutil.copytree(classifier, place / "classifier")
         name = provenance.get("preset", "causvid")
-        readme = place / "README.md"
-        readme.write_text(card or f"# {name}\n\nA bundle of `causvid`.\n", encoding="utf-8")
-        for file in place.rglob("*.safetensors"):  # safetensors lets nobody else read what it writes
-            shutil.copymode(readme, file)
+        readme = place / CARD
+        readme.write_text(f"# {name}\n\nA bundle of `causvid`.\n", encoding="utf-8")
+        for file in (CARD, REPORT, SAMPLES):
+            if card_from is not None and (card_from / file).is_file():
+                shutil.copyfile(card_from / file, place / file)
+        for weights in place.rglob("*.safetensors"):  # safetensors lets nobody else read what it writes
+            shutil.copymode(readme, weights)
 
 
 def load_bundle(folder: str | Path, *, device: torch.device | str = "cpu") -> Bundle:
@@ -131,7 +141,7 @@ def load_bundle(folder: str | Path, *, device: torch.device | str = "cpu") -> Bu
     try:
         generation = GenerationConfig.model_validate(settings.get("generation"))
     except ValidationError as error:
-        raise ValueError(f"{place / SETTINGS}: generation: {_first(error)}") from None
+        raise ValueError(f"{place / SETTINGS}: generation: {one_line(error)}") from None
     transformer = load_transformer(place / "transformer").to(device)
     teacher = load_transformer(place / "teacher").to(device) if (place / "teacher").is_dir() else None
     autoencoder = _load_autoencoder(place / "vae").to(device)
@@ -149,7 +159,14 @@ def load_bundle(folder: str | Path, *, device: torch.device | str = "cpu") -> Bu
         provenance=settings.get("provenance") or {},
         teacher=teacher,
         classifier=classifier if classifier.is_dir() else None,
+        folder=place,
     )
+
+
+def words_command(provenance: Mapping[str, Any]) -> str:
+    """Return the command that lists the words of the world a bundle was trained on."""
+    world = provenance.get("world") or "nano"
+    return "causvid world words" if world == "nano" else f"causvid world words --preset {world}"
 
 
 def save_transformer(folder: Path, model: Transformer, *, dtype: torch.dtype = torch.float32) -> None:
@@ -168,7 +185,8 @@ def load_transformer(folder: Path) -> Transformer:
     try:
         config = from_diffusers_config(settings)
     except ValueError as error:
-        raise ValueError(f"{folder / 'config.json'}: {_first(error)}") from None
+        reason = one_line(error) if isinstance(error, ValidationError) else error
+        raise ValueError(f"{folder / 'config.json'}: {reason}") from None
     try:
         return build_transformer(config, from_diffusers(state, config))
     except ValueError as error:
@@ -191,7 +209,7 @@ def _load_autoencoder(folder: Path) -> TinyAutoencoder:
     try:
         config = AutoencoderConfig.model_validate(settings)
     except ValidationError as error:
-        raise ValueError(f"{folder / 'config.json'}: {_first(error)}") from None
+        raise ValueError(f"{folder / 'config.json'}: {one_line(error)}") from None
     with torch.device("meta"):
         model = TinyAutoencoder(config)
     try:
@@ -203,7 +221,7 @@ def _load_autoencoder(folder: Path) -> TinyAutoencoder:
 
 
 def _check_parts(
-    transformer: Transformer, autoencoder: TinyAutoencoder, text_encoder: TextEncoder, teacher: Transformer | None
+    transformer: Transformer, autoencoder: Autoencoder, text_encoder: TextEncoder, teacher: Transformer | None
 ) -> None:
     for role, model in (("transformer", transformer), ("teacher", teacher)):
         if model is None:
@@ -248,11 +266,3 @@ def _write_weights(folder: Path, settings: Mapping[str, Any], state: Mapping[str
 
 def _write_json(file: Path, value: Mapping[str, Any]) -> None:
     file.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-
-
-def _first(error: ValueError) -> str:
-    """Put a validation error in one line."""
-    if not isinstance(error, ValidationError):
-        return str(error)
-    first = error.errors()[0]
-    return f"{'.'.join(str(part) for part in first['loc']) or 'all'}: {first['msg']}"

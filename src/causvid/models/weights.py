@@ -141,14 +141,11 @@ def to_diffusers_config(config: TransformerConfig) -> dict[str, Any]:
 
 
 def from_diffusers_config(settings: Mapping[str, Any]) -> TransformerConfig:
-    """Read the `config.json` of a `WanTransformer3DModel`; missing entries have diffusers' defaults (Wan 14B's).
+    """Read the `config.json` of a `WanTransformer3DModel`.
 
     Raises:
-        ValueError: if it is another class, or a variant that this transformer is not.
+        ValueError: if a size is missing, or it is another class, or a variant that this transformer is not.
     """
-    default = TransformerConfig(dim=5120, heads=40, layers=40, ffn_dim=13824, text_dim=4096)
-    given = {**to_diffusers_config(default), **settings}
-    patch = given["patch_size"]
     fixed = {
         "_class_name": "WanTransformer3DModel",
         "cross_attn_norm": True,
@@ -156,11 +153,6 @@ def from_diffusers_config(settings: Mapping[str, Any]) -> TransformerConfig:
         "image_dim": None,
         "added_kv_proj_dim": None,
     }
-    for name, value in fixed.items():
-        if given[name] != value:
-            raise ValueError(f"{name}={given[name]!r} is not supported, expected {value!r}")
-    if not isinstance(patch, list | tuple) or len(patch) != 3 or patch[0] != 1 or patch[1] != patch[2]:
-        raise ValueError(f"patch_size={patch} is not supported, expected [1, p, p]")
     sizes = (
         "attention_head_dim",
         "num_attention_heads",
@@ -170,20 +162,29 @@ def from_diffusers_config(settings: Mapping[str, Any]) -> TransformerConfig:
         "in_channels",
         "freq_dim",
     )
+    for name, value in fixed.items():
+        if settings.get(name, value) != value:
+            raise ValueError(f"{name}={settings[name]!r} is not supported, expected {value!r}")
+    for name in (*sizes, "patch_size"):
+        if name not in settings:
+            raise ValueError(f"{name} is missing")
+    patch = settings["patch_size"]
+    if not isinstance(patch, list | tuple) or len(patch) != 3 or patch[0] != 1 or patch[1] != patch[2]:
+        raise ValueError(f"patch_size={patch} is not supported, expected [1, p, p]")
     for name in sizes:
-        if not isinstance(given[name], int) or given[name] < 1:
-            raise ValueError(f"{name}={given[name]!r} is not a positive whole number")
+        if not isinstance(settings[name], int) or settings[name] < 1:
+            raise ValueError(f"{name}={settings[name]!r} is not a positive whole number")
     return TransformerConfig(
-        dim=given["num_attention_heads"] * given["attention_head_dim"],
-        heads=given["num_attention_heads"],
-        layers=given["num_layers"],
-        ffn_dim=given["ffn_dim"],
-        text_dim=given["text_dim"],
-        in_channels=given["in_channels"],
-        out_channels=given["out_channels"] or given["in_channels"],
+        dim=settings["num_attention_heads"] * settings["attention_head_dim"],
+        heads=settings["num_attention_heads"],
+        layers=settings["num_layers"],
+        ffn_dim=settings["ffn_dim"],
+        text_dim=settings["text_dim"],
+        in_channels=settings["in_channels"],
+        out_channels=settings.get("out_channels") or settings["in_channels"],
         patch=patch[1],
-        freq_dim=given["freq_dim"],
-        eps=given["eps"],
+        freq_dim=settings["freq_dim"],
+        eps=settings.get("eps", 1e-6),
     )
 
 
