@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 PROMPT ?= a paper airplane morphing into a swan
 OUT    ?= demo.mp4
-# Empty takes torch from the default index; https://download.pytorch.org/whl/cpu is a much smaller download.
+# Empty takes torch from the default index; one that holds CPU builds only is a much smaller download.
 TORCH_INDEX ?=
 
 .PHONY: demo test install lint clean

@@ -40,7 +40,10 @@ def provenance(preset: Preset, run: Run) -> dict[str, Any]:
     """Say where the weights come from: the preset, its world, and what every stage took by its own log."""
     stages = {}
     for log in run.folder.glob("*/metrics.jsonl"):
-        row = json.loads(log.read_text(encoding="utf-8").splitlines()[-1])
+        rows = log.read_text(encoding="utf-8").splitlines()
+        if not rows:  # begun, and stopped before its first row
+            continue
+        row = json.loads(rows[-1])
         stages[log.parent.name] = {"steps": row["step"], "minutes": round(row["seconds"] / 60, 1)}
     order = [name for name in type(preset.recipe).model_fields if name in stages]
     return {
