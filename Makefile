@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
-PROMPT ?= a paper airplane morphing into a swan
+PROMPT ?= a violet paper airplane turning into a swan while flying left over a lake
 OUT    ?= demo.mp4
 # Empty takes torch from the default index; one that holds CPU builds only is a much smaller download.
 TORCH_INDEX ?=
@@ -11,7 +11,7 @@ TORCH_INDEX ?=
 .PHONY: demo test install lint clean
 
 demo: $(STAMP)
-	@$(BIN)/causvid generate "$(PROMPT)" -o $(OUT)
+	@$(BIN)/causvid generate "$(PROMPT)" -o $(OUT) --seconds 6 --seed 2
 	@echo "The video is $(abspath $(OUT))"
 
 test: lint
