@@ -19,6 +19,9 @@ def train(
     max_minutes: Annotated[float | None, typer.Option(min=0, help="Stop and checkpoint after so long.")] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Of everything random.")] = 0,
     device: DeviceOption = None,
+    start: Annotated[
+        Path | None, typer.Option(help="Begin a new run from this bundle, training its teacher on.")
+    ] = None,
     unpack: Annotated[Path | None, typer.Option(help="Begin with the parcel in this folder.")] = None,
     pack: Annotated[Path | None, typer.Option(help="End by writing a parcel of what later stages need here.")] = None,
     parcel_mib: Annotated[float, typer.Option(min=1, help="How large a parcel may be.")] = 64,
@@ -31,6 +34,9 @@ def train(
     target = find_device(device)
     from causvid.train import handoff, stages
 
+    if start is not None:
+        stages.check_folder(folder)
+        stages.start(start, preset, folder)
     if unpack is not None:
         stages.check_folder(folder)
         handoff.unpack(unpack, folder)

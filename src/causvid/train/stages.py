@@ -55,6 +55,13 @@ def run(
     return done
 
 
+def start(bundle: Path, preset_name: str, out: Path) -> None:
+    """Begin a new run in `out` from a bundle, whose teacher is to be trained on."""
+    from causvid.train.start import start_from
+
+    start_from(bundle, load_preset(preset_name), Run(out))
+
+
 def check_folder(out: Path) -> None:
     """Raise `ValueError` unless `out` can be written to, or be made; nothing is written yet."""
     nearest = next(place for place in (out, *out.parents) if place.exists())

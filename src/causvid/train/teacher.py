@@ -16,6 +16,7 @@ from causvid.train.data import ClipStore, held_out_prompts, load_autoencoder, ne
 from causvid.train.loop import Run, Stage, step_generator
 from causvid.train.optimizer import Ema, adamw, autocast, learning_rate, update
 from causvid.train.samples import SAMPLES, write_samples
+from causvid.train.start import load_start
 
 EMBEDDED_TOGETHER = 512
 
@@ -79,6 +80,7 @@ def teacher_stage(preset: Preset, run: Run) -> Stage:
     store = ClipStore.open(preset, run)
     autoencoder = load_autoencoder(preset, run)
     model, text = new_transformer(preset, run), new_text_encoder(preset, run)
+    load_start(model, text, run)
     parameters = [*model.parameters(), *text.parameters()]
     optimizer = adamw(parameters, config)
     averages = {"model": Ema(model, config.ema), "text": Ema(text, config.ema)}

@@ -1,0 +1,38 @@
+"""A run that begins where a bundle ended."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from causvid.models.bundle import load_bundle
+from causvid.train import stages
+from causvid.train.loop import Run
+from causvid.train.start import start_from
+from causvid.train.teacher import teacher_stage
+
+
+def test_the_teacher_of_a_run_begun_from_a_bundle_starts_from_its_weights(chain, tmp_path: Path) -> None:
+    run = Run(tmp_path / "run")
+    start_from(chain.folder / "bundle", chain.preset, run)
+    assert stages.run("data", chain.preset.name, run.folder)
+    stage = teacher_stage(chain.preset, run)
+    bundle = load_bundle(chain.folder / "bundle")
+    for name, module in (("model", bundle.teacher), ("text", bundle.text_encoder)):
+        assert module is not None
+        state = stage.state[name].state_dict()
+        for key, value in module.state_dict().items():
+            assert torch.equal(state[key], value), key
+
+
+def test_a_run_that_has_begun_is_not_started_again(chain, tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").touch()
+    with pytest.raises(ValueError, match="is not empty"):
+        start_from(chain.folder / "bundle", chain.preset, Run(tmp_path))
+
+
+def test_a_bundle_of_another_world_is_refused(chain, tmp_path: Path) -> None:
+    other = chain.preset.model_copy(update={"world": "full"})
+    with pytest.raises(ValueError, match="knows other words"):
+        start_from(chain.folder / "bundle", other, Run(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
