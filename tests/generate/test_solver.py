@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from causvid.config import TransformerConfig
-from causvid.flow import schedule
-from causvid.generate.solver import clean_estimate, guided_velocity, solve
+from causvid.flow import schedule, x0_from_velocity
+from causvid.generate.solver import guided_velocity, solve
 from causvid.models.transformer import Transformer
 from causvid.nn.visibility import Visibility
 
@@ -108,7 +108,9 @@ def test_the_clean_estimate_is_the_conditional_mean(noise):
     s = sigma[..., None, None, None]
     gain = (1 - s) * SPREAD**2 / ((1 - s) ** 2 * SPREAD**2 + s**2)
     expected = MEAN + gain * (noise - (1 - s) * MEAN)
-    torch.testing.assert_close(clean_estimate(gaussian_velocity, noise, sigma), expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        x0_from_velocity(noise, gaussian_velocity(noise, sigma), sigma), expected, rtol=0, atol=1e-5
+    )
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from causvid.flow import Velocity, x0_from_velocity
+from causvid.flow import Velocity
 from causvid.models.transformer import TextKeys, Transformer
 from causvid.nn.visibility import FULL, Visibility
 
@@ -64,8 +64,3 @@ def solve(
         kept.setdefault(level, x)
     states = torch.stack([kept[level] for level in keep], dim=1) if keep else x.new_empty((len(x), 0, *x.shape[1:]))
     return x, states
-
-
-def clean_estimate(velocity: Velocity, x: Tensor, sigma: Tensor) -> Tensor:
-    """Return the x0 that a velocity function predicts for `x` at `sigma` `[B, F]`."""
-    return x0_from_velocity(x, velocity(x, sigma), sigma)
