@@ -22,6 +22,8 @@ from causvid.worlds.storybook import World, caption, sample_scene, words
 
 SHARD = 512
 PHRASINGS = 4
+TERSE = 3
+"""The phrasing that leaves things out, so that a short prompt is not a mixture of all it does not say."""
 
 
 def load_autoencoder(preset: Preset, run: Run) -> TinyAutoencoder:
@@ -63,7 +65,8 @@ def data_stage(preset: Preset, run: Run) -> Stage:
             pixels, scenes = render_batch(preset, batch, frames=frames, generator=generator, device=run.device)
             latents.append(autoencoder.encode(pixels).half().cpu())
             for phrasing in range(PHRASINGS):
-                ids.append(text.tokens(captions(scenes, [PHRASINGS * s.seed + phrasing for s in scenes]))[0])
+                seeds = [PHRASINGS * s.seed + phrasing for s in scenes]
+                ids.append(text.tokens(captions(scenes, seeds, terse=phrasing == TERSE))[0])
         stacked = torch.cat(latents)
         grouped = [torch.stack(ids[i : i + PHRASINGS], dim=1) for i in range(0, len(ids), PHRASINGS)]
         shards.save(n, {"latents": stacked, "ids": torch.cat(grouped).to(torch.int32)})

@@ -78,6 +78,6 @@ def lazy_pool(preset: Preset, run: Run, clips: int, *, frames: int) -> Callable[
     return pool
 
 
-def captions(scenes: Sequence[Scene], seeds: Sequence[int]) -> list[str]:
+def captions(scenes: Sequence[Scene], seeds: Sequence[int], *, terse: bool = False) -> list[str]:
     """Return one caption a scene, its phrasing chosen by the seed."""
-    return [caption(scene, seed) for scene, seed in zip(scenes, seeds, strict=True)]
+    return [caption(scene, seed, terse=terse) for scene, seed in zip(scenes, seeds, strict=True)]
