@@ -32,13 +32,20 @@ def adamw(parameters: Iterable[nn.Parameter], config: StageConfig) -> torch.opti
 
 
 def autocast(run: Run) -> torch.autocast:
-    """Return the precision of a training pass: bf16 products on CUDA, fp32 elsewhere; weights stay fp32.
+    """Return the precision of a training pass: bf16 products where the machine is fast at them, else fp32.
 
-    Without the cache of cast weights, which can hand a pass that needs gradients what one without them has cast:
-    https://github.com/pytorch/pytorch/issues/112583
+    Weights stay fp32. Without the cache of cast weights, which can hand a pass that needs gradients what one without
+    them has cast: https://github.com/pytorch/pytorch/issues/112583
     """
-    cuda = run.device.type == "cuda"
-    return torch.autocast(run.device.type, dtype=torch.bfloat16, enabled=cuda, cache_enabled=False)
+    return torch.autocast(run.device.type, dtype=torch.bfloat16, enabled=has_fast_bf16(run.device), cache_enabled=False)
+
+
+def has_fast_bf16(device: torch.device) -> bool:
+    """Tell whether bf16 products pay: on CUDA, and on a CPU that has instructions for them."""
+    if device.type != "cpu":
+        return device.type == "cuda"
+    has = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(has.get("avx512_bf16") or has.get("amx_bf16"))
 
 
 def update(
