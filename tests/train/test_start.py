@@ -7,6 +7,7 @@ import torch
 
 from causvid.models.bundle import load_bundle
 from causvid.train import stages
+from causvid.train.export import provenance
 from causvid.train.loop import Run
 from causvid.train.start import start_from
 from causvid.train.teacher import teacher_stage
@@ -23,6 +24,14 @@ def test_the_teacher_of_a_run_begun_from_a_bundle_starts_from_its_weights(chain,
         state = stage.state[name].state_dict()
         for key, value in module.state_dict().items():
             assert torch.equal(state[key], value), key
+    told = provenance(chain.preset, run)["stages"]
+    assert list(told) == [
+        "autoencoder, earlier run",
+        "classifier, earlier run",
+        "data, earlier run",
+        "teacher, earlier run",
+        "data",
+    ]
 
 
 def test_a_run_that_has_begun_is_not_started_again(chain, tmp_path: Path) -> None:

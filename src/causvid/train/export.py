@@ -12,6 +12,7 @@ from causvid.evaluate.adherence import describe_machine
 from causvid.models.bundle import save_bundle
 from causvid.train.data import load_autoencoder
 from causvid.train.loop import Run
+from causvid.train.start import EARLIER
 from causvid.train.teacher import load_text_encoder, new_transformer
 
 
@@ -46,10 +47,12 @@ def provenance(preset: Preset, run: Run) -> dict[str, Any]:
         row = json.loads(rows[-1])
         stages[log.parent.name] = {"steps": row["step"], "minutes": round(row["seconds"] / 60, 1)}
     order = [name for name in type(preset.recipe).model_fields if name in stages]
+    earlier = run.folder / EARLIER
+    before = json.loads(earlier.read_text(encoding="utf-8")) if earlier.is_file() else {}
     return {
         "preset": preset.name,
         "world": preset.world,
         "machine": describe_machine(),
         "finished": datetime.now(UTC).date().isoformat(),
-        "stages": {name: stages[name] for name in order},
+        "stages": {**before, **{name: stages[name] for name in order}},
     }

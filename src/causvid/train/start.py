@@ -1,5 +1,6 @@
 """Begin a run where a bundle ended: its autoencoder and classifier serve as they are, its teacher is trained on."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -13,6 +14,9 @@ from causvid.train.loop import Run
 
 TEACHER = "teacher_start.safetensors"
 TEXT = "text_encoder_start.safetensors"
+EARLIER = "earlier_stages.json"
+KEPT = ("autoencoder", "classifier", "data", "teacher")
+"""Stages whose work goes into the weights that a run begun from a bundle starts with."""
 
 
 def start_from(folder: Path, preset: Preset, run: Run) -> None:
@@ -33,6 +37,12 @@ def start_from(folder: Path, preset: Preset, run: Run) -> None:
     save_weights(bundle.autoencoder, run.folder / "autoencoder.safetensors")
     save_weights(bundle.teacher, run.folder / TEACHER)
     save_weights(bundle.text_encoder, run.folder / TEXT)
+    earlier = {
+        name if "," in name else f"{name}, earlier run": facts
+        for name, facts in bundle.provenance.get("stages", {}).items()
+        if name.split(",")[0] in KEPT
+    }
+    (run.folder / EARLIER).write_text(json.dumps(earlier, indent=2) + "\n", encoding="utf-8")
     if bundle.classifier is not None:
         shutil.copytree(bundle.classifier, run.folder / "classifier_model")
 
