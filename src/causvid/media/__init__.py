@@ -1,0 +1,21 @@
+"""Video and pictures, in and out."""
+
+from causvid.media.image import Colour, Fit, fit_frame, read_image
+from causvid.media.reader import Probe, probe, read_video
+from causvid.media.sheet import contact_sheet
+from causvid.media.writer import SUFFIXES, VideoWriter, check_target, to_bytes
+
+__all__ = [
+    "SUFFIXES",
+    "Colour",
+    "Fit",
+    "Probe",
+    "VideoWriter",
+    "check_target",
+    "contact_sheet",
+    "fit_frame",
+    "probe",
+    "read_image",
+    "read_video",
+    "to_bytes",
+]

@@ -1,0 +1,253 @@
+"""Write videos by suffix, never half-written under the final name.
+
+Letters: T frames, H height, W width.
+"""
+
+import errno
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from fractions import Fraction
+from itertools import pairwise
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Protocol, Self
+
+import numpy as np
+from numpy.typing import ArrayLike
+from PIL import Image
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SUFFIXES = (".mp4", ".webm", ".gif", ".png")
+_KNOWN = f"{', '.join(SUFFIXES)}, or a folder for numbered PNG frames"
+_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+def check_target(path: str | Path) -> Path:
+    """Return `path` if a video can be written there; touch nothing.
+
+    A name without a suffix, or an existing folder, means a folder of PNG frames; it must be new or empty.
+
+    Raises ValueError for an unknown suffix, FileNotFoundError for a missing parent folder, PermissionError for one
+    that cannot be written, FileExistsError where something else is in the way.
+    """
+    path = Path(path)
+    folder = path.is_dir() or not path.suffix
+    if not folder and path.suffix.lower() not in SUFFIXES:
+        raise ValueError(f"output {path} has unknown suffix {path.suffix!r}: expected {_KNOWN}")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"the folder of the output does not exist: {path.parent}")
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise PermissionError(f"no permission to write in the folder {path.parent}")
+    if path.is_dir():
+        if path.suffix.lower() in SUFFIXES:
+            raise FileExistsError(f"output {path} is a folder: expected the name of a file")
+        if any(path.iterdir()):
+            raise FileExistsError(f"the folder {path} is not empty: choose a new one for the frames")
+    elif folder and path.exists():
+        raise FileExistsError(f"output {path} is a file without a suffix: expected {_KNOWN}")
+    elif path.suffix.lower() == ".png" and next(path.parent.glob(_numbered(path, "[0-9]*")), None):
+        raise FileExistsError(
+            f"frames named {_numbered(path, '…')} exist already in {path.parent}: choose another name"
+        )
+    return path
+
+
+class VideoWriter:
+    """Encode frames as they come; the file appears under its name when the `with` block ends, whole.
+
+    On KeyboardInterrupt the frames so far become a whole file; on any other error nothing is left behind.
+
+    fps: frames a second. height, width: pixels of the frames given to `write`. scale: integer enlargement for display.
+    """
+
+    def __init__(self, path: str | Path, *, fps: float, height: int, width: int, scale: int = 1) -> None:
+        for name, value in (("fps", fps), ("height", height), ("width", width), ("scale", scale)):
+            if value <= 0:
+                raise ValueError(f"{name}={value} is not positive")
+        self.path = check_target(path)
+        self.frames = 0
+        self._shape = (height, width, 3)
+        self._size = (width * scale, height * scale)
+        self._rate = Fraction(fps).limit_denominator(1001)
+        suffix = "" if self.path.is_dir() else self.path.suffix.lower()
+        self._partial = self.path.with_name(f".{self.path.name}.{os.getpid()}.partial")
+        self._kind = _FrameFiles if suffix in ("", ".png") else _Gif if suffix == ".gif" else _Stream
+        self._sink: _Sink | None = None
+
+    def __enter__(self) -> Self:
+        with self._one_line():
+            self._sink = self._kind(self._partial, self.path.suffix.lower(), self._rate, self._size)
+        return self
+
+    def write(self, frames: ArrayLike) -> None:
+        """Append frames, uint8 [T, H, W, 3]."""
+        assert self._sink is not None, "write() belongs inside the `with` block"
+        array = np.asarray(frames)
+        if array.ndim != 4 or array.shape[1:] != self._shape or array.dtype != np.uint8:
+            expected = ", ".join(map(str, self._shape))
+            raise ValueError(f"frames are {array.dtype} {list(array.shape)}: expected uint8 [T, {expected}]")
+        with self._one_line():
+            for pixels in array:
+                image = Image.fromarray(pixels)
+                if image.size != self._size:
+                    image = image.resize(self._size, Image.Resampling.LANCZOS)
+                self._sink.add(image)
+                self.frames += 1
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        finish = self.frames > 0 and (kind is None or issubclass(kind, KeyboardInterrupt))
+        try:
+            assert self._sink is not None
+            if finish:
+                with self._one_line():
+                    self._sink.finish()
+                    self._publish()
+            else:
+                self._sink.abandon()
+        finally:
+            _remove(self._partial)
+        if kind is None and not finish:
+            raise ValueError(f"no frames were written to {self.path}")
+
+    def _publish(self) -> None:
+        if self.path.suffix.lower() != ".png":
+            os.replace(self._partial, self.path)
+            return
+        for file in sorted(self._partial.iterdir()):
+            os.replace(file, self.path.with_name(_numbered(self.path, file.stem)))
+
+    @contextmanager
+    def _one_line(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            reason = "no space left for it" if error.errno in _SPACE else error.strerror or str(error)
+            raise OSError(error.errno, f"cannot write {self.path}: {reason}") from error
+
+
+class _Sink(Protocol):
+    """Where images go: a partial file or folder, whole after `finish`."""
+
+    def __init__(self, partial: Path, suffix: str, rate: Fraction, size: tuple[int, int]) -> None: ...
+    def add(self, image: Image.Image) -> None: ...
+    def finish(self) -> None: ...
+    def abandon(self) -> None: ...
+
+
+class _Stream:
+    """mp4 and webm through PyAV."""
+
+    def __init__(self, partial: Path, suffix: str, rate: Fraction, size: tuple[int, int]) -> None:
+        import av
+
+        # Opened here first: the operating system's own error is clearer than the muxer's.
+        partial.touch()
+        # bitexact leaves out random identifiers and dates: the same frames make the same file.
+        self._container = av.open(str(partial), "w", format=suffix[1:], options={"fflags": "+bitexact"})
+        codec, options = _codec(suffix)
+        stream = self._container.add_stream(codec, rate=rate, options=options)
+        assert isinstance(stream, av.VideoStream)
+        self._even = tuple(-(-side // 2) * 2 for side in size)
+        stream.width, stream.height = self._even
+        stream.pix_fmt = "yuv420p"
+        stream.time_base = stream.codec_context.time_base = 1 / rate
+        self._stream = stream
+        self._count = 0
+
+    def add(self, image: Image.Image) -> None:
+        import av
+
+        frame = av.VideoFrame.from_image(_pad(image, self._even))
+        frame.pts = self._count
+        self._count += 1
+        self._container.mux(self._stream.encode(frame))
+
+    def finish(self) -> None:
+        self._container.mux(self._stream.encode())
+        self._container.close()
+
+    def abandon(self) -> None:
+        with suppress(OSError):  # the file is removed; why it could not be ended does not matter
+            self._container.close()
+
+
+def _codec(suffix: str) -> tuple[str, dict[str, str]]:
+    import av
+
+    if suffix == ".webm":
+        return "libvpx-vp9", {"crf": "24", "b": "0", "deadline": "realtime", "cpu-used": "5"}
+    if "libx264" in av.codecs_available:
+        return "libx264", {"crf": "17", "preset": "veryfast"}
+    return "mpeg4", {"q:v": "3"}
+
+
+def _pad(image: Image.Image, size: tuple[int, ...]) -> Image.Image:
+    """Repeat the last row and column: yuv420p wants even sides."""
+    if image.size == size:
+        return image
+    width, height = size
+    pixels = np.asarray(image)
+    return Image.fromarray(np.pad(pixels, ((0, height - image.height), (0, width - image.width), (0, 0)), mode="edge"))
+
+
+class _Gif:
+    """A palette a frame, chosen as the frames come; the file is written at the end, for its format needs them all."""
+
+    def __init__(self, partial: Path, suffix: str, rate: Fraction, size: tuple[int, int]) -> None:
+        self._partial, self._rate = partial, rate
+        self._images: list[Image.Image] = []
+        partial.touch()
+
+    def add(self, image: Image.Image) -> None:
+        self._images.append(image.quantize(256, dither=Image.Dither.NONE))
+
+    def finish(self) -> None:
+        # A frame lasts whole hundredths of a second: rounding the running time keeps the rate right in the mean.
+        ticks = [round(100 * i / self._rate) for i in range(len(self._images) + 1)]
+        durations = [10 * (b - a) for a, b in pairwise(ticks)]
+        first, *rest = self._images
+        first.save(self._partial, "GIF", save_all=True, append_images=rest, duration=durations, loop=0)
+
+    def abandon(self) -> None:
+        self._images.clear()
+
+
+class _FrameFiles:
+    """A folder of 00000.png, 00001.png, …"""
+
+    def __init__(self, partial: Path, suffix: str, rate: Fraction, size: tuple[int, int]) -> None:
+        partial.mkdir()
+        self._partial, self._count = partial, 0
+
+    def add(self, image: Image.Image) -> None:
+        image.save(self._partial / f"{self._count:05d}.png")
+        self._count += 1
+
+    def finish(self) -> None: ...
+
+    def abandon(self) -> None: ...
+
+
+def _numbered(path: Path, number: str) -> str:
+    return f"{path.stem}-{number}{path.suffix}"
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def to_bytes(pixels: "Tensor") -> "Tensor":
+    """Turn pixels `[..., 3, H, W]` in [0, 1] into bytes `[..., H, W, 3]` on the CPU."""
+    import torch
+
+    frames = (pixels.clamp(0, 1) * 255).round().to(torch.uint8).movedim(-3, -1).contiguous().cpu()
+    # A tensor born in inference mode refuses changes in place for ever; the same memory taken up outside does not.
+    with torch.inference_mode(False):
+        return torch.from_numpy(frames.numpy())
