@@ -133,6 +133,41 @@ def test_a_stage_refuses_a_setting_that_it_would_not_use(setting):
         Preset.model_validate(preset)
 
 
+def test_a_preset_that_extends_another_holds_only_what_differs(tmp_path):
+    (tmp_path / "small.toml").write_text(SMALL, encoding="utf-8")
+    child = tmp_path / "inner" / "child.toml"
+    child.parent.mkdir()
+    child.write_text(
+        'name = "child"\nextends = "../small.toml"\n[generation]\ntimesteps = [1000, 700]', encoding="utf-8"
+    )
+    small, preset = load_preset(str(tmp_path / "small.toml")), load_preset(str(child))
+    changed = small.generation.model_copy(update={"timesteps": (1000.0, 700.0)})
+    assert preset == small.model_copy(update={"name": "child", "generation": changed})
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ('extends = "odd.toml"', "extends itself"),
+        ('extends = "nonesuch"', "preset=nonesuch is not known (named by extends in"),
+        ('extends = "nowhere.toml"', "nowhere.toml: no such file (named by extends in"),
+        ("extends = 3", "extends=3 is not the name of a preset"),
+        ('extends = "wan-1.3b"', "name: Field required"),
+        ('name = "odd"\nextends = "wan-1.3b"\n[generation]\nchunk = 4', "clip_frames=21 is not first=3"),
+    ],
+)
+def test_a_preset_that_extends_what_it_cannot_is_refused(refusal, text, named):
+    assert named in refusal(text)
+
+
+def test_a_circle_of_presets_is_named_link_by_link(tmp_path):
+    for name, other in (("a", "b"), ("b", "c"), ("c", "a")):
+        (tmp_path / f"{name}.toml").write_text(f'name = "{name}"\nextends = "{other}.toml"', encoding="utf-8")
+    with pytest.raises(ValueError, match="extends itself") as error:
+        load_preset(str(tmp_path / "a.toml"))
+    assert all(str(error.value).count(f"{name}.toml") >= 1 for name in "abc")
+
+
 def test_settings_are_frozen():
     config = TransformerConfig(dim=32, heads=2, layers=1, ffn_dim=48, text_dim=16)
     with pytest.raises(ValidationError):
@@ -167,3 +202,21 @@ def test_the_presets_of_wan_have_its_published_sizes(name, dim, layers, heads, f
     config = load_preset(name).transformer
     assert (config.dim, config.layers, config.heads, config.ffn_dim) == (dim, layers, heads, ffn_dim)
     assert (config.text_dim, config.in_channels, config.patch, config.head_dim) == (4096, 16, 2, 128)
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "seen", "sigmas"),
+    [
+        ("causvid", "wan-1.3b", 21, (1.0, 0.757, 0.522)),
+        ("self-forcing", "wan-1.3b", 21, (1.0, 0.9375, 0.8333, 0.625)),
+        ("longlive", "wan-1.3b", 12, (1.0, 0.9375, 0.8333, 0.625)),
+        ("krea-14b", "wan-14b", 6, (1.0, 0.9375, 0.8333, 0.625)),
+    ],
+)
+def test_the_presets_of_published_students_have_their_steps_and_see_their_frames(name, size, seen, sigmas):
+    preset, base = load_preset(name), load_preset(size)
+    own = preset.generation
+    assert (preset.transformer, preset.text) == (base.transformer, base.text)
+    assert own.sink + own.window + own.chunk == seen and own.first == own.chunk == 3
+    assert warped_steps(own.timesteps, own.shift) == pytest.approx(sigmas, abs=6e-4)
+    assert (own.height, own.width, own.fps, own.clip_frames) == (480, 832, 16, 21)

@@ -209,6 +209,20 @@ class TeacherStage(StageConfig):
         return self.model_dump(mode="json", exclude={"steps": True, "phases": {"__all__": {"until"}}})
 
 
+class DecoderStage(StageConfig):
+    """Training of the decoder on clips of `frames` pixel frames that the teacher brought back in `euler_steps` steps.
+
+    strength: up to which noise level they were lost. edges: weight of the error of differences.
+    """
+
+    batch: int
+    ema: float = 0.0
+    frames: int
+    strength: float = Field(default=0.5, gt=0, le=1)
+    euler_steps: PositiveInt = 3
+    edges: float = Field(default=1.0, ge=0)
+
+
 class PairsStage(Settings):
     """Teacher trajectories for ODE initialisation; `steps` of the teacher's sampler."""
 
@@ -246,6 +260,7 @@ class TrainConfig(Settings):
     classifier: ClassifierStage
     data: DataStage
     teacher: TeacherStage
+    decoder: DecoderStage | None = None
     pairs: PairsStage
     ode: OdeStage
     dmd: DmdStage
@@ -307,12 +322,26 @@ def preset_names() -> list[str]:
 def load_preset(name: str) -> Preset:
     """Load a preset by name, or from a path that ends in `.toml`.
 
-    Raises `ValueError` for an unknown name, an unreadable file, or settings that do not fit.
+    A preset may say `extends = "another"`: it then only holds what differs, table by table. A path there is relative
+    to the file that names it.
+
+    Raises `ValueError` for an unknown name, an unreadable file, a circle of presets, or settings that do not fit.
     """
+    try:
+        return Preset.model_validate(_read_settings(name, ()))
+    except ValidationError as error:
+        raise ValueError(f"preset={name}: {one_line(error)}") from None
+
+
+def _read_settings(name: str, heirs: tuple[str, ...]) -> dict[str, Any]:
+    """Read a preset's settings over those it extends; `heirs` are the presets that led here, the first one first."""
+    if name in heirs:
+        raise ValueError(f"preset={heirs[0]} extends itself: {' extends '.join((*heirs, name))}")
+    by = f" (named by extends in {heirs[-1]})" if heirs else ""
     if name.endswith(".toml"):
         source = Path(name)
         if not source.is_file():
-            raise ValueError(f"preset={name}: no such file")
+            raise ValueError(f"preset={name}: no such file{by}")
         try:
             text = source.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
@@ -320,13 +349,31 @@ def load_preset(name: str) -> Preset:
     elif name in preset_names():
         text = (resources.files("causvid") / "presets" / f"{name}.toml").read_text(encoding="utf-8")
     else:
-        raise ValueError(f"preset={name} is not known; choose from {', '.join(preset_names())} or give a .toml file")
+        known = ", ".join(preset_names())
+        raise ValueError(f"preset={name} is not known{by}; choose from {known} or give a .toml file")
     try:
-        return Preset.model_validate(tomllib.loads(text))
+        settings = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ValueError(f"preset={name} is not valid TOML: {error}") from None
-    except ValidationError as error:
-        raise ValueError(f"preset={name}: {one_line(error)}") from None
+    if "extends" not in settings:
+        return settings
+    base = settings.pop("extends")
+    if not isinstance(base, str):
+        raise ValueError(f"preset={name}: extends={base!r} is not the name of a preset")
+    if base.endswith(".toml"):
+        base = str(Path(name).parent / base)
+    inherited = _read_settings(base, (*heirs, name))
+    inherited.pop("name", None)  # what differs is another model, and says what it is called
+    return _merge(inherited, settings)
+
+
+def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """Lay `above` over `below`, table by table."""
+    merged = dict(below)
+    for key, value in above.items():
+        old = merged.get(key)
+        merged[key] = _merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return merged
 
 
 def one_line(error: ValidationError) -> str:

@@ -44,18 +44,31 @@ def autoencoder_loss(
     perturbation = spread * torch.randn(latent.shape, generator=generator, device=generator.device)
     reconstruction = autoencoder.reconstruct(latent + perturbation.to(latent) * autoencoder.latent_scale)
 
+    loss, metrics = reconstruction_loss(reconstruction, pixels, edges=edges)
+    variance, mean = torch.var_mean((latent / autoencoder.latent_scale).float(), dim=(0, 1, 3, 4))
+    moments = moment_divergence(mean, variance)
+    return loss + MOMENT_WEIGHT * moments, {
+        **metrics,
+        "moments": moments.detach(),
+        "latent_std": variance.detach().mean().sqrt(),
+    }
+
+
+def reconstruction_loss(
+    reconstruction: Tensor, pixels: Tensor, *, edges: float = 0.0
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Measure how far decoded clips are from the clips, `[B, T, 3, H, W]` both: the pixel terms of `autoencoder_loss`.
+
+    Returns the scalar loss, and `l1`, `edges` and `psnr` detached.
+    """
     error = reconstruction - pixels
     l1 = error.abs().mean()
     differences = torch.stack([error.diff(dim=dim).abs().mean() for dim in (1, 3, 4) if error.shape[dim] > 1]).mean()
-    variance, mean = torch.var_mean((latent / autoencoder.latent_scale).float(), dim=(0, 1, 3, 4))
-    moments = moment_divergence(mean, variance)
-    loss = l1 + SQUARE_WEIGHT * error.square().mean() + edges * differences + MOMENT_WEIGHT * moments
-
+    loss = l1 + SQUARE_WEIGHT * error.square().mean() + edges * differences
     with torch.no_grad():
         square = (reconstruction.clamp(0, 1) - pixels).square().mean()
         psnr = -10 * torch.log10(square.clamp_min(1e-10))
-    metrics = {"l1": l1, "edges": differences, "moments": moments, "latent_std": variance.mean().sqrt(), "psnr": psnr}
-    return loss, {name: value.detach() for name, value in metrics.items()}
+    return loss, {"l1": l1.detach(), "edges": differences.detach(), "psnr": psnr}
 
 
 def moment_divergence(mean: Tensor, variance: Tensor) -> Tensor:

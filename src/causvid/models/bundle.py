@@ -3,51 +3,47 @@
     model_index.json    which library and class reads each part
     transformer/        the student: config.json and weights, opens in diffusers as `WanTransformer3DModel`
     teacher/            optional: the teacher, the same way
-    vae/                the tiny autoencoder
+    vae/                the tiny autoencoder, or Wan 2.1's as diffusers writes it
     text_encoder/, tokenizer/   as transformers writes them
     classifier/         optional: what reads attributes off clips, for measuring
     causvid.json        how to generate (`GenerationConfig`) and where the weights come from (provenance)
     README.md           the card; once measured, with evaluation.json and contact_sheet.png
 
-Weights may be stored in half precision; they load as fp32.
+Weights may be stored in half precision; unless another type is asked for, they load as fp32.
 """
 
-import json
 import shutil
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from pydantic import ValidationError
-from safetensors.torch import save_file
-from torch import Tensor
 
-from causvid.config import AutoencoderConfig, GenerationConfig, TransformerConfig, one_line
+from causvid.config import GenerationConfig, one_line
 from causvid.models.autoencoder import Autoencoder
+from causvid.models.checkpoint import read_json
+from causvid.models.names import to_foreign
 from causvid.models.text import TextEncoder
-from causvid.models.tiny_autoencoder import TinyAutoencoder
+from causvid.models.tiny_autoencoder import TinyAutoencoder, load_tiny_autoencoder
 from causvid.models.transformer import Transformer
-from causvid.models.weights import (
-    check_state,
-    from_diffusers,
-    from_diffusers_config,
-    read_json,
-    read_safetensors,
-    to_diffusers,
-    to_diffusers_config,
-)
+from causvid.models.wan_autoencoder import WanAutoencoder
+from causvid.models.wan_config import CONFIG, read_config, to_diffusers_config
+from causvid.models.weights import load_transformer
+from causvid.models.writing import new_folder, write_json, write_state
 
 SETTINGS = "causvid.json"
 INDEX = "model_index.json"
-WEIGHTS = "diffusion_pytorch_model.safetensors"
 CARD = "README.md"
 REPORT = "evaluation.json"
 SAMPLES = "contact_sheet.png"
 FORMAT = 1
+AUTOENCODERS: dict[type[TinyAutoencoder] | type[WanAutoencoder], list[str]] = {
+    TinyAutoencoder: ["causvid", "TinyAutoencoder"],
+    WanAutoencoder: ["diffusers", "AutoencoderKLWan"],
+}
+"""What `model_index.json` says of an autoencoder: which library and class reads it."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +55,7 @@ class Bundle:
     """
 
     transformer: Transformer
-    autoencoder: TinyAutoencoder
+    autoencoder: TinyAutoencoder | WanAutoencoder
     text_encoder: TextEncoder
     generation: GenerationConfig
     provenance: Mapping[str, Any]
@@ -72,7 +68,7 @@ def save_bundle(
     folder: str | Path,
     *,
     transformer: Transformer,
-    autoencoder: TinyAutoencoder,
+    autoencoder: TinyAutoencoder | WanAutoencoder,
     text_encoder: TextEncoder,
     generation: GenerationConfig,
     provenance: Mapping[str, Any],
@@ -91,39 +87,39 @@ def save_bundle(
     Raises:
         ValueError: if the folder exists and is not a bundle, or the parts do not fit each other.
     """
-    _check_parts(transformer, autoencoder, text_encoder, teacher)
+    check_parts(transformer, autoencoder, text_encoder, teacher)
     settings = {"format": FORMAT, "generation": generation.model_dump(mode="json"), "provenance": dict(provenance)}
     index = {
         "_class_name": "CausVidPipeline",
         "transformer": ["diffusers", "WanTransformer3DModel"],
-        "vae": ["causvid", "TinyAutoencoder"],
+        "vae": AUTOENCODERS[type(autoencoder)],
         "text_encoder": ["transformers", "UMT5EncoderModel"],
         "tokenizer": ["transformers", "PreTrainedTokenizerFast"],
         **({"teacher": ["diffusers", "WanTransformer3DModel"]} if teacher is not None else {}),
     }
-    with _appear_whole(Path(folder)) as place:
-        _write_json(place / INDEX, index)
-        _write_json(place / SETTINGS, settings)
+    target = Path(folder)
+    known = target.is_dir() and ((target / INDEX).is_file() or not any(target.iterdir()))
+    if target.exists() and not known:
+        raise ValueError(f"folder={target} exists and is not a bundle: choose another, or remove it")
+    with new_folder(target) as place:
+        write_json(place / INDEX, index)
+        write_json(place / SETTINGS, settings)
         save_transformer(place / "transformer", transformer, dtype=dtype)
         if teacher is not None:
             save_transformer(place / "teacher", teacher, dtype=dtype)
-        shape = {"_class_name": "TinyAutoencoder", **autoencoder.config.model_dump(mode="json")}
-        _write_weights(place / "vae", shape, autoencoder.state_dict(), dtype)
+        _save_autoencoder(place / "vae", autoencoder, dtype)
         text_encoder.save(place / "text_encoder", place / "tokenizer", dtype=dtype)
         if classifier is not None:
             shutil.copytree(classifier, place / "classifier")
         name = provenance.get("preset", "causvid")
-        readme = place / CARD
-        readme.write_text(f"# {name}\n\nA bundle of `causvid`.\n", encoding="utf-8")
+        (place / CARD).write_text(f"# {name}\n\nA bundle of `causvid`.\n", encoding="utf-8")
         for file in (CARD, REPORT, SAMPLES):
             if card_from is not None and (card_from / file).is_file():
                 shutil.copyfile(card_from / file, place / file)
-        for weights in place.rglob("*.safetensors"):  # safetensors lets nobody else read what it writes
-            shutil.copymode(readme, weights)
 
 
-def load_bundle(folder: str | Path, *, device: torch.device | str = "cpu") -> Bundle:
-    """Read a bundle; nothing in it is executed.
+def load_bundle(folder: str | Path, *, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> Bundle:
+    """Read a bundle, its weights as `dtype` (fp32 by default); nothing in it is executed.
 
     Raises:
         ValueError: if a file is missing or damaged, or parts do not fit, naming the file and what was expected.
@@ -134,20 +130,14 @@ def load_bundle(folder: str | Path, *, device: torch.device | str = "cpu") -> Bu
     for name in (SETTINGS, INDEX, "transformer", "vae", "text_encoder", "tokenizer"):
         if not (place / name).exists():
             raise ValueError(f"bundle={place} lacks {name}: it is not a bundle, or not a whole one; fetch it again")
-    settings = read_json(place / SETTINGS)
-    if settings.get("format") != FORMAT:
-        found = settings.get("format")
-        raise ValueError(f"{place / SETTINGS}: format={found!r}, expected {FORMAT}; update the package or the bundle")
+    generation, provenance = read_settings(place)
+    where: Any = {"device": device, "dtype": dtype or torch.float32}
+    transformer = _load_transformer(place / "transformer", **where)
+    teacher = _load_transformer(place / "teacher", **where) if (place / "teacher").is_dir() else None
+    autoencoder = _load_autoencoder(place, **where)
+    text_encoder = TextEncoder.load(place / "text_encoder", place / "tokenizer", dtype=where["dtype"]).to(device)
     try:
-        generation = GenerationConfig.model_validate(settings.get("generation"))
-    except ValidationError as error:
-        raise ValueError(f"{place / SETTINGS}: generation: {one_line(error)}") from None
-    transformer = load_transformer(place / "transformer").to(device)
-    teacher = load_transformer(place / "teacher").to(device) if (place / "teacher").is_dir() else None
-    autoencoder = _load_autoencoder(place / "vae").to(device)
-    text_encoder = TextEncoder.load(place / "text_encoder", place / "tokenizer").to(device)
-    try:
-        _check_parts(transformer, autoencoder, text_encoder, teacher)
+        check_parts(transformer, autoencoder, text_encoder, teacher)
     except ValueError as error:
         raise ValueError(f"bundle={place}: {error}") from None
     classifier = place / "classifier"
@@ -156,11 +146,28 @@ def load_bundle(folder: str | Path, *, device: torch.device | str = "cpu") -> Bu
         autoencoder=autoencoder,
         text_encoder=text_encoder.eval(),
         generation=generation,
-        provenance=settings.get("provenance") or {},
+        provenance=provenance,
         teacher=teacher,
         classifier=classifier if classifier.is_dir() else None,
         folder=place,
     )
+
+
+def read_settings(folder: Path) -> tuple[GenerationConfig, Mapping[str, Any]]:
+    """Read how a bundle generates and where its weights come from.
+
+    Raises:
+        ValueError: if that is missing, damaged, or of another version.
+    """
+    settings = read_json(folder / SETTINGS)
+    if settings.get("format") != FORMAT:
+        found = settings.get("format")
+        raise ValueError(f"{folder / SETTINGS}: format={found!r}, expected {FORMAT}; update the package or the bundle")
+    try:
+        generation = GenerationConfig.model_validate(settings.get("generation"))
+    except ValidationError as error:
+        raise ValueError(f"{folder / SETTINGS}: generation: {one_line(error)}") from None
+    return generation, settings.get("provenance") or {}
 
 
 def words_command(provenance: Mapping[str, Any]) -> str:
@@ -171,58 +178,40 @@ def words_command(provenance: Mapping[str, Any]) -> str:
 
 def save_transformer(folder: Path, model: Transformer, *, dtype: torch.dtype = torch.float32) -> None:
     """Write a transformer as diffusers writes a `WanTransformer3DModel`."""
-    state = to_diffusers(model.state_dict(), model.config)
-    _write_weights(folder, to_diffusers_config(model.config), state, dtype)
+    state = to_foreign(model.state_dict(), model.config, "diffusers")
+    write_state(folder, to_diffusers_config(model.config), state, dtype)
 
 
-def load_transformer(folder: Path) -> Transformer:
-    """Read a transformer in diffusers' layout, in evaluation mode.
-
-    Raises:
-        ValueError: if a file is missing or damaged, or the weights do not fit the configuration.
-    """
-    settings, state = read_json(folder / "config.json"), read_safetensors(folder / WEIGHTS, torch.float32)
-    try:
-        config = from_diffusers_config(settings)
-    except ValueError as error:
-        reason = one_line(error) if isinstance(error, ValidationError) else error
-        raise ValueError(f"{folder / 'config.json'}: {reason}") from None
-    try:
-        return build_transformer(config, from_diffusers(state, config))
-    except ValueError as error:
-        raise ValueError(f"{folder / WEIGHTS}: {error}") from None
+def _load_transformer(folder: Path, *, device: torch.device | str, dtype: torch.dtype) -> Transformer:
+    if read_config(folder) is None:
+        raise ValueError(f"{folder / CONFIG} is missing, or not that of a WanTransformer3DModel; fetch it again")
+    return load_transformer(folder, device=device, dtype=dtype)
 
 
-def build_transformer(config: TransformerConfig, state: Mapping[str, Tensor]) -> Transformer:
-    """Make a transformer that uses the tensors of `state`, without allocating others, in evaluation mode."""
-    with torch.device("meta"):
-        model = Transformer(config)
-    model.load_state_dict(state, assign=True)
-    return model.eval()
+def _save_autoencoder(folder: Path, model: TinyAutoencoder | WanAutoencoder, dtype: torch.dtype) -> None:
+    if isinstance(model, WanAutoencoder):
+        model.save(folder, dtype=dtype)
+    else:
+        settings = {"_class_name": "TinyAutoencoder", **model.config.model_dump(mode="json")}
+        write_state(folder, settings, model.state_dict(), dtype)
 
 
-def _load_autoencoder(folder: Path) -> TinyAutoencoder:
-    settings, state = read_json(folder / "config.json"), read_safetensors(folder / WEIGHTS, torch.float32)
-    name = settings.pop("_class_name", None)
-    if name != "TinyAutoencoder":
-        raise ValueError(f"{folder / 'config.json'}: _class_name={name!r} is not supported, expected 'TinyAutoencoder'")
-    try:
-        config = AutoencoderConfig.model_validate(settings)
-    except ValidationError as error:
-        raise ValueError(f"{folder / 'config.json'}: {one_line(error)}") from None
-    with torch.device("meta"):
-        model = TinyAutoencoder(config)
-    try:
-        check_state(state, {key: tensor.shape for key, tensor in model.state_dict().items()})
-    except ValueError as error:
-        raise ValueError(f"{folder / WEIGHTS}: {error}") from None
-    model.load_state_dict(state, assign=True)
-    return model.eval()
+def _load_autoencoder(
+    place: Path, *, device: torch.device | str, dtype: torch.dtype
+) -> TinyAutoencoder | WanAutoencoder:
+    named = read_json(place / INDEX).get("vae")
+    if named == AUTOENCODERS[TinyAutoencoder]:
+        return load_tiny_autoencoder(place / "vae", device=device, dtype=dtype)
+    if named == AUTOENCODERS[WanAutoencoder]:
+        return WanAutoencoder.load(place / "vae", device=device, dtype=dtype)
+    known = " or ".join(str(value) for value in AUTOENCODERS.values())
+    raise ValueError(f"{place / INDEX}: vae={named} is not supported, expected {known}")
 
 
-def _check_parts(
+def check_parts(
     transformer: Transformer, autoencoder: Autoencoder, text_encoder: TextEncoder, teacher: Transformer | None
 ) -> None:
+    """Raise a `ValueError` unless latents and text embeddings are of the size that the transformers take."""
     for role, model in (("transformer", transformer), ("teacher", teacher)):
         if model is None:
             continue
@@ -233,36 +222,3 @@ def _check_parts(
             )
         if text_dim != text_encoder.dim:
             raise ValueError(f"{role} has text_dim={text_dim}, but the text encoder dim={text_encoder.dim}")
-
-
-@contextmanager
-def _appear_whole(folder: Path) -> Iterator[Path]:
-    """Lend a temporary folder beside `folder`, and give it that name once it is filled."""
-    known = folder.is_dir() and ((folder / INDEX).is_file() or not any(folder.iterdir()))
-    if folder.exists() and not known:
-        raise ValueError(f"folder={folder} exists and is not a bundle: choose another, or remove it")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as name:
-        place = Path(name) / "new"
-        place.mkdir()
-        yield place
-        old = Path(name) / "old"
-        if folder.exists():
-            folder.rename(old)
-        try:
-            place.rename(folder)
-        except OSError:
-            if old.exists():
-                old.rename(folder)
-            raise
-
-
-def _write_weights(folder: Path, settings: Mapping[str, Any], state: Mapping[str, Tensor], dtype: torch.dtype) -> None:
-    folder.mkdir()
-    _write_json(folder / "config.json", settings)
-    tensors = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in state.items()}
-    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
-
-
-def _write_json(file: Path, value: Mapping[str, Any]) -> None:
-    file.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")

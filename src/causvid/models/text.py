@@ -5,20 +5,21 @@ Legend: B batch, M tokens (always the encoder's `max_tokens`), D width of the em
 The smallest model and umT5-xxl share this code: both are a `UMT5EncoderModel` and a fast tokenizer in two folders.
 """
 
-import json
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+import html
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
-from transformers.utils import logging
 
 from causvid.config import TextConfig
+from causvid.models.checkpoint import read_json
+from causvid.models.umt5 import EncoderOnDemand, first_line, quiet, read_umt5
 from causvid.seeding import lend_seed
 
+Placement = Literal["keep", "cpu", "release"]
 PAD, END, UNKNOWN = "<pad>", "</s>", "<unk>"
 WAN_TOKENS = 512
 """Length of a prompt of Wan's, for tokenizers that name no length of their own."""
@@ -50,10 +51,26 @@ def train_tokenizer(captions: Iterable[str]) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=PAD, eos_token=END, unk_token=UNKNOWN)
 
 
-class TextEncoder(nn.Module):
-    """Turn prompts into embeddings `[B, M, D]`. The embedding of "" is the null text."""
+def clean_prompt(prompt: str) -> str:
+    """Mend wrongly decoded characters, resolve HTML entities and join white space, as Wan does before tokenising."""
+    import ftfy
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, encoder: UMT5EncoderModel, *, max_tokens: int) -> None:
+    return " ".join(html.unescape(html.unescape(ftfy.fix_text(prompt))).split())
+
+
+class TextEncoder(nn.Module):
+    """Turn prompts into embeddings `[B, M, D]`. The embedding of "" is the null text.
+
+    The encoder may be on another device than the rest of a model: ids go there, and `embed` brings the result back.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        encoder: UMT5EncoderModel | EncoderOnDemand,
+        *,
+        max_tokens: int,
+    ) -> None:
         super().__init__()
         self.tokenizer = tokenizer
         self.encoder = encoder
@@ -93,12 +110,13 @@ class TextEncoder(nn.Module):
         return int(self.encoder.config.d_model)
 
     def tokens(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Return ids, int64 `[B, M]`, and the mask of real tokens, bool `[B, M]`, of `prompts`, on the CPU.
+        """Return ids, int64 `[B, M]`, and the mask of real tokens, bool `[B, M]`, of cleaned `prompts`, on the CPU.
 
         Raises:
             ValueError: if a prompt has more tokens than `max_tokens`.
         """
-        rows = self.tokenizer(list(prompts), truncation=False, verbose=False)["input_ids"]
+        cleaned = [clean_prompt(prompt) for prompt in prompts]
+        rows = self.tokenizer(cleaned, truncation=False, verbose=False)["input_ids"]
         ids = torch.full((len(rows), self.max_tokens), self.tokenizer.pad_token_id, dtype=torch.int64)
         mask = torch.zeros(ids.shape, dtype=torch.bool)
         for index, row in enumerate(rows):
@@ -123,7 +141,7 @@ class TextEncoder(nn.Module):
             ValueError: if a prompt has more tokens than `max_tokens`.
         """
         ids, mask = self.tokens(prompts)
-        here = next(self.encoder.parameters()).device
+        here = self.encoder.device
         hidden = self(ids.to(here), mask.to(here))
         return hidden if device is None else hidden.to(device)
 
@@ -131,6 +149,7 @@ class TextEncoder(nn.Module):
         """List the words of `prompt` that the vocabulary lacks, as they are written, in order and once each."""
         if self.tokenizer.unk_token_id is None:
             return []
+        prompt = clean_prompt(prompt)
         coded = self.tokenizer(prompt, return_offsets_mapping=True, truncation=False, verbose=False)
         pairs = zip(coded["input_ids"], coded["offset_mapping"], strict=True)
         words = [prompt[a:b] for token, (a, b) in pairs if token == self.tokenizer.unk_token_id]
@@ -139,72 +158,47 @@ class TextEncoder(nn.Module):
 
     def save(self, encoder_folder: str | Path, tokenizer_folder: str | Path, *, dtype: torch.dtype) -> None:
         """Write both folders as transformers does, the weights stored as `dtype`."""
-        here = next(self.encoder.parameters()).dtype
-        state = {name: tensor.detach().to(dtype) for name, tensor in self.encoder.state_dict().items()}
-        self.encoder.config.dtype = dtype
-        with _quiet():
-            self.encoder.save_pretrained(encoder_folder, state_dict=state)
+        encoder = self.encoder.read() if isinstance(self.encoder, EncoderOnDemand) else self.encoder
+        here = encoder.dtype
+        state = {name: tensor.detach().to(dtype) for name, tensor in encoder.state_dict().items()}
+        encoder.config.dtype = dtype
+        with quiet():
+            encoder.save_pretrained(encoder_folder, state_dict=state)
             self.tokenizer.save_pretrained(tokenizer_folder)
-        self.encoder.config.dtype = here
+        encoder.config.dtype = here
 
     @classmethod
     def load(
         cls,
-        encoder_folder: str | Path,
+        encoder: str | Path,
         tokenizer_folder: str | Path,
         *,
         max_tokens: int | None = None,
-        dtype: torch.dtype = torch.float32,
+        dtype: torch.dtype | None = torch.float32,
+        device: torch.device | str = "cpu",
+        placement: Placement = "keep",
     ) -> "TextEncoder":
         """Read what `save` wrote, or any UMT5 encoder and its tokenizer.
 
-        `max_tokens` defaults to the tokenizer's own length, and to Wan's 512 if it names none.
+        Args:
+            encoder: a folder of transformers', or a file with Wan's original names.
+            max_tokens: by default the tokenizer's own length, and Wan's 512 if it names none.
+            dtype: of the weights; None leaves that of the file.
+            placement: whether the weights stay on `device`, stay on the CPU, or are read onto `device` for every call
+                of `embed` and released after it.
 
         Raises:
             ValueError: if a file is missing or damaged, or a weight is missing or of a wrong shape.
         """
-        for folder, name in ((encoder_folder, "config.json"), (tokenizer_folder, "tokenizer_config.json")):
-            file = Path(folder) / name
-            if not file.is_file():
-                raise ValueError(f"{file} is missing: a text encoder needs it")
-            try:
-                json.loads(file.read_text(encoding="utf-8"))
-            except ValueError as error:
-                raise ValueError(f"{file} is not JSON ({error})") from None
-        try:
-            with _quiet():
-                loaded: Any = UMT5EncoderModel.from_pretrained(
-                    str(encoder_folder), dtype=dtype, local_files_only=True, output_loading_info=True
-                )
-            encoder, report = loaded
-        except Exception as error:
-            raise ValueError(f"{encoder_folder} holds no readable UMT5 encoder: {_first_line(error)}") from error
-        lost = sorted(report["missing_keys"]) + sorted(str(key[0]) for key in report["mismatched_keys"])
-        if lost:
-            raise ValueError(f"{encoder_folder} lacks, or has in a wrong shape, {', '.join(lost[:4])}")
+        read_json(Path(tokenizer_folder) / "tokenizer_config.json")
         try:
             tokenizer = AutoTokenizer.from_pretrained(str(tokenizer_folder), local_files_only=True)
         except Exception as error:
-            raise ValueError(f"{tokenizer_folder} holds no readable tokenizer: {_first_line(error)}") from error
+            raise ValueError(f"{tokenizer_folder} holds no readable tokenizer: {first_line(error)}") from error
         if max_tokens is None:
             own = tokenizer.model_max_length
             max_tokens = own if own is not None and own < 100_000 else WAN_TOKENS
-        return cls(tokenizer, encoder.eval(), max_tokens=max_tokens)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep transformers from drawing its own progress bars and reports; what goes wrong is raised instead."""
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity(logging.CRITICAL)
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+        if placement == "release":
+            return cls(tokenizer, EncoderOnDemand(encoder, dtype=dtype, device=device), max_tokens=max_tokens)
+        network = read_umt5(encoder, dtype=dtype, device="cpu" if placement == "cpu" else device)
+        return cls(tokenizer, network, max_tokens=max_tokens)

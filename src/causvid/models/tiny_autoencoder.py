@@ -8,13 +8,17 @@ two-dimensional.
 """
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from pydantic import ValidationError
 from torch import Tensor, nn
 
-from causvid.config import AutoencoderConfig
-from causvid.models.autoencoder import TIME_FACTOR, AutoencoderState
+from causvid.config import AutoencoderConfig, one_line
+from causvid.models.autoencoder import TIME_FACTOR, AutoencoderState, check_latent, check_pixels
+from causvid.models.checkpoint import open_checkpoint, read_json
+from causvid.models.names import compare_shapes
 
 
 class MemoryBlock(nn.Module):
@@ -97,10 +101,11 @@ class PatchMap(nn.Module):
 class TinyAutoencoder(nn.Module):
     """Autoencoder 4x in time and `spatial_factor` in space; the `Autoencoder` interface of this package.
 
-    With the default configuration its parameters have the names and shapes of `taew2_1`.
+    With the default configuration its parameters have the names and shapes of `taew2_1`. Layers compute in the type of
+    their weights; what comes out has the type of what went in.
 
-    Source: TAEHV, https://github.com/madebyollin/taehv. Differences: clips are padded before encoding as
-    `AutoencoderConfig.padding` says, and a stream's state is a value that the caller holds.
+    Source: TAEHV, https://github.com/madebyollin/taehv. Differences: `AutoencoderConfig.padding` says how clips are
+    padded before encoding, and a stream's state is a value that the caller holds.
     """
 
     def __init__(self, config: AutoencoderConfig) -> None:
@@ -138,9 +143,8 @@ class TinyAutoencoder(nn.Module):
             self.register_buffer("scale", torch.ones(config.latent_channels, 1, 1))
             self.encoder_shortcut.requires_grad_(False)
             self.decoder_shortcut.requires_grad_(False)
-            for last in (self.encoder[-1], self.decoder[-1]):
-                for parameter in last.parameters():
-                    nn.init.zeros_(parameter)
+            for parameter in (*self.encoder[-1].parameters(), *self.decoder[-1].parameters()):
+                nn.init.zeros_(parameter)
 
     @property
     def latent_scale(self) -> Tensor | float:
@@ -172,6 +176,11 @@ class TinyAutoencoder(nn.Module):
         self.decoder_shortcut.set(directions * deviation, mean)
         scale = deviation.sqrt()
         self.get_buffer("scale").copy_((scale / scale.square().mean().sqrt())[:, None, None])
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Return the type of the weights."""
+        return next(self.parameters()).dtype
 
     @property
     def latent_channels(self) -> int:
@@ -211,7 +220,9 @@ class TinyAutoencoder(nn.Module):
             ValueError: if a size does not fit, or the configuration's padding looks ahead.
         """
         if self.config.padding != "first":
-            raise ValueError(f"padding={self.config.padding!r} cannot encode a stream, expected 'first'")
+            raise ValueError(
+                f"padding={self.config.padding!r} cannot encode a stream, expected 'first': it looks ahead"
+            )
         return self._encode(pixels, state)
 
     def decode(self, latent: Tensor) -> Tensor:
@@ -243,33 +254,28 @@ class TinyAutoencoder(nn.Module):
         return pixels.clamp(0, 1), state
 
     def _encode(self, pixels: Tensor, state: AutoencoderState | None) -> tuple[Tensor, AutoencoderState]:
-        self._check(pixels, channels=3)
-        batch, frames, _, height, width = pixels.shape
-        extra = 1 if state is None else 0
-        if frames <= 0 or frames % TIME_FACTOR != extra:
-            raise ValueError(f"frames={frames} is not {'1 plus ' * extra}a multiple of {TIME_FACTOR}")
-        for name, size in (("height", height), ("width", width)):
-            if size % self.spatial_factor:
-                raise ValueError(f"{name}={size} is not a multiple of {self.spatial_factor}")
+        check_pixels(pixels, self.spatial_factor, start=state is None)
+        batch = len(pixels)
         if state is None:
             pixels = self._pad(pixels)
-        x = F.pixel_unshuffle(_fold(pixels), self.config.patch)
+        clip = pixels.to(self.dtype)
+        x = F.pixel_unshuffle(_fold(clip), self.config.patch)
         x, state = _run(self.encoder, x, batch, state)
         latent = _unfold(x, batch)
         if self.encoder_shortcut is not None:
-            latent = latent + self.encoder_shortcut(self._patches(pixels))
-        return latent * self.latent_scale, state
+            latent = latent + self.encoder_shortcut(self._patches(clip))
+        return (latent * self.latent_scale).to(pixels.dtype), state
 
     def _decode(self, latent: Tensor, state: AutoencoderState | None) -> tuple[Tensor, AutoencoderState]:
-        self._check(latent, channels=self.latent_channels)
+        check_latent(latent, self.latent_channels)
         batch, start = latent.shape[0], state is None
-        latent = latent / self.latent_scale
-        x, state = _run(self.decoder, _fold(latent), batch, state)
+        scaled = latent.to(self.dtype) / self.latent_scale
+        x, state = _run(self.decoder, _fold(scaled), batch, state)
         pixels = _unfold(F.pixel_shuffle(x, self.config.patch), batch)
         if self.decoder_shortcut is not None:
-            patches = self.decoder_shortcut(latent).unflatten(2, (TIME_FACTOR, -1)).flatten(1, 2)
+            patches = self.decoder_shortcut(scaled).unflatten(2, (TIME_FACTOR, -1)).flatten(1, 2)
             pixels = pixels + F.pixel_shuffle(patches, self.spatial_factor)
-        return (pixels[:, TIME_FACTOR - 1 :] if start else pixels), state
+        return (pixels[:, TIME_FACTOR - 1 :] if start else pixels).to(latent.dtype), state
 
     def _pad(self, pixels: Tensor) -> Tensor:
         """Lengthen a clip of 1 + 4k frames to a multiple of four."""
@@ -282,9 +288,41 @@ class TinyAutoencoder(nn.Module):
         cells = F.pixel_unshuffle(pixels, self.spatial_factor)
         return cells.unflatten(1, (-1, TIME_FACTOR)).flatten(2, 3)
 
-    def _check(self, x: Tensor, *, channels: int) -> None:
-        if x.ndim != 5 or x.shape[2] != channels or 0 in x.shape:
-            raise ValueError(f"shape={tuple(x.shape)} is not [batch, frames, {channels}, height, width]")
+
+def load_tiny_autoencoder(
+    path: str | Path, *, dtype: torch.dtype | None = None, device: torch.device | str = "cpu"
+) -> TinyAutoencoder:
+    """Read a bundle's `vae/` folder, or a file of TAEHV's for Wan 2.1: `taew2_1.pth` or `.safetensors`.
+
+    Args:
+        dtype: of the weights; by default that of the file.
+
+    Raises:
+        ValueError: if a file is missing or damaged, or names and shapes are not exactly those of the configuration.
+    """
+    place = Path(path)
+    config = _read_config(place / "config.json") if place.is_dir() else AutoencoderConfig()
+    checkpoint = open_checkpoint(place)
+    with torch.device("meta"):
+        model = TinyAutoencoder(config)
+    found = {name: entry.shape for name, entry in checkpoint.sections.get("", {}).items()}
+    mismatch = compare_shapes(found, {name: tensor.shape for name, tensor in model.state_dict().items()})
+    if mismatch:
+        meant = "its config.json" if place.is_dir() else "taew2_1"
+        raise ValueError(f"{checkpoint.path} is not the autoencoder of {meant}: {mismatch}")
+    model.load_state_dict(dict(checkpoint.read(list(found), dtype=dtype, device=device)), assign=True)
+    return model.eval()
+
+
+def _read_config(file: Path) -> AutoencoderConfig:
+    settings = read_json(file)
+    name = settings.pop("_class_name", None)
+    if name != "TinyAutoencoder":
+        raise ValueError(f"{file}: _class_name={name!r} is not supported, expected 'TinyAutoencoder'")
+    try:
+        return AutoencoderConfig.model_validate(settings)
+    except ValidationError as error:
+        raise ValueError(f"{file}: {one_line(error)}") from None
 
 
 @torch.no_grad()

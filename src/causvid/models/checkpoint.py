@@ -1,0 +1,307 @@
+"""Files of weights in every published format, opened as one thing: names, shapes and types at once, data on demand.
+
+Safetensors, PyTorch's zip files and its older pickles, alone or as the shards of an index. Nothing in a file is
+executed, and reading takes no more memory than the tensors that were asked for.
+"""
+
+import json
+import math
+import pickle
+import re
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+Format = Literal["safetensors", "PyTorch", "PyTorch before 1.6"]
+SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
+INDEX = ".index.json"
+
+_PREFERRED = "diffusion_pytorch_model.safetensors"
+_SHARD = re.compile(r"-\d{5}-of-\d{5}\.")
+_RELEASE = 16 * 2**20
+"""Bytes, or a 32nd of a larger file, after which it is opened anew, since its mapped pages count as memory in use."""
+_TYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What a file says of a tensor."""
+
+    shape: torch.Size
+    dtype: torch.dtype
+
+    @property
+    def bytes(self) -> int:
+        """Return how much memory its values take."""
+        return self.shape.numel() * self.dtype.itemsize
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A file, or the shards of an index.
+
+    path: the file, or the index. sections: name → entry by section; a flat state dict is the section "", nested ones
+    are named as the file does ("generator", "critic", "state_dict", …). shards: name → file, where there is an index.
+    """
+
+    path: Path
+    format: Format
+    sections: Mapping[str, Mapping[str, Entry]]
+    shards: Mapping[str, Path] = field(default_factory=dict)
+
+    @property
+    def files(self) -> list[Path]:
+        """Return the files that hold the data."""
+        return sorted(set(self.shards.values())) or [self.path]
+
+    def read(
+        self,
+        names: Sequence[str],
+        *,
+        section: str = "",
+        dtype: torch.dtype | None = None,
+        device: torch.device | str = "cpu",
+    ) -> Iterator[tuple[str, Tensor]]:
+        """Yield name and tensor, file by file, as `dtype` if given: copies of its own, one at a time.
+
+        Raises:
+            ValueError: if there is no such tensor, or a file has become unreadable.
+        """
+        places: dict[Path, list[str]] = {}
+        for name in names:
+            if name not in self.sections.get(section, {}):
+                raise ValueError(f"{self.path}: there is no tensor {name}" + (f" in {section}" if section else ""))
+            places.setdefault(self.shards.get(name, self.path), []).append(name)
+        for file, wanted in places.items():
+            yield from _read(file, section, wanted, dtype, device)
+
+
+def open_checkpoint(path: Path) -> Checkpoint:
+    """Open a file of weights, an index of shards, or a folder that holds one or the other.
+
+    Raises:
+        ValueError: if it is missing, damaged, empty or ambiguous, or holds anything but tensors; naming what to do.
+    """
+    if path.is_dir():
+        path = choose_weights(path)
+    if path.name.endswith(INDEX):
+        return _open_index(path)
+    format = _format(path)
+    return Checkpoint(path, format, _sections(path, format))
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """List what a folder holds that can be opened: indexes of shards, and files of weights that are no shards."""
+    files = sorted(file for file in folder.iterdir() if file.is_file())
+    single = [file for file in files if file.suffix in SUFFIXES and not _SHARD.search(file.name)]
+    return [file for file in files if file.name.endswith(INDEX)] + single
+
+
+def choose_weights(folder: Path) -> Path:
+    """Return the one index or file of weights in a folder; diffusers' usual name wins over others.
+
+    Raises:
+        ValueError: if there is none, or more than one.
+    """
+    candidates = weight_files(folder)
+    usual = [file for file in candidates if file.name.startswith(_PREFERRED)]
+    for choice in (candidates, usual):
+        if len(choice) == 1:
+            return choice[0]
+    if candidates:
+        names = " and ".join(file.name for file in (usual or candidates))
+        raise ValueError(f"{folder} holds {names}: give the path of the one you mean")
+    shard = next((file for file in sorted(folder.iterdir()) if _SHARD.search(file.name)), None)
+    if shard is not None:
+        raise ValueError(f"{folder} holds shards such as {shard.name} without their {INDEX[1:]}; fetch it too")
+    raise ValueError(f"{folder} holds no weights, expected an {INDEX[1:]} or a file {', '.join(SUFFIXES)}")
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        ValueError: if the file is missing, damaged or not an object.
+    """
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(f"{file} is missing") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"{file} is not readable JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"{file} is not a JSON object")
+    return value
+
+
+def _open_index(file: Path) -> Checkpoint:
+    where = read_json(file).get("weight_map")
+    if not isinstance(where, dict) or not where or not all(isinstance(name, str) for name in where.values()):
+        raise ValueError(f"{file}: weight_map is not a table from tensors to files; fetch it again")
+    found: dict[str, Mapping[str, Entry]] = {}
+    format: Format = "safetensors"
+    for shard in sorted(set(where.values())):
+        place = file.parent / shard
+        if Path(shard).name != shard:
+            raise ValueError(f"{file}: shard {shard!r} is not a file beside it")
+        if not place.is_file():
+            raise ValueError(f"{file}: shard {shard} is missing; fetch it too")
+        format = _format(place)
+        found[shard] = _sections(place, format).get("", {})
+    for name, shard in where.items():
+        if name not in found[shard]:
+            raise ValueError(f"{file}: shard {shard} lacks {name}, which the index places there; fetch both again")
+    entries = {name: found[shard][name] for name, shard in where.items()}
+    return Checkpoint(file, format, {"": entries}, {name: file.parent / shard for name, shard in where.items()})
+
+
+def _format(file: Path) -> Format:
+    """Tell a file's format by its first bytes, or say what it is instead."""
+    if file.suffix == ".incomplete":
+        raise ValueError(f"{file} is a download that has not finished; fetch it again")
+    try:
+        with file.open("rb") as stream:
+            head = stream.read(64)
+    except FileNotFoundError:
+        raise ValueError(f"{file} is missing") from None
+    except OSError as error:
+        raise ValueError(f"{file} cannot be read: {error.strerror}") from None
+    if not head:
+        raise ValueError(f"{file} is empty, 0 bytes; fetch it again")
+    if head[8:9] == b"{":  # before all others: the length of its header comes first, and may look like anything
+        return "safetensors"
+    if head.startswith(b"version https://git-lfs"):
+        raise ValueError(f"{file} is a pointer of git-lfs, not the weights; run `git lfs pull` where it came from")
+    if re.match(rb"\s*<(!doctype|html|head|\?xml)", head, re.IGNORECASE):
+        raise ValueError(f"{file} is a web page, not weights; fetch the file itself")
+    if head.startswith(b"GGUF"):
+        raise ValueError(f"{file} is GGUF, which is not supported; expected safetensors or a PyTorch file")
+    if head.startswith(b"PK\x03\x04"):
+        return "PyTorch"
+    if file.suffix == ".safetensors":
+        return "safetensors"
+    if head.startswith(b"\x80"):
+        return "PyTorch before 1.6"
+    raise ValueError(f"{file} ({file.stat().st_size} bytes) is neither safetensors nor a PyTorch file; fetch it again")
+
+
+def _sections(file: Path, format: Format) -> dict[str, dict[str, Entry]]:
+    if format == "safetensors":
+        with _whole(file, format):
+            handle = safe_open(file, framework="pt")
+            slices = {name: handle.get_slice(name) for name in handle.offset_keys()}
+        if not slices:
+            raise ValueError(f"{file} holds no tensors")
+        return {"": {name: _entry(file, name, s.get_dtype(), s.get_shape()) for name, s in slices.items()}}
+    return {
+        section: {name: Entry(tensor.shape, tensor.dtype) for name, tensor in tensors.items()}
+        for section, tensors in _load_pickle(file, format).items()
+    }
+
+
+def _entry(file: Path, name: str, dtype: str, shape: Sequence[int]) -> Entry:
+    if dtype not in _TYPES:
+        raise ValueError(f"{file}: {name} is of type {dtype}, expected one of {', '.join(_TYPES)}")
+    return Entry(torch.Size(shape), _TYPES[dtype])
+
+
+def _load_pickle(file: Path, format: Format) -> dict[str, dict[str, Tensor]]:
+    """Read a PyTorch file by sections; a zip file's tensors stay on disk until they are touched."""
+    with _whole(file, format), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        content = torch.load(file, map_location="cpu", weights_only=True, mmap=format == "PyTorch")
+    if not isinstance(content, Mapping):
+        raise ValueError(f"{file} holds a {type(content).__name__}, expected a dict of tensors")
+    parts = {"": content, **{name: part for name, part in content.items() if isinstance(part, Mapping)}}
+    sections = {
+        str(section): {name: _checked(file, name, value) for name, value in part.items() if isinstance(value, Tensor)}
+        for section, part in parts.items()
+    }
+    sections = {section: tensors for section, tensors in sections.items() if tensors}
+    if not sections:
+        raise ValueError(f"{file} holds no tensors, expected a dict of them or dicts of such dicts")
+    return sections
+
+
+def _checked(file: Path, name: object, tensor: Tensor) -> Tensor:
+    if not isinstance(name, str):
+        raise ValueError(f"{file}: tensor {name!r} has no name, expected a dict from names to tensors")
+    plain = tensor.layout is torch.strided and not tensor.is_quantized and tensor.device.type == "cpu"
+    # A view that repeats its storage would make a small file into as large a model as it likes.
+    if not plain or tensor.untyped_storage().nbytes() < tensor.numel() * tensor.itemsize:
+        kind = str(tensor.layout).removeprefix("torch.")
+        raise ValueError(f"{file}: {name} is no plain tensor ({kind}, {tensor.device}, {list(tensor.shape)})")
+    return tensor.detach()
+
+
+def _read(
+    file: Path, section: str, names: Sequence[str], dtype: torch.dtype | None, device: torch.device | str
+) -> Iterator[tuple[str, Tensor]]:
+    format = _format(file)
+    # A pickle from before zip files is read whole each time it is opened.
+    budget = math.inf if format == "PyTorch before 1.6" else max(_RELEASE, file.stat().st_size // 32)
+    fetch: Callable[[str], Tensor] | None = None
+    taken = 0
+    for name in names:
+        if fetch is None or taken > budget:
+            fetch = None
+            fetch, taken = _fetcher(file, section, format), 0
+        with _whole(file, format):
+            stored = fetch(name)
+        taken += stored.nbytes
+        # A copy, because mapped tensors lie at odd addresses, and products round differently there.
+        tensor = torch.empty(stored.shape, dtype=dtype or stored.dtype, device=device).copy_(stored)
+        del stored
+        yield name, tensor
+
+
+def _fetcher(file: Path, section: str, format: Format) -> Callable[[str], Tensor]:
+    if format == "safetensors":
+        with _whole(file, format):
+            handle = safe_open(file, framework="pt")
+        return lambda name: handle.get_tensor(name)
+    tensors = _load_pickle(file, format)[section]
+    return lambda name: tensors[name]
+
+
+@contextmanager
+def _whole(file: Path, format: Format) -> Iterator[None]:
+    """Turn what a damaged or hostile file makes a library raise into one line."""
+    try:
+        yield
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        if isinstance(error, pickle.UnpicklingError):
+            named = re.search(r"GLOBAL (\S+)", reason)
+            if named:
+                raise ValueError(
+                    f"{file} holds the Python object {named[1]} beside tensors and is not opened, since that may run "
+                    "code; save the tensors alone where you trust it"
+                ) from None
+            reason = "its pickle does not describe plain tensors"
+        elif not isinstance(error, SafetensorError):
+            reason = reason.split(". ")[0]
+        size = file.stat().st_size if file.exists() else 0
+        raise ValueError(
+            f"{file} ({size} bytes) is not a whole {format} file: {reason}; fetch or write it again"
+        ) from None

@@ -1,0 +1,40 @@
+"""How much memory a model really takes: the peak of a device, or of the process where the device is the CPU."""
+
+import resource
+import sys
+from pathlib import Path
+
+import torch
+
+_STATUS = Path("/proc/self/status")
+_CLEAR = Path("/proc/self/clear_refs")
+
+
+def taken_bytes(device: torch.device) -> int:
+    """Return what is taken now: by tensors on CUDA, by the whole process, libraries included, on the CPU."""
+    if device.type == "cuda":
+        return torch.cuda.memory_allocated(device)
+    return _status("VmRSS") if _STATUS.is_file() else peak_taken_bytes(device)
+
+
+def peak_taken_bytes(device: torch.device) -> int:
+    """Return the most that was taken at any time since `restart_peak`, or where that cannot be done since the start."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    if _STATUS.is_file():
+        return _status("VmHWM")
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def restart_peak(device: torch.device) -> None:
+    """Forget earlier peaks."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    elif _CLEAR.exists():
+        _CLEAR.write_text("5")  # Linux: the peak of the resident set becomes what is resident now
+
+
+def _status(name: str) -> int:
+    line = next(line for line in _STATUS.read_text().splitlines() if line.startswith(f"{name}:"))
+    return int(line.split()[1]) * 1024

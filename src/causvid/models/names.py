@@ -1,0 +1,193 @@
+"""Names of the transformer's weights in other formats, both ways, as one table.
+
+Three spellings of one model: ours, diffusers' `WanTransformer3DModel`, and Wan 2.1's original. Values are the same in
+all three; only the patch embedding differs in shape, being a 3-D convolution elsewhere and a product of flattened
+patches here. Wan's original calls the norm before cross-attention `norm3`, diffusers calls it `norm2`.
+"""
+
+import difflib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from causvid.config import TransformerConfig
+from causvid.models.transformer import Transformer
+
+Spelling = Literal["ours", "diffusers", "wan"]
+State = dict[str, Tensor]
+
+# ours, diffusers, Wan original
+_OUTSIDE = (
+    ("patch_in", "patch_embedding", "patch_embedding"),
+    ("text_in.0", "condition_embedder.text_embedder.linear_1", "text_embedding.0"),
+    ("text_in.2", "condition_embedder.text_embedder.linear_2", "text_embedding.2"),
+    ("time_in.0", "condition_embedder.time_embedder.linear_1", "time_embedding.0"),
+    ("time_in.2", "condition_embedder.time_embedder.linear_2", "time_embedding.2"),
+    ("time_modulation.1", "condition_embedder.time_proj", "time_projection.1"),
+    ("head_modulation", "scale_shift_table", "head.modulation"),
+    ("head", "proj_out", "head.head"),
+)
+_IN_BLOCK = (
+    ("modulation", "scale_shift_table", "modulation"),
+    ("cross_norm", "norm2", "norm3"),
+    ("feed_forward.0", "ffn.net.0.proj", "ffn.0"),
+    ("feed_forward.2", "ffn.net.2", "ffn.2"),
+    *(
+        (f"{ours}.{part}", f"{diffusers}.{to}", f"{wan}.{original}")
+        for ours, diffusers, wan in (
+            ("self_attention", "attn1", "self_attn"),
+            ("cross_attention", "attn2", "cross_attn"),
+        )
+        for part, to, original in (
+            ("query", "to_q", "q"),
+            ("key", "to_k", "k"),
+            ("value", "to_v", "v"),
+            ("out", "to_out.0", "o"),
+            ("query_norm", "norm_q", "norm_q"),
+            ("key_norm", "norm_k", "norm_k"),
+        )
+    ),
+)
+_COLUMN: dict[Spelling, int] = {"ours": 0, "diffusers": 1, "wan": 2}
+CONVOLUTION = "patch_in.weight"
+_WRAPPERS = {
+    "model",
+    "module",
+    "generator",
+    "diffusion_model",
+    "_orig_mod",
+    "_fsdp_wrapped_module",
+    "_checkpoint_wrapped_module",
+}
+_BLOCK = re.compile(r"blocks\.\d+\.")
+
+
+def bare_name(name: str) -> str:
+    """Strip what training and compilation wrap around a module, wherever it stands in a name."""
+    return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
+
+
+def foreign_name(name: str, to: Spelling) -> str:
+    """Translate one of our parameter or module names, such as `blocks.3.self_attention.query.weight`."""
+    translated = _translate(name, "ours", to)
+    if translated is None:
+        raise KeyError(name)
+    return translated
+
+
+def own_name(name: str, source: Spelling) -> str | None:
+    """Translate a parameter's or module's name to ours; None if the spelling does not know it."""
+    return _translate(name, source, "ours")
+
+
+def _translate(name: str, source: Spelling, to: Spelling) -> str | None:
+    block = _BLOCK.match(name)
+    prefix = block[0] if block else ""
+    rest = name[len(prefix) :]
+    for row in _IN_BLOCK if block else _OUTSIDE:
+        known = row[_COLUMN[source]]
+        if rest == known or rest.startswith(f"{known}."):
+            return prefix + row[_COLUMN[to]] + rest[len(known) :]
+    return None
+
+
+def shapes(config: TransformerConfig) -> dict[str, torch.Size]:
+    """Return name → shape of all parameters of our transformer, without making them."""
+    with torch.device("meta"):
+        return {name: tensor.shape for name, tensor in Transformer(config).state_dict().items()}
+
+
+def foreign_shape(name: str, shape: torch.Size, config: TransformerConfig, to: Spelling) -> torch.Size:
+    """Return the shape that the other format gives to our parameter `name` of `shape`."""
+    if name == CONVOLUTION and to != "ours":
+        return torch.Size((config.dim, config.in_channels, 1, config.patch, config.patch))
+    return shape
+
+
+def foreign_shapes(config: TransformerConfig, to: Spelling) -> dict[str, torch.Size]:
+    """Return name → shape of all parameters as the other format has them."""
+    return {foreign_name(name, to): foreign_shape(name, shape, config, to) for name, shape in shapes(config).items()}
+
+
+def to_foreign(state: Mapping[str, Tensor], config: TransformerConfig, to: Spelling) -> State:
+    """Rename and reshape our weights to another format's.
+
+    Raises:
+        ValueError: if `state` is not exactly the weights of a transformer of `config`.
+    """
+    own = shapes(config)
+    check_state(state, own)
+    return {
+        foreign_name(name, to): state[name].reshape(foreign_shape(name, shape, config, to))
+        for name, shape in own.items()
+    }
+
+
+def from_foreign(state: Mapping[str, Tensor], config: TransformerConfig, source: Spelling) -> State:
+    """Rename and reshape another format's weights to ours.
+
+    Raises:
+        ValueError: if `state` is not exactly the weights of a transformer of `config`.
+    """
+    check_state(state, foreign_shapes(config, source))
+    return {name: state[foreign_name(name, source)].reshape(shape) for name, shape in shapes(config).items()}
+
+
+@dataclass(frozen=True)
+class Mismatch:
+    """How a table of shapes differs from the one expected: names that are missing or unknown, and lines on shapes."""
+
+    missing: tuple[str, ...]
+    unknown: tuple[str, ...]
+    misshapen: tuple[str, ...]
+
+    def __bool__(self) -> bool:
+        return bool(self.missing or self.unknown or self.misshapen)
+
+    def __str__(self) -> str:
+        problems = []
+        if self.missing:
+            problems.append(f"missing {few(self.missing)}")
+        if self.unknown:
+            guess = nearest(self.unknown[0], self.missing)
+            meant = f" (is {self.unknown[0]} meant to be {guess}?)" if guess else ""
+            problems.append(f"unknown {few(self.unknown)}{meant}")
+        if self.misshapen:
+            problems.append(few(self.misshapen))
+        return "; ".join(problems)
+
+
+def compare_shapes(found: Mapping[str, torch.Size], expected: Mapping[str, torch.Size]) -> Mismatch:
+    """Compare two tables of shapes by name."""
+    return Mismatch(
+        missing=tuple(name for name in expected if name not in found),
+        unknown=tuple(name for name in found if name not in expected),
+        misshapen=tuple(
+            f"{name} is {list(found[name])}, expected {list(shape)}"
+            for name, shape in expected.items()
+            if name in found and found[name] != shape
+        ),
+    )
+
+
+def check_state(state: Mapping[str, Tensor], expected: Mapping[str, torch.Size]) -> None:
+    """Raise one `ValueError` that names what is missing, unknown or of another shape, unless `state` fits exactly."""
+    mismatch = compare_shapes({name: tensor.shape for name, tensor in state.items()}, expected)
+    if mismatch:
+        raise ValueError(f"the weights do not fit: {mismatch}")
+
+
+def nearest(name: str, candidates: Sequence[str]) -> str | None:
+    """Return the candidate that is spelled most like `name`, if one is at all."""
+    guess = difflib.get_close_matches(name, candidates, n=1)
+    return guess[0] if guess else None
+
+
+def few(names: Sequence[str], count: int = 4) -> str:
+    """Join the first names, and count the others."""
+    more = f" and {len(names) - count} more" if len(names) > count else ""
+    return ", ".join(names[:count]) + more
