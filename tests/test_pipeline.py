@@ -1,6 +1,6 @@
 """What a user holds: streams repeat, continue, stop where asked, and refuse what they cannot do."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -8,64 +8,16 @@ from typing import Any
 import pytest
 import torch
 
-from causvid.config import AutoencoderConfig, GenerationConfig, TextConfig, TransformerConfig
 from causvid.media import to_bytes
-from causvid.models.bundle import Bundle
-from causvid.models.text import TextEncoder, train_tokenizer
-from causvid.models.tiny_autoencoder import TinyAutoencoder
-from causvid.models.transformer import Transformer
 from causvid.pipeline import Pipeline, Stream
 
+Make = Callable[..., Pipeline]
 PROMPT = "a red swan over the snow"
 
 
-def make(*, teacher: bool = True, **settings: Any) -> Pipeline:
-    generator = torch.Generator().manual_seed(0)
-    sizes = TransformerConfig(dim=24, heads=2, layers=2, ffn_dim=32, text_dim=8, in_channels=4, out_channels=4)
-    shape = AutoencoderConfig(
-        latent_channels=4, encoder_widths=(4, 4, 4, 4), decoder_widths=(8, 8, 8, 8), blocks=1, padding="first"
-    )
-    text = TextConfig(dim=8, layers=1, heads=2, head_dim=4, ffn_dim=12, max_tokens=9)
-    generation = GenerationConfig.model_validate(
-        {
-            "height": 32,
-            "width": 48,
-            "fps": 8,
-            "clip_frames": 7,
-            "first": 1,
-            "chunk": 3,
-            "window": 6,
-            "sink": 1,
-            "shift": 3.0,
-            "timesteps": (1000, 750, 500),
-            "teacher_steps": 3,
-            "guidance": 2.0,
-            "max_seconds": 60,
-            **settings,
-        }
-    )
-
-    def transformer() -> Transformer:
-        model = Transformer(sizes)
-        model.initialise(generator)
-        with torch.no_grad():
-            model.head.weight.normal_(std=0.3, generator=generator)
-        return model.eval()
-
-    autoencoder = TinyAutoencoder(shape).eval()
-    with torch.no_grad():
-        for p in autoencoder.parameters():
-            p.normal_(std=0.25, generator=generator)
-        autoencoder.decoder[-1].bias.fill_(0.5)
-    encoder = TextEncoder.create(text, train_tokenizer([PROMPT, "a blue mammoth"]), generator=generator).eval()
-    return Pipeline(
-        Bundle(transformer(), autoencoder, encoder, generation, {}, teacher=transformer() if teacher else None)
-    )
-
-
-@pytest.fixture(scope="module")
-def pipeline() -> Pipeline:
-    return make()
+@pytest.fixture
+def pipeline(small: Pipeline) -> Pipeline:
+    return small
 
 
 def video(frames: Iterator[torch.Tensor]) -> torch.Tensor:
@@ -79,7 +31,7 @@ def live(frames: Iterator[torch.Tensor]) -> Stream:
 
 @pytest.mark.parametrize("first", [1, 3])
 @pytest.mark.parametrize("chunk", [2, 3])
-def test_chunks_come_one_by_one_and_the_last_is_cut(first: int, chunk: int) -> None:
+def test_chunks_come_one_by_one_and_the_last_is_cut(make: Make, first: int, chunk: int) -> None:
     one = make(first=first, chunk=chunk, clip_frames=first + 2 * chunk)
     sizes = [len(frames) for frames in one.stream(PROMPT, seconds=4)]
     assert sizes[0] == 4 * first - 3
@@ -184,7 +136,7 @@ def test_a_batch_holds_what_each_prompt_gives_alone(pipeline: Pipeline) -> None:
     assert pipeline.generate_batch(prompts, seeds=[5, 6]).shape[1] == 25
 
 
-def test_the_teacher_makes_a_whole_clip_guided_by_the_prompt(pipeline: Pipeline) -> None:
+def test_the_teacher_makes_a_whole_clip_guided_by_the_prompt(make: Make, pipeline: Pipeline) -> None:
     (clip,) = pipeline.stream(PROMPT, mode="teacher")
     assert clip.shape == (25, 32, 48, 3)
     (more,) = pipeline.stream(PROMPT, mode="teacher", steps=5)
@@ -248,18 +200,30 @@ def test_unknown_words_are_named_and_still_make_a_video(pipeline: Pipeline) -> N
         ({"window": 0, "sink": 0}, "at least one frame"),
         ({"seed": -1}, "seed=-1"),
         ({"mode": "critic"}, "mode='critic'"),
-        ({"mode": "teacher", "window": 3}, "the student's"),
+        ({"policy": "forget"}, "policy='forget' is not one of window, recompute"),
+        ({"keep": -1}, "keep=-1 is not from 0 to 60"),
+        ({"keep": float("inf")}, "keep=inf"),
+        ({"source": [], "strength": 0}, "strength=0 is not above 0"),
+        ({"source": [], "strength": 1.5}, "strength=1.5"),
+        ({"source": "absent.mp4"}, "absent.mp4 does not exist"),
+        ({"after": "absent.mp4"}, "absent.mp4 does not exist"),
+        ({"after": []}, "has no frames"),
+        ({"after": "absent.safetensors"}, "absent.safetensors is missing"),
+        ({"after": torch.zeros(1, 4, 4, 8, 8)}, r"latents are \[1, 4, 4, 8, 8\], expected \[1, F, 4, 4, 6\]"),
+        ({"image": "absent.png"}, "absent.png does not exist"),
+        ({"image": "absent.png", "after": []}, "give one of image, after and source"),
+        ({"mode": "teacher", "window": 3}, "window cannot be used with mode"),
         ({"mode": "teacher", "seconds": 30}, "longer than the teacher's clip of 3.125 seconds"),
         ({"mode": "teacher", "steps": 0}, "steps=0"),
     ],
 )
 def test_bad_input_is_refused_at_once_in_one_line(pipeline: Pipeline, options: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message) as caught:
+    with pytest.raises((ValueError, OSError), match=message) as caught:
         pipeline.stream(**{"prompt": PROMPT, **options})
     assert "\n" not in str(caught.value)
 
 
-def test_a_bundle_without_a_teacher_says_so_at_once() -> None:
+def test_a_bundle_without_a_teacher_says_so_at_once(make: Make) -> None:
     with pytest.raises(ValueError, match="needs a bundle with a teacher"):
         make(teacher=False).stream(PROMPT, mode="teacher")
 

@@ -8,13 +8,15 @@ Source: Lipman et al., Flow Matching (2210.02747); the shifted schedule is SD3's
 """
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 Velocity = Callable[[Tensor, Tensor], Tensor]
 """A velocity as a function of x `[B, F, C, H, W]` and sigma `[B, F]`."""
+Noise = torch.Generator | Sequence[torch.Generator]
+"""Where noise comes from: one generator for a whole batch, or one for each sample, which then depends on no other."""
 
 
 def _expand(sigma: Tensor, like: Tensor) -> Tensor:
@@ -118,6 +120,15 @@ def sample_timestep_sigma(
     return shift_sigma(t / 1000, shift).clamp(low / 1000, high / 1000).to(device)
 
 
-def randn_like(x: Tensor, generator: torch.Generator) -> Tensor:
+def randn(shape: tuple[int, ...], generator: Noise) -> Tensor:
+    """Draw fp32 Gaussian noise on the generator's device; of several generators, each draws one sample of the batch."""
+    if isinstance(generator, torch.Generator):
+        return torch.randn(shape, generator=generator, device=generator.device)
+    if len(generator) != shape[0]:
+        raise ValueError(f"{len(generator)} generators for a batch of {shape[0]}")
+    return torch.stack([randn(shape[1:], one) for one in generator])
+
+
+def randn_like(x: Tensor, generator: Noise) -> Tensor:
     """Draw Gaussian noise of `x`'s shape, type and device from an explicit generator that may sit on another device."""
-    return torch.randn(x.shape, generator=generator, device=generator.device, dtype=torch.float32).to(x.device, x.dtype)
+    return randn(tuple(x.shape), generator).to(x.device, x.dtype)

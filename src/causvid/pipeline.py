@@ -1,124 +1,42 @@
-"""What a user holds: a `Pipeline`, which is a whole model, and the `Stream`s of video it makes.
+"""What a user holds: a `Pipeline`, which is a whole model and makes `Stream`s of video.
 
 Letters: B batch, F latent frames, C H W a latent frame, T pixel frames.
 """
 
-import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
-from typing import Literal, Self
+from typing import Literal, Self, get_args
 
 import torch
 from torch import Tensor
 
-from causvid.flow import check_few_steps, schedule, spread_steps, warped_steps
-from causvid.generate.rollout import next_chunk
+from causvid.generate.film import Film
+from causvid.generate.latents import SUFFIX as LATENTS
+from causvid.generate.latents import load_latents
+from causvid.generate.limits import (
+    latent_size,
+    layout,
+    memory,
+    own_sigmas,
+    pixel_length,
+    student_sigmas,
+    teacher_sigmas,
+)
+from causvid.generate.rollout import rollout
 from causvid.generate.solver import guided_velocity, solve
-from causvid.media import to_bytes
-from causvid.models.autoencoder import TIME_FACTOR, Autoencoder, AutoencoderState, pixel_frames
-from causvid.models.bundle import Bundle, load_bundle, save_bundle
+from causvid.generate.source import Image, Video, encode_chunks, encode_end, load_image, load_video, to_pixels
+from causvid.generate.stream import Policy, Stream, StreamSettings, first_chunk, levels_below
+from causvid.generate.timeline import Shot, Timeline, versions
+from causvid.media import Fit, to_bytes
+from causvid.models.assemble import assemble
+from causvid.models.autoencoder import TIME_FACTOR, pixel_frames
+from causvid.models.bundle import Bundle, save_bundle
+from causvid.models.text import Placement
 from causvid.models.transformer import TextKeys, Transformer
-from causvid.nn.cache import CacheSnapshot, KVCache
 
 Mode = Literal["student", "teacher"]
-BUILT_IN = "nano"
-
-
-@dataclass(frozen=True)
-class StreamState:
-    """All that the next chunk of a stream depends on, besides the weights.
-
-    latest: the newest chunk, made but not committed yet, `[1, F, C, H, W]`. random: the state of the noise's generator.
-    """
-
-    text: TextKeys
-    cache: CacheSnapshot
-    decoder: AutoencoderState | None
-    latest: Tensor | None
-    random: Tensor
-    frames: int
-
-
-class Stream(Iterator[Tensor]):
-    """A live generation: each `next` makes a chunk and returns its frames, uint8 `[T, H, W, 3]`, on the CPU.
-
-    The first chunk has 1 + 4 (first - 1) frames, every other 4 chunk; the last is cut to the length asked for.
-    """
-
-    def __init__(
-        self,
-        transformer: Transformer,
-        autoencoder: Autoencoder,
-        text: TextKeys,
-        cache: KVCache,
-        *,
-        first: int,
-        chunk: int,
-        latent_shape: tuple[int, int, int],
-        sigmas: Sequence[float],
-        seed: int,
-        length: int | None,
-    ) -> None:
-        """Start a stream of `length` frames, None for one without end; `latent_shape` is (C, H, W)."""
-        self._transformer, self._autoencoder = transformer, autoencoder
-        self._text, self._cache = text, cache
-        self._first, self._chunk, self._shape, self._sigmas = first, chunk, latent_shape, tuple(sigmas)
-        self._generator = torch.Generator().manual_seed(seed)
-        self._decoder: AutoencoderState | None = None
-        self._latest: Tensor | None = None
-        self.length = length
-        self.frames = 0
-
-    @property
-    def latent(self) -> Tensor | None:
-        """Return the newest chunk before decoding, `[1, F, C, H, W]`; None before the first."""
-        return self._latest
-
-    @torch.inference_mode()
-    def __next__(self) -> Tensor:
-        if self.length is not None and self.frames >= self.length:
-            raise StopIteration
-        self._latest = next_chunk(
-            self._transformer,
-            self._text,
-            self._cache,
-            latest=self._latest,
-            size=self._first if self._latest is None else self._chunk,
-            shape=(1, *self._shape),
-            sigmas=self._sigmas,
-            generator=self._generator,
-        )
-        pixels, self._decoder = self._autoencoder.decode_chunk(self._latest, self._decoder)
-        left = None if self.length is None else self.length - self.frames
-        frames = to_bytes(pixels[0, :left])
-        self.frames += len(frames)
-        return frames
-
-    @torch.inference_mode()
-    def snapshot(self) -> StreamState:
-        """Return the state of the stream, as a value that later chunks do not change."""
-        return StreamState(
-            text=self._text,
-            cache=self._cache.snapshot(),
-            decoder=self._decoder,
-            latest=self._latest,
-            random=self._generator.get_state(),
-            frames=self.frames,
-        )
-
-    @torch.inference_mode()
-    def restore(self, state: StreamState) -> None:
-        """Go back (or over) to a state of this stream, or of one of the same model and sizes.
-
-        Raises:
-            ValueError: if the state is of other sizes.
-        """
-        self._cache.restore(state.cache)
-        self._text, self._decoder, self._latest = state.text, state.decoder, state.latest
-        self._generator.set_state(state.random)
-        self.frames = state.frames
+STRENGTH = 0.7
+"""How much of a source video-to-video changes, unless said otherwise."""
 
 
 class Pipeline:
@@ -132,17 +50,41 @@ class Pipeline:
     @classmethod
     def from_pretrained(
         cls,
-        path: str | Path | None = None,
+        base: str | Path | None = None,
         *,
+        student: str | Path | None = None,
+        tiny_autoencoder: str | Path | None = None,
+        lora: str | Path | None = None,
+        lora_strength: float = 1.0,
+        preset: str | None = None,
+        dtype: torch.dtype | None = None,
         device: torch.device | str = "cpu",
+        text_encoder: Placement = "keep",
+        teacher: bool = False,
     ) -> Self:
-        """Load a bundle from its folder; the built-in model by default.
+        """Load a model by path or by name on the Hugging Face Hub; the built-in one by default.
+
+        Args:
+            base: a bundle, a folder of diffusers with Wan 2.1, or Wan 2.1's own.
+            student: weights that replace its transformer: a causal student's, in any published layout.
+            tiny_autoencoder, lora, lora_strength, preset, dtype, text_encoder, teacher: as `assemble` has them.
 
         Raises:
-            ValueError: if the folder is missing, damaged, or not a bundle.
+            ValueError: if a part is missing, damaged, or does not fit the others.
         """
-        folder = Path(str(resources.files("causvid") / "bundles" / BUILT_IN)) if path is None else path
-        return cls(load_bundle(folder, device=device))
+        bundle = assemble(
+            base,
+            student=student,
+            tiny_autoencoder=tiny_autoencoder,
+            lora=lora,
+            lora_strength=lora_strength,
+            preset=preset,
+            dtype=dtype,
+            device=device,
+            text_encoder=text_encoder,
+            teacher=teacher,
+        )
+        return cls(bundle)
 
     def save_pretrained(self, path: str | Path, *, dtype: torch.dtype = torch.float32) -> None:
         """Write the model as a bundle, with the card it was loaded with, replacing one that is there.
@@ -177,7 +119,7 @@ class Pipeline:
     @property
     def sigmas(self) -> tuple[float, ...]:
         """The student's own noise levels."""
-        return warped_steps(self.generation.timesteps, self.generation.shift)
+        return own_sigmas(self.generation)
 
     def unknown_words(self, prompt: str) -> list[str]:
         """List the words of a prompt that the model has never seen."""
@@ -196,6 +138,14 @@ class Pipeline:
         sink: int | None = None,
         height: int | None = None,
         width: int | None = None,
+        image: Image | None = None,
+        after: Video | Tensor | None = None,
+        source: Video | None = None,
+        strength: float = STRENGTH,
+        adapt: bool = False,
+        fit: Fit = "cover",
+        policy: Policy = "window",
+        keep: float = 0.0,
     ) -> Iterator[Tensor]:
         """Make a video chunk by chunk; the student's is a `Stream`, the teacher's one chunk that is the whole clip.
 
@@ -206,6 +156,17 @@ class Pipeline:
             sigmas: noise levels instead, from 1 down, without the final 0.
             window, sink: past latent frames kept, and first ones never forgotten; by default the model's own.
             height, width: pixels; by default the model's own, which is where it is at its best.
+            image: image-to-video: the first frame, a file or uint8 `[H, W, 3]`.
+            after: extension: a video, from whose end the stream goes on; only new frames are yielded. As much of it is
+                seen as a training clip holds. Or the latents of a run, `[1, F, C, h, w]` or the file that holds them,
+                all of which are taken up.
+            source: video-to-video: a video of which every chunk is made anew under the prompt, at `strength` in (0, 1].
+                With `adapt`, strength falls as the source moves more.
+            fit: how an image or video of another shape is brought to size: "cover" crops, "contain" pads, "stretch".
+            policy: "window" keeps the past as it was seen, "recompute" sees it anew before every chunk.
+            keep: seconds that the stream can be rewound; each chunk of them costs a copy of the cache.
+
+        A video is a file, `webcam`, or an iterable of frames, uint8 `[H, W, 3]`, at this model's own rate.
 
         Returns:
             An iterator of uint8 `[T, H, W, 3]` on the CPU.
@@ -216,33 +177,151 @@ class Pipeline:
         self._check_prompts([prompt], [seed])
         shape = self._latent_shape(height, width)
         if mode == "teacher":
-            if sigmas is not None or window is not None or sink is not None:
-                raise ValueError("sigmas, window and sink are the student's: the teacher makes whole clips")
+            options = {"sigmas": sigmas, "window": window, "sink": sink, "image": image, "after": after}
+            given = [name for name, value in {**options, "source": source}.items() if value is not None]
+            if given or policy != "window" or keep:
+                named = ", ".join(given) or "policy and keep"
+                raise ValueError(f"{named} cannot be used with mode='teacher': it makes whole clips from noise")
             return self._teach([prompt], [seed], self._teacher(), shape, seconds=seconds, steps=steps)
-        _check_mode(mode)
-        length = None if seconds is None else self._length(seconds)
-        levels = self._student_levels(steps, sigmas)
-        own = self.generation
-        kept = {"window": own.window if window is None else window, "sink": own.sink if sink is None else sink}
-        most = math.ceil(own.max_seconds * own.fps / TIME_FACTOR)
-        for name, value in kept.items():
-            if not 0 <= value <= most:
-                raise ValueError(f"{name}={value} is not from 0 to {most} latent frames")
+        self._check_student(mode)
+        if policy not in get_args(Policy):
+            raise ValueError(f"policy={policy!r} is not one of {', '.join(get_args(Policy))}")
+        if not 0 <= keep <= self.generation.max_seconds:
+            raise ValueError(f"keep={keep:g} is not from 0 to {self.generation.max_seconds:g} seconds")
+        if sum(value is not None for value in (image, after, source)) > 1:
+            raise ValueError("give one of image, after and source: a stream begins in one way")
+        length = None if seconds is None else pixel_length(self.generation, seconds)
+        levels = student_sigmas(self.generation, steps, sigmas)
+        own, model, autoencoder = self.generation, self.bundle.transformer, self.bundle.autoencoder
+        chunking = {"first": own.first, "chunk": own.chunk}
+        device = model.patch_in.weight.device
+        size = self._pixel_size(height, width)
+        past, chunks = None, None
         with torch.inference_mode():
-            model = self.bundle.transformer
-            cache = model.new_cache(batch=1, height=shape[1], width=shape[2], **kept)
-            return Stream(
-                model,
-                self.bundle.autoencoder,
-                self._encode(model, [prompt]),
-                cache,
-                first=own.first,
-                chunk=own.chunk,
-                latent_shape=shape,
-                sigmas=levels,
+            if image is not None:
+                past = autoencoder.encode(to_pixels([load_image(image, *size, fit=fit)], device))
+            if isinstance(after, str | Path) and Path(after).suffix == LATENTS:
+                after, _ = load_latents(Path(after))
+            if isinstance(after, Tensor):
+                past = self._check_latents(after, shape)
+            elif after is not None:
+                frames = load_video(after, *size, fps=self.fps, fit=fit, last=self.clip_seconds)
+                past = encode_end(autoencoder, frames, **chunking, most=own.clip_frames, device=device)
+        if past is not None:
+            chunking["first"] = first_chunk(past.shape[1], own.first, own.chunk)
+        if source is not None:
+            levels_below(strength, levels)
+            frames = load_video(source, *size, fps=self.fps, fit=fit)
+            chunks = encode_chunks(autoencoder, frames, **chunking, device=device)
+        settings = StreamSettings(
+            **chunking,
+            shape=shape,
+            sigmas=levels,
+            **memory(own, window, sink),
+            policy=policy,
+            length=length,
+            keep=round(keep * self.fps),
+            strength=strength,
+            adapt=adapt,
+        )
+        stream = Stream(model, autoencoder, self._embed, prompt, settings, seed=seed, source=chunks)
+        if image is not None and past is not None:
+            stream.give(past)
+        elif past is not None:
+            stream.take_up(past)
+        return stream
+
+    def play(self, timeline: Timeline) -> Film:
+        """Play a timeline: one video whose prompts change as it says.
+
+        Raises:
+            ValueError: if a value cannot be used; at once, not when the shot it belongs to is reached.
+        """
+        t = timeline
+        pixel_length(self.generation, t.seconds)
+        images = {}
+        for number, shot in enumerate(t.shots):
+            try:
+                self._check_prompts([shot.prompt], [t.seed])
+                if shot.image is not None:
+                    images[shot.image] = load_image(shot.image, *self._pixel_size(t.height, t.width), fit=t.fit)
+            except (ValueError, OSError) as error:
+                if len(t.shots) == 1:
+                    raise
+                raise ValueError(f"shots.{number}: {error}") from None
+
+        def start(shot: Shot, *, frames: int, seed: int) -> Stream:
+            begins = shot is t.shots[0]
+            stream = self.stream(
+                shot.prompt,
+                seconds=frames / self.fps,
                 seed=seed,
-                length=length,
+                steps=t.steps,
+                sigmas=t.sigmas,
+                window=t.window,
+                sink=t.sink,
+                height=t.height,
+                width=t.width,
+                image=None if shot.image is None else images[shot.image],
+                after=t.after if begins else None,
+                source=t.source,
+                strength=t.strength,
+                adapt=t.adapt,
+                fit=t.fit,
+                policy=t.policy,
             )
+            assert isinstance(stream, Stream)
+            return stream
+
+        return Film(timeline, start, fps=self.fps)
+
+    def script(
+        self,
+        stream: Stream,
+        *,
+        image: str | None = None,
+        after: str | None = None,
+        source: str | None = None,
+        fit: Fit = "cover",
+    ) -> Timeline:
+        """Return the timeline that plays a stream again, as far as it has come: its seed, its prompts, its settings.
+
+        Args:
+            image, after, source, fit: the file the stream began with, if it began with one.
+        """
+        settings, own = stream.settings, self.generation
+        _, height, width = settings.shape
+        factor = self.bundle.autoencoder.spatial_factor
+        chunk = TIME_FACTOR * settings.chunk / own.fps
+        shots = tuple(
+            Shot(
+                at=change.frames / own.fps,
+                prompt=change.prompt,
+                mode=change.mode,
+                over=change.chunks * chunk,
+                keep_sink=change.keep_sink,
+                image=None if number else image,
+            )
+            for number, change in enumerate(stream.changes)
+            if change.frames < max(1, stream.frames)
+        )
+        return Timeline(
+            seconds=max(1, stream.frames) / own.fps,
+            shots=shots,
+            seed=stream.seed,
+            sigmas=settings.sigmas,
+            window=settings.window,
+            sink=settings.sink,
+            height=height * factor,
+            width=width * factor,
+            policy=settings.policy,
+            after=after,
+            source=source,
+            strength=settings.strength,
+            adapt=settings.adapt,
+            fit=fit,
+            versions=versions(),
+        )
 
     def generate_batch(
         self,
@@ -266,10 +345,32 @@ class Pipeline:
         if mode == "teacher":
             shape = self._latent_shape(None, None)
             return torch.stack(list(self._teach(prompts, seeds, self._teacher(), shape, seconds=seconds, steps=steps)))
-        _check_mode(mode)
-        lasting = self.clip_seconds if seconds is None else seconds
-        streams = (self.stream(p, seconds=lasting, seed=s, steps=steps) for p, s in zip(prompts, seeds, strict=True))
-        return torch.stack([torch.cat(list(stream)) for stream in streams])
+        self._check_student(mode)
+        length = pixel_length(self.generation, self.clip_seconds if seconds is None else seconds)
+        own, model = self.generation, self.bundle.transformer
+        _, height, width = shape = self._latent_shape(None, None)
+        with torch.inference_mode():
+            made = rollout(
+                model,
+                self._encode(model, prompts),
+                model.new_cache(batch=len(prompts), height=height, width=width, **memory(own, None, None)),
+                chunks=layout(own, length),
+                shape=(len(prompts), *shape),
+                sigmas=student_sigmas(own, steps, None),
+                generator=[torch.Generator().manual_seed(seed) for seed in seeds],
+            )
+            latents = torch.cat(list(made), dim=1)
+            # One by one: a decoder's activations are larger than all latents together.
+            return torch.stack([to_bytes(self.bundle.autoencoder.decode(one[None])[0, :length]) for one in latents])
+
+    def _check_student(self, mode: str) -> None:
+        if mode != "student":
+            raise ValueError(f"mode={mode!r} is not 'student' or 'teacher'")
+        if self.bundle.transformer is self.bundle.teacher:
+            raise ValueError(
+                "mode='student' needs a causal student: this model is a teacher, which sees whole clips; "
+                "give student= (--student), or use mode='teacher' (--teacher)"
+            )
 
     def _teacher(self) -> Transformer:
         if self.bundle.teacher is None:
@@ -289,12 +390,10 @@ class Pipeline:
         """Check, then yield whole clips made by the teacher, uint8 `[T, H, W, 3]` each."""
         own = self.generation
         clip = pixel_frames(own.clip_frames)
-        length = clip if seconds is None else self._length(seconds)
+        length = clip if seconds is None else pixel_length(self.generation, seconds)
         if length > clip:
             raise ValueError(f"seconds={seconds:g} is longer than the teacher's clip of {self.clip_seconds:g} seconds")
-        if steps is not None:
-            self._check_steps(steps)
-        levels = [float(level) for level in schedule(own.teacher_steps if steps is None else steps, own.shift)]
+        levels = teacher_sigmas(own, steps)
         size = (own.clip_frames, *shape)
 
         @torch.inference_mode()
@@ -312,6 +411,17 @@ class Pipeline:
         weight = model.patch_in.weight
         return model.encode_text(self.bundle.text_encoder.embed(prompts, weight.device).to(weight.dtype))
 
+    def _embed(self, prompt: str) -> Tensor:
+        self._check_prompts([prompt], [0])
+        weight = self.bundle.transformer.patch_in.weight
+        return self.bundle.text_encoder.embed([prompt], weight.device).to(weight.dtype)
+
+    def _check_latents(self, latents: Tensor, shape: tuple[int, int, int]) -> Tensor:
+        if latents.ndim != 5 or latents.shape[0] != 1 or tuple(latents.shape[2:]) != shape or not latents.shape[1]:
+            expected = ", ".join(map(str, shape))
+            raise ValueError(f"after: latents are {list(latents.shape)}, expected [1, F, {expected}]")
+        return latents
+
     def _check_prompts(self, prompts: Sequence[str], seeds: Sequence[int]) -> None:
         if not prompts or len(prompts) != len(seeds):
             raise ValueError(f"{len(prompts)} prompts and {len(seeds)} seeds: expected as many of each, at least one")
@@ -323,47 +433,12 @@ class Pipeline:
             if not 0 <= seed < 2**63:
                 raise ValueError(f"seed={seed} is not from 0 to 2^63 - 1")
 
-    def _length(self, seconds: float) -> int:
-        """Turn seconds into pixel frames."""
-        most = self.generation.max_seconds
-        if not (math.isfinite(seconds) and 0 < seconds <= most):
-            raise ValueError(f"seconds={seconds:g} is not above 0 and at most {most:g}")
-        return max(1, round(seconds * self.fps))
-
     def _latent_shape(self, height: int | None, width: int | None) -> tuple[int, int, int]:
         """Turn a size in pixels into (C, H, W) of a latent frame."""
-        factor = self.bundle.autoencoder.spatial_factor
-        unit = factor * self.bundle.transformer.config.patch
-        own = self.generation
-        sides = []
-        for name, asked, native in (("height", height, own.height), ("width", width, own.width)):
-            side = native if asked is None else asked
-            low, high = -(-native // (2 * unit)) * unit, 2 * native // unit * unit
-            if side % unit or not low <= side <= high:
-                raise ValueError(f"{name}={side} is not a multiple of {unit} from {low} to {high} (made for {native})")
-            sides.append(side // factor)
-        return self.bundle.autoencoder.latent_channels, sides[0], sides[1]
+        autoencoder, patch = self.bundle.autoencoder, self.bundle.transformer.config.patch
+        rows, columns = latent_size(self.generation, height, width, factor=autoencoder.spatial_factor, patch=patch)
+        return autoencoder.latent_channels, rows, columns
 
-    def _student_levels(self, steps: int | None, sigmas: Sequence[float] | None) -> tuple[float, ...]:
-        own = self.sigmas
-        if sigmas is not None:
-            if steps is not None:
-                raise ValueError("give steps or sigmas, not both")
-            check_few_steps(tuple(sigmas))
-            return tuple(sigmas)
-        if steps is None or steps == len(own):
-            return own
-        self._check_steps(steps)
-        if steps < len(own):
-            return tuple(own[index * len(own) // steps] for index in range(steps))
-        return spread_steps(steps, self.generation.shift)
-
-    def _check_steps(self, steps: int) -> None:
-        most = max(100, self.generation.teacher_steps)
-        if not 1 <= steps <= most:
-            raise ValueError(f"steps={steps} is not from 1 to {most}")
-
-
-def _check_mode(mode: str) -> None:
-    if mode != "student":
-        raise ValueError(f"mode={mode!r} is not 'student' or 'teacher'")
+    def _pixel_size(self, height: int | None, width: int | None) -> tuple[int, int]:
+        _, rows, columns = self._latent_shape(height, width)
+        return rows * self.bundle.autoencoder.spatial_factor, columns * self.bundle.autoencoder.spatial_factor

@@ -153,3 +153,77 @@ def test_a_cache_that_can_keep_nothing_is_refused(window, sink):
 def test_a_snapshot_of_another_kind_of_cache_is_refused(window, sink):
     with pytest.raises(ValueError, match="does not fit"):
         new_cache(window, sink).restore(new_cache(window=4, sink=0).snapshot())
+
+
+def both(cache) -> tuple[int, int]:
+    return cache.keys.data_ptr(), cache.values.data_ptr()
+
+
+@pytest.mark.parametrize("first_to_go_on", ["parent", "fork"])
+def test_a_fork_shares_memory_until_one_of_them_is_written_to(first_to_go_on):
+    keys, values = history(13)
+    parent = new_cache(window=4, sink=1)
+    commit(parent, keys, values, 0, 4)
+    fork, own = parent.fork(), both(parent)
+    assert both(fork) == own and (fork.frames, fork.held) == (parent.frames, parent.held)
+    order = (parent, fork) if first_to_go_on == "parent" else (fork, parent)
+    for cache, start in zip(order, (4, 7), strict=True):
+        before = [t.clone() for t in order[1].read(0)] if cache is order[0] else None
+        commit(cache, keys, values, start, start + 3)
+        if before:
+            assert all(torch.equal(a, b) for a, b in zip(before, order[1].read(0), strict=True))
+    assert both(parent) == own != both(fork)
+
+
+def test_what_lags_behind_shares_one_copy_and_the_last_of_it_is_written_in_place():
+    keys, values = history(13)
+    parent = new_cache(window=4, sink=1)
+    commit(parent, keys, values, 0, 4)
+    forks, saved = [parent.fork(), parent.fork().fork()], parent.snapshot()
+    commit(parent, keys, values, 4, 7)
+    assert both(forks[0]) == both(forks[1]) == both(saved) != both(parent)
+    lent = both(saved)
+    commit(forks[0], keys, values, 4, 7)
+    assert both(forks[0]) != lent == both(forks[1])
+    del saved
+    commit(forks[1], keys, values, 4, 7)
+    assert both(forks[1]) == lent, "nobody else looks at it any more"
+    reads = [cache.read(1) for cache in (parent, *forks)]
+    assert all(torch.equal(a, b) for read in reads for a, b in zip(read, reads[0], strict=True))
+
+
+def test_a_snapshot_costs_nothing_until_its_cache_is_written_to():
+    keys, values = history(7)
+    cache = new_cache(window=4, sink=0)
+    commit(cache, keys, values, 0, 3)
+    saved = [cache.snapshot() for _ in range(3)]
+    assert {both(one) for one in saved} == {both(cache)}
+    cache.restore(saved[1])
+    cache.clear()
+    assert {both(one) for one in saved} == {both(cache)} and saved[0].frames == 3
+    commit(cache, keys, values, 0, 1)
+    assert len({both(one) for one in saved}) == 1 and both(saved[0]) != both(cache)
+    assert torch.equal(saved[2].values[:, :, : 3 * TOKENS], values[:, :, : 3 * TOKENS])
+
+
+def test_a_bare_sink_jumps_to_where_its_window_stands():
+    keys, values = history(13)
+    committed, rebuilt = new_cache(window=3, sink=2), new_cache(window=3, sink=2)
+    for start in range(0, 12, 2):
+        commit(committed, keys, values, start, start + 2)
+    commit(rebuilt, keys, values, 0, 2)
+    rebuilt.jump(9)
+    commit(rebuilt, keys, values, 9, 12)
+    assert (rebuilt.frames, rebuilt.held) == (committed.frames, committed.held)
+    for block in range(DEPTH):
+        for a, b in zip(rebuilt.read(block), committed.read(block), strict=True):
+            torch.testing.assert_close(a, b, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(("committed", "position"), [(1, 5), (3, 5), (2, 1)])
+def test_only_a_bare_sink_jumps_and_only_ahead(committed, position):
+    keys, values = history(5)
+    cache = new_cache(window=3, sink=2)
+    commit(cache, keys, values, 0, committed)
+    with pytest.raises(ValueError, match=f"position={position} with {committed} frames held"):
+        cache.jump(position)

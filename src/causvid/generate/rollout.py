@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from causvid.flow import add_noise, randn_like, x0_from_velocity
+from causvid.flow import Noise, add_noise, randn, randn_like, x0_from_velocity
 from causvid.models.transformer import TextKeys, Transformer
 from causvid.nn.cache import KVCache
 
@@ -33,7 +33,7 @@ def denoise_chunk(
     cache: KVCache,
     *,
     sigmas: Sequence[float],
-    generator: torch.Generator,
+    generator: Noise,
     grad_step: int | None = None,
 ) -> Tensor:
     """Turn `noise` `[B, c, C, H, W]` at level `sigmas[0]` into a clean chunk by few steps; the cache is only read.
@@ -68,19 +68,22 @@ def next_chunk(
     size: int,
     shape: tuple[int, int, int, int],
     sigmas: Sequence[float],
-    generator: torch.Generator,
+    generator: Noise,
     grad_step: int | None = None,
+    source: Tensor | None = None,
 ) -> Tensor:
     """Commit `latest` `[B, c, C, H, W]`, the chunk made before if there is one, and make the next, of `size` frames.
 
     `shape` is (B, C, H, W). Noise is drawn on the generator's device. The commit comes here, off the path to the chunk
-    before; a stream that stops pays no pass it does not need.
+    before; a stream that stops pays no pass it does not need. With `source`, clean latents of the same shape, the chunk
+    starts from them at level `sigmas[0]` instead of from noise (video-to-video).
     """
     if latest is not None:
         commit_chunk(model, latest.detach(), text, cache)
     batch, *frame = shape
-    noise = torch.randn((batch, size, *frame), generator=generator, device=generator.device)
-    noise = noise.to(model.patch_in.weight.device)
+    noise = randn((batch, size, *frame), generator).to(model.patch_in.weight.device)
+    if source is not None:
+        noise = add_noise(source, noise, _levels(noise, sigmas[0]))
     return denoise_chunk(model, noise, text, cache, sigmas=sigmas, generator=generator, grad_step=grad_step)
 
 
@@ -92,7 +95,7 @@ def rollout(
     chunks: Iterable[int],
     shape: tuple[int, int, int, int],
     sigmas: Sequence[float],
-    generator: torch.Generator,
+    generator: Noise,
     grad_step: int | None = None,
 ) -> Iterator[Tensor]:
     """Yield clean chunks `[B, c, C, H, W]`, one for every size in `chunks`; options as in `next_chunk`."""

@@ -1,0 +1,63 @@
+"""Clean latents of a run as a file: to be decoded again by another autoencoder, or to be gone on from."""
+
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from causvid.media import to_bytes
+from causvid.models.autoencoder import Autoencoder, AutoencoderState
+
+SUFFIX = ".safetensors"
+
+
+def save_latents(path: Path, latents: Tensor, *, fps: float) -> None:
+    """Write latents `[1, F, C, h, w]` of a video of `fps` frames a second; the file appears whole or not at all."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        save_file({"latents": latents.cpu().contiguous()}, partial, metadata={"fps": repr(fps)})
+        partial.chmod(0o644)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def load_latents(path: Path) -> tuple[Tensor, float]:
+    """Read latents `[1, F, C, h, w]` and frames a second.
+
+    Raises:
+        ValueError: if the file is missing, damaged, or holds something else.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path} is missing: `--latents` of an earlier run writes such a file")
+    try:
+        with safe_open(path, framework="pt") as file:
+            latents = file.get_tensor("latents").clone()
+            fps = float((file.metadata() or {})["fps"])
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        raise ValueError(f"{path} holds no latents of a run: {error}") from None
+    if latents.ndim != 5 or latents.shape[0] != 1 or 0 in latents.shape or not latents.is_floating_point():
+        raise ValueError(f"{path}: latents are {latents.dtype} {list(latents.shape)}, expected float [1, F, C, h, w]")
+    if not 0 < fps < math.inf:
+        raise ValueError(f"{path}: fps={fps} is not above 0")
+    return latents, fps
+
+
+@torch.inference_mode()
+def decode_latents(
+    autoencoder: Autoencoder, latents: Tensor, *, chunk: int, device: torch.device | str
+) -> Iterator[Tensor]:
+    """Decode latents `[1, F, C, h, w]`, so many latent frames at a time, into uint8 `[T, H, W, 3]` on the CPU.
+
+    Raises:
+        ValueError: if they are not of the autoencoder's kind.
+    """
+    state: AutoencoderState | None = None
+    for part in latents.split(chunk, dim=1):
+        pixels, state = autoencoder.decode_chunk(part.to(device), state)
+        yield to_bytes(pixels[0])
