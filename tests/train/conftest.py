@@ -20,6 +20,7 @@ RESULTS = {
     "classifier": ("classifier_model/config.json", "classifier_model/model.safetensors"),
     "data": ("data/clips_0000.safetensors", "data/clips_0001.safetensors"),
     "teacher": ("teacher.safetensors", "text_encoder.safetensors"),
+    "decoder": ("decoder.safetensors",),
     "pairs": ("pairs/pairs_0000.safetensors", "pairs/pairs_0001.safetensors"),
     "ode": ("student_ode.safetensors",),
     "dmd": ("student.safetensors",),

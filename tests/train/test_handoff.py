@@ -24,7 +24,7 @@ def small_pieces(monkeypatch):
 @pytest.fixture
 def halfway(chain, tmp_path) -> Path:
     """A run whose teacher was interrupted after one step."""
-    folder = chain.copy(tmp_path / "halfway", without=("teacher", "pairs", "ode", "dmd"))
+    folder = chain.copy(tmp_path / "halfway", without=("teacher", "decoder", "pairs", "ode", "dmd"))
     assert not stages.run("teacher", "test", folder, max_minutes=0)
     return folder
 
@@ -53,7 +53,7 @@ def limit_for(folder: Path, parcel: Path, precision: str, monkeypatch: pytest.Mo
 
 
 def test_the_next_stage_gives_the_same_result_where_a_run_was_unpacked(chain, tmp_path):
-    done_here = chain.copy(tmp_path / "here", without=("pairs", "ode", "dmd"))
+    done_here = chain.copy(tmp_path / "here", without=("decoder", "pairs", "ode", "dmd"))
     files = pack(done_here, tmp_path / "parcel")
     assert 2 < len(files) <= 8 and all(file.stat().st_size <= handoff.PIECE for file in files)
     there = tmp_path / "there"
@@ -123,7 +123,7 @@ def test_a_finished_run_is_unpacked_and_only_exported(chain, tmp_path, capsys):
 
 def test_a_parcel_that_lacks_something_is_refused_before_anything_is_written(chain, tmp_path):
     parcel = tmp_path / "parcel"
-    files = pack(chain.copy(tmp_path / "run", without=("teacher", "pairs", "ode", "dmd")), parcel)
+    files = pack(chain.copy(tmp_path / "run", without=("teacher", "decoder", "pairs", "ode", "dmd")), parcel)
 
     def refusal() -> str:
         with pytest.raises(ValueError) as error:
@@ -155,7 +155,7 @@ def test_a_run_is_never_unpacked_over(chain, tmp_path):
 
 def test_packing_again_leaves_nothing_of_the_parcel_before(chain, tmp_path):
     first = pack(chain.folder, tmp_path / "parcel")
-    small = chain.copy(tmp_path / "small", without=("classifier", "teacher", "pairs", "ode", "dmd"))
+    small = chain.copy(tmp_path / "small", without=("classifier", "teacher", "decoder", "pairs", "ode", "dmd"))
     second = pack(small, tmp_path / "parcel")
     assert len(second) < len(first)
     assert set((tmp_path / "parcel").iterdir()) == set(second)

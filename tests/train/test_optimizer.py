@@ -93,7 +93,7 @@ def test_decay_touches_matrices_only_and_the_gradient_is_clipped():
     assert model.bias.grad.norm().item() == pytest.approx(1, abs=1e-4)
 
 
-@pytest.mark.parametrize("stage", ["autoencoder", "classifier", "teacher", "ode", "dmd"])
+@pytest.mark.parametrize("stage", ["autoencoder", "classifier", "teacher", "decoder", "ode", "dmd"])
 def test_weights_averages_and_moments_are_fp32(stage, chain):
     def types(value):
         if isinstance(value, torch.Tensor):

@@ -20,7 +20,7 @@ from causvid.pipeline import Pipeline
 from causvid.train import stages
 from causvid.train.loop import step_generator
 
-STEPS = {"autoencoder": 4, "classifier": 4, "data": 2, "teacher": 4, "pairs": 2, "ode": 4, "dmd": 4}
+STEPS = {"autoencoder": 4, "classifier": 4, "data": 2, "teacher": 4, "decoder": 3, "pairs": 2, "ode": 4, "dmd": 4}
 
 
 def same(a: Any, b: Any) -> bool:
@@ -71,7 +71,7 @@ def test_the_bundle_holds_what_was_trained(chain):
     for model, name in (
         (bundle.transformer, "student"),
         (bundle.teacher, "teacher"),
-        (bundle.autoencoder, "autoencoder"),
+        (bundle.autoencoder, "decoder"),
         (bundle.text_encoder, "text_encoder"),
     ):
         weights = load_file(chain.folder / f"{name}.safetensors")
@@ -86,7 +86,7 @@ def test_every_stage_logs_every_step_and_leaves_samples_to_look_at(chain):
         assert [row["step"] for row in metrics(chain.folder, stage)] == list(range(1, steps + 1))
         assert checkpoint(chain.folder, stage)["step"] == steps
         assert list((chain.folder / stage / "tensorboard").iterdir())
-    for stage in ("autoencoder", "teacher", "ode", "dmd"):
+    for stage in ("autoencoder", "teacher", "decoder", "ode", "dmd"):
         assert (chain.folder / stage / "samples.png").stat().st_size > 1000
     assert not list(chain.folder.rglob("*.partial"))
 
@@ -149,6 +149,8 @@ NEEDS = [
     ("pairs", "data/clips_0000.safetensors", "data"),
     ("pairs", "teacher.safetensors", "teacher"),
     ("pairs", "text_encoder.safetensors", "teacher"),
+    ("decoder", "autoencoder.safetensors", "autoencoder"),
+    ("decoder", "teacher.safetensors", "teacher"),
     ("ode", "pairs/pairs_0001.safetensors", "pairs"),
     ("ode", "teacher.safetensors", "teacher"),
     ("dmd", "student_ode.safetensors", "ode"),
@@ -159,7 +161,7 @@ NEEDS = [
 @pytest.fixture
 def refusal(chain, tmp_path) -> Callable[[str], str]:
     """Start a stage in `tmp_path / "run"` that must refuse in one line."""
-    chain.copy(tmp_path / "run", checkpoints=False)
+    chain.copy(tmp_path / "run", without=("decoder",), checkpoints=False)
 
     def start(stage: str, folder: Path = tmp_path / "run") -> str:
         with pytest.raises(ValueError) as error:

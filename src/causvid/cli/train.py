@@ -9,7 +9,7 @@ import typer
 from causvid.cli.options import DeviceOption, find_device
 from causvid.config import load_preset
 
-Stage = Literal["autoencoder", "classifier", "data", "teacher", "pairs", "ode", "dmd", "all"]
+Stage = Literal["autoencoder", "classifier", "data", "teacher", "decoder", "pairs", "ode", "dmd", "all"]
 
 
 def train(

@@ -26,10 +26,12 @@ TERSE = 3
 """The phrasing that leaves things out, so that a short prompt is not a mixture of all it does not say."""
 
 
-def load_autoencoder(preset: Preset, run: Run) -> TinyAutoencoder:
-    """Return the autoencoder that stage `autoencoder` trained, frozen."""
+def load_autoencoder(preset: Preset, run: Run, *, trained_by: str | None = None) -> TinyAutoencoder:
+    """Return the run's autoencoder, frozen: as one stage left it, by default the last that has worked on it."""
+    if trained_by is None:
+        trained_by = "decoder" if (run.folder / "decoder.safetensors").is_file() else "autoencoder"
     model = TinyAutoencoder(preset.autoencoder_sizes)
-    load_weights(model, run.folder / "autoencoder.safetensors", made_by="autoencoder")
+    load_weights(model, run.folder / f"{trained_by}.safetensors", made_by=trained_by)
     return channels_last(model.to(run.device)).eval().requires_grad_(False)
 
 

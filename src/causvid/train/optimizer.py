@@ -44,7 +44,7 @@ def has_fast_bf16(device: torch.device) -> bool:
     """Tell whether bf16 products pay: on CUDA, and on a CPU that has instructions for them."""
     if device.type != "cpu":
         return device.type == "cuda"
-    has = getattr(torch.cpu, "get_capabilities", dict)()
+    has: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.11 cannot tell
     return bool(has.get("avx512_bf16") or has.get("amx_bf16"))
 
 

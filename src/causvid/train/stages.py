@@ -12,12 +12,15 @@ import torch
 from causvid.config import Preset, load_preset
 from causvid.train.loop import CHECKPOINT, Run, train
 
-ORDER = ("autoencoder", "classifier", "data", "teacher", "pairs", "ode", "dmd")
+ORDER = ("autoencoder", "classifier", "data", "teacher", "decoder", "pairs", "ode", "dmd")
+OPTIONAL = ("decoder",)
+"""Stages that `all` takes only where the preset has settings for them."""
 BUNDLE = "bundle"
 RESULTS = {
     "autoencoder": ("autoencoder.safetensors",),
     "classifier": ("classifier_model",),
     "teacher": ("teacher.safetensors", "text_encoder.safetensors"),
+    "decoder": ("decoder.safetensors",),
     "ode": ("student_ode.safetensors",),
     "dmd": ("student.safetensors",),
 }
@@ -86,7 +89,7 @@ def _run_stage(name: str, preset: Preset, where: Run) -> bool:
 def _run_all(preset: Preset, where: Run) -> bool:
     begin = time.monotonic()
     for name in ORDER:
-        if _came_finished(name, where.folder):
+        if _came_finished(name, where.folder) or (name in OPTIONAL and getattr(preset.recipe, name) is None):
             continue
         left = None if where.minutes is None else where.minutes - (time.monotonic() - begin) / 60
         if (left is not None and left <= 0) or not _run_stage(name, preset, replace(where, minutes=left)):
