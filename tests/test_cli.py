@@ -1,5 +1,6 @@
 """The command line: what it writes, what it says, and how it ends."""
 
+import inspect
 import os
 import signal
 import threading
@@ -7,7 +8,6 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import av
 import numpy as np
@@ -15,30 +15,53 @@ import pytest
 import torch
 
 from causvid import cli
-from causvid.cli import generate
+from causvid.cli import film, generate
 from causvid.cli.options import find_device
+from causvid.generate.latents import load_latents
+from causvid.generate.timeline import Timeline
 
 CHUNKS = (1, 4, 4, 4)
+COMMANDS = ("generate", "extend", "translate", "play", "decode", "plan", "train", "evaluate", "world")
+
+
+class FakeFilm:
+    """Grey chunks of 64 × 96 pixels, and latents that count them."""
+
+    fps = 12
+    stream = SimpleNamespace(past=None)
+
+    def __init__(self, timeline: Timeline, chunks: Iterator[np.ndarray]) -> None:
+        self.timeline, self.chunks, self.made = timeline, chunks, 0
+        self.length = round(timeline.seconds * self.fps)
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        for frames in self.chunks:
+            self.made += 1
+            yield frames
+
+    @property
+    def latent(self) -> torch.Tensor:
+        return torch.full((1, 1, 4, 2, 2), float(self.made))
 
 
 class FakePipeline:
-    """Grey chunks of 64 × 96 pixels at 12 frames a second."""
+    """Plays every film the same."""
 
     fps = 12
     clip_seconds = 2.5
     bundle = SimpleNamespace(provenance={"world": "full"})
 
     def __init__(self) -> None:
-        self.calls: list[dict[str, Any]] = []
+        self.played: list[Timeline] = []
 
     def unknown_words(self, prompt: str) -> list[str]:
         return [word for word in prompt.split() if word == "zeppelin"]
 
-    def stream(self, prompt: str, **options: Any) -> Iterator[np.ndarray]:
-        if not prompt.strip():
+    def play(self, timeline: Timeline) -> FakeFilm:
+        if not timeline.shots[0].prompt.strip():
             raise ValueError("prompt is empty")
-        self.calls.append({"prompt": prompt, **options})
-        return self.chunks()
+        self.played.append(timeline)
+        return FakeFilm(timeline, self.chunks())
 
     def chunks(self) -> Iterator[np.ndarray]:
         for number, frames in enumerate(CHUNKS):
@@ -48,7 +71,7 @@ class FakePipeline:
 @pytest.fixture
 def pipeline(monkeypatch: pytest.MonkeyPatch) -> FakePipeline:
     fake = FakePipeline()
-    monkeypatch.setattr(generate, "load_pipeline", lambda model, device: fake)
+    monkeypatch.setattr(generate, "load_pipeline", lambda model, device, parts: fake)
     return fake
 
 
@@ -66,9 +89,9 @@ def frames_in(path: Path) -> int:
 def test_a_sentence_becomes_a_file(pipeline: FakePipeline, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     target = tmp_path / "swan.mp4"
     assert run("generate", "a swan", "-o", target, "--seconds", 1, "--seed", 7, "--window", 6, "--sink", 1) == 0
-    (asked,) = pipeline.calls
-    given = {"prompt": "a swan", "mode": "student", "seconds": 1.0, "seed": 7, "window": 6, "sink": 1}
-    assert {name: value for name, value in asked.items() if value is not None} == given
+    (asked,) = pipeline.played
+    given = {"seconds": 1.0, "shots": [{"at": 0.0, "prompt": "a swan"}], "seed": 7, "window": 6, "sink": 1}
+    assert asked.model_dump(mode="json", exclude_defaults=True) == given
     assert frames_in(target) == sum(CHUNKS)
     with av.open(str(target)) as container:
         assert (container.streams.video[0].width, float(container.streams.video[0].average_rate)) == (384, 12)
@@ -85,16 +108,16 @@ def test_unknown_words_are_named_and_the_video_is_made(
     assert run("generate", "a zeppelin over a lake", "-o", tmp_path / "a.gif") == 0
     assert "does not know 'zeppelin'; `causvid world words --preset full`" in capsys.readouterr().err
     assert (tmp_path / "a.gif").exists()
-    assert pipeline.calls[0]["seconds"] == pipeline.clip_seconds
+    assert pipeline.played[0].seconds == pipeline.clip_seconds
 
 
 def test_frames_are_written_while_later_chunks_are_made(
     pipeline: FakePipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written = threading.Event()
-    write = generate.VideoWriter.write
+    write = film.VideoWriter.write
 
-    def write_and_tell(self: generate.VideoWriter, frames: np.ndarray) -> None:
+    def write_and_tell(self: film.VideoWriter, frames: np.ndarray) -> None:
         write(self, frames)
         written.set()
 
@@ -103,7 +126,7 @@ def test_frames_are_written_while_later_chunks_are_made(
         assert written.wait(timeout=20), "the second chunk waits for the first to be written"
         yield np.zeros((4, 64, 96, 3), np.uint8)
 
-    monkeypatch.setattr(generate.VideoWriter, "write", write_and_tell)
+    monkeypatch.setattr(film.VideoWriter, "write", write_and_tell)
     monkeypatch.setattr(pipeline, "chunks", wait_for_the_writer)
     assert run("generate", "a swan", "-o", tmp_path / "a.mp4") == 0
     assert frames_in(tmp_path / "a.mp4") == 5
@@ -117,7 +140,7 @@ def test_the_model_does_not_run_far_ahead_of_the_writer() -> None:
             made.append(number)
             yield number
 
-    ahead = generate._ahead(chunks(), threading.Event())
+    ahead = film._ahead(chunks(), threading.Event())
     assert next(ahead) == 0
     time.sleep(0.3)
     assert len(made) <= 4
@@ -138,9 +161,12 @@ def test_ctrl_c_keeps_what_was_finished(
 
     before = signal.getsignal(signal.SIGINT)
     monkeypatch.setattr(pipeline, "chunks", interrupted)
-    assert run("generate", "a swan", "-o", tmp_path / "a.mp4") == 130
+    kept = ("--save-script", tmp_path / "a.toml", "--latents", tmp_path / "a.safetensors")
+    assert run("generate", "a swan", "-o", tmp_path / "a.mp4", *kept) == 130
     assert frames_in(tmp_path / "a.mp4") == 5
-    assert [path.name for path in tmp_path.iterdir()] == ["a.mp4"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.mp4", "a.safetensors", "a.toml"]
+    assert Timeline.load(tmp_path / "a.toml").seconds == 5 / 12
+    assert load_latents(tmp_path / "a.safetensors")[0][0, :, 0, 0, 0].tolist() == [1, 2]
     assert "keeps the 5 frames" in capsys.readouterr().err
     assert signal.getsignal(signal.SIGINT) is before
 
@@ -242,5 +268,18 @@ def test_debug_shows_where(
 def test_help_names_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("--help") == 0
     out = capsys.readouterr().out
-    for command in ("generate", "train", "evaluate", "world"):
+    for command in COMMANDS:
         assert command in out
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself(capsys: pytest.CaptureFixture[str], command: str) -> None:
+    assert run(command, "--help") == 0
+    out, err = capsys.readouterr()
+    assert f" {command} [OPTIONS] " in out and not err
+
+
+def test_a_dataclass_of_options_is_options_of_the_command() -> None:
+    parameters = inspect.signature(generate.generate).parameters
+    assert {"prompt", "output", "seed", "latents", "lora", "device"} <= parameters.keys()
+    assert not {"making", "keeping", "parts"} & parameters.keys()

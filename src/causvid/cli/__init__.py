@@ -1,4 +1,4 @@
-"""The command line: `causvid generate | train | evaluate | world`."""
+"""The command line: a module here for each command, or group of them."""
 
 import os
 import sys
@@ -6,7 +6,7 @@ import traceback
 
 import typer
 
-from causvid.cli import evaluate, generate, train, world
+from causvid.cli import checkpoints, decode, evaluate, extend, generate, plan, play, streams, train, translate, world
 
 app = typer.Typer(
     help="Streaming video from a sentence, and the training that makes it.",
@@ -17,17 +17,20 @@ app = typer.Typer(
 evaluate_app = typer.Typer(help="Measure a model.", no_args_is_help=True)
 world_app = typer.Typer(help="Look at the built-in world that models are trained on.", no_args_is_help=True)
 app.command()(generate.generate)
+app.command()(extend.extend)
+app.command()(translate.translate)
+app.command()(play.play)
+app.command()(decode.decode)
+app.command()(plan.plan)
 app.command()(train.train)
+app.command()(checkpoints.inspect)
+app.command()(checkpoints.convert)
 app.add_typer(evaluate_app, name="evaluate")
 evaluate_app.command()(evaluate.adherence)
+evaluate_app.command()(streams.streams)
 app.add_typer(world_app, name="world")
 world_app.command()(world.preview)
 world_app.command()(world.words)
-
-
-@evaluate_app.callback()
-def _evaluate() -> None:
-    """Measure a model."""  # a group of one command stays a group only with a callback
 
 
 def main(arguments: list[str] | None = None) -> None:

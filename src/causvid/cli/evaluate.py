@@ -1,7 +1,7 @@
 """`causvid evaluate`: does the video show what the prompt says?"""
 
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,7 +18,10 @@ if TYPE_CHECKING:
     from causvid.config import GenerationConfig
     from causvid.evaluate.adherence import Progress
     from causvid.evaluate.card import EvaluationReport
-    from causvid.worlds.storybook import Scene
+    from causvid.evaluate.classifier import AttributeClassifier
+    from causvid.evaluate.markdown import Target
+    from causvid.pipeline import Pipeline
+    from causvid.worlds.storybook import Scene, World
 
 BATCH = 8
 SHOWN = 10
@@ -41,23 +44,16 @@ def adherence(
     """Score renders, teacher and student on prompts never trained on, and time them."""
     from causvid.evaluate.adherence import describe_machine, measure, measure_drift, score
     from causvid.evaluate.card import CARD, EvaluationReport, write_card
-    from causvid.evaluate.classifier import AttributeClassifier
-    from causvid.worlds.storybook import World, caption, sample_scene
+    from causvid.worlds.storybook import caption, sample_scene
 
     pipeline = load_pipeline(model, device)
     bundle, own = pipeline.bundle, pipeline.generation
-    if bundle.classifier is None:
-        raise ValueError("the bundle has no classifier/ to measure with; `causvid train classifier` makes one")
-    name = bundle.provenance.get("world")
-    if not isinstance(name, str):
-        raise ValueError("the bundle does not say which world it was trained on (provenance.world in causvid.json)")
-    classifier = AttributeClassifier.load(bundle.classifier)  # on the CPU, where videos and renders are
-    world = World.preset(name)
+    classifier, world = readers(pipeline)
     scenes = [sample_scene(world, seed + number, split="held-out") for number in range(prompts)]
     captions = [caption(scene, scene.seed) for scene in scenes]
     labels = classifier.labels([scene.readable() for scene in scenes])
     seconds = pipeline.clip_seconds
-    with _stages() as stage:
+    with stages() as stage:
         ceiling = score(classifier, _renders(scenes, own, round(seconds * own.fps), stage("renders")), labels)
         taught = None
         if teacher and bundle.teacher is not None:
@@ -105,7 +101,7 @@ def adherence(
         teacher=taught,
         student=student,
         drift=drift,
-        commands=(_command(context),),
+        commands=(command_line(context),),
         notes=tuple(note or ()),
     )
     _show(report)
@@ -117,7 +113,26 @@ def adherence(
         print(f"wrote {bundle.folder / CARD}")
 
 
-def _command(context: typer.Context) -> str:
+def readers(pipeline: "Pipeline") -> "tuple[AttributeClassifier, World]":
+    """Return the classifier to measure a model with, and the world it was trained on.
+
+    Raises:
+        ValueError: if its bundle has none, or does not say.
+    """
+    from causvid.evaluate.classifier import AttributeClassifier
+    from causvid.worlds.storybook import World
+
+    bundle = pipeline.bundle
+    if bundle.classifier is None:
+        raise ValueError("the bundle has no classifier/ to measure with; `causvid train classifier` makes one")
+    name = bundle.provenance.get("world")
+    if not isinstance(name, str):
+        raise ValueError("the bundle does not say which world it was trained on (provenance.world in causvid.json)")
+    # On the CPU, where videos and renders are.
+    return AttributeClassifier.load(bundle.classifier), World.preset(name)
+
+
+def command_line(context: typer.Context) -> str:
     """Write the command down again, with the options that were not left at their defaults."""
     words = ["causvid", *context.command_path.split()[-2:]]
     for option in context.command.params:
@@ -141,7 +156,8 @@ def _renders(scenes: "list[Scene]", own: "GenerationConfig", frames: int, progre
 
 
 @contextmanager
-def _stages() -> "Iterator[Callable[[str], Progress]]":
+def stages() -> "Iterator[Callable[[str], Progress]]":
+    """Show how far each stage of a measurement is; give a stage its name to get what is told."""
     with progress_bar() as progress:
 
         def stage(name: str) -> "Progress":
@@ -170,5 +186,11 @@ def _show(report: "EvaluationReport") -> None:
     for made in filter(None, (report.teacher, report.student)):
         speed = made.speed
         console.print(f"{made.mode}: {made.steps} steps, {speed.clip_seconds:.2f} s a clip, {speed.fps:.1f} FPS")
-    for target in targets(report):
+    show_targets(targets(report))
+
+
+def show_targets(targets: "Sequence[Target]") -> None:
+    """Say of every target whether it is reached."""
+    console = Console()
+    for target in targets:
         console.print(f"{'reached' if target.reached else 'MISSED '}  {target.wanted}: {target.measured}")

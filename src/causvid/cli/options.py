@@ -1,7 +1,11 @@
-"""What several commands take: a model, a device, a preset; and how progress is shown."""
+"""What several commands take: a model and its parts, a device, a preset; and how progress is shown."""
 
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, fields, is_dataclass
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
 
 import typer
 from rich.console import Console
@@ -12,15 +16,98 @@ if TYPE_CHECKING:
 
     from causvid.pipeline import Pipeline
 
-ModelOption = Annotated[Path | None, typer.Option(help="A bundle's folder. Default: the built-in model.")]
+PLACE = "a path, or owner/name or owner/name/file on the Hugging Face Hub"
+Precision = Literal["fp32", "bf16", "fp16"]
+Placement = Literal["keep", "cpu", "release"]
+
+ModelOption = Annotated[
+    str | None, typer.Option(help=f"A bundle, or a folder of Wan 2.1: {PLACE}. Default: the built-in model.")
+]
+StudentOption = Annotated[str | None, typer.Option(help=f"Weights that replace the model's transformer: {PLACE}.")]
+TinyOption = Annotated[
+    str | None, typer.Option("--tiny-autoencoder", help=f"Weights of taew2_1, which decode faster: {PLACE}.")
+]
+LoraOption = Annotated[str | None, typer.Option(help=f"A LoRA for the transformer: {PLACE}.")]
+LoraStrengthOption = Annotated[float | None, typer.Option(help="How much of it is added. Default: 1.")]
+PresetOption = Annotated[
+    str | None, typer.Option(help="How to generate: a preset's name or .toml file. Default: told by the model's name.")
+]
+DtypeOption = Annotated[
+    Precision | None, typer.Option(help="Of the weights. Default: bf16 on CUDA, as in the files elsewhere.")
+]
+TextEncoderOption = Annotated[
+    Placement, typer.Option(help="Keep it beside the transformer, on the CPU, or read it anew for every prompt.")
+]
 DeviceOption = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps. Default: cuda if there is one.")]
 
 
-def load_pipeline(model: Path | None, device: str | None) -> "Pipeline":
-    """Load a bundle, the built-in one by default."""
+@dataclass(frozen=True)
+class Parts:
+    """What is loaded beside or in place of a model's own parts, as given on the command line."""
+
+    student: StudentOption = None
+    tiny_autoencoder: TinyOption = None
+    lora: LoraOption = None
+    lora_strength: LoraStrengthOption = None
+    preset: PresetOption = None
+    dtype: DtypeOption = None
+    text_encoder: TextEncoderOption = "keep"
+    teacher: bool = False
+
+
+def flat(command: Callable[..., None]) -> Callable[..., None]:
+    """Let a command take dataclasses: each of their annotated fields becomes an option of the command."""
+    own = inspect.signature(command)
+    groups: dict[str, Any] = {name: p.annotation for name, p in own.parameters.items() if is_dataclass(p.annotation)}
+    options = {name: _options(group) for name, group in groups.items()}
+    parameters = [option for name, p in own.parameters.items() for option in options.get(name, [p])]
+
+    @wraps(command)
+    def run(**given: Any) -> None:
+        made = {name: group(**{p.name: given.pop(p.name) for p in options[name]}) for name, group in groups.items()}
+        command(**given, **made)
+
+    keywords = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in parameters]
+    run.__signature__ = own.replace(parameters=keywords)  # type: ignore[attr-defined]
+    return run
+
+
+def _options(group: Any) -> list[inspect.Parameter]:
+    annotated = {field.name for field in fields(group) if get_origin(field.type) is Annotated}
+    return [parameter for name, parameter in inspect.signature(group).parameters.items() if name in annotated]
+
+
+def load_pipeline(model: str | Path | None, device: str | None, parts: Parts | None = None) -> "Pipeline":
+    """Load a model, the built-in one by default."""
     from causvid.pipeline import Pipeline
 
-    return Pipeline.from_pretrained(model, device=find_device(device))
+    own = parts or Parts()
+    if own.lora is None and own.lora_strength is not None:
+        raise ValueError(f"lora_strength={own.lora_strength:g} needs a LoRA: give --lora")
+    return Pipeline.from_pretrained(
+        model,
+        student=own.student,
+        tiny_autoencoder=own.tiny_autoencoder,
+        lora=own.lora,
+        lora_strength=1.0 if own.lora_strength is None else own.lora_strength,
+        preset=own.preset,
+        dtype=None if own.dtype is None else find_dtype(own.dtype),
+        device=find_device(device),
+        text_encoder=own.text_encoder,
+        teacher=own.teacher,
+    )
+
+
+def find_dtype(name: Precision) -> "torch.dtype":
+    """Return torch's type of a precision."""
+    import torch
+
+    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[name]
+
+
+def name_dtype(dtype: "torch.dtype") -> Precision:
+    """Return the precision of a type of torch's."""
+    return next(name for name in get_args(Precision) if find_dtype(name) == dtype)
 
 
 def find_device(name: str | None) -> "torch.device":
@@ -36,12 +123,14 @@ def find_device(name: str | None) -> "torch.device":
 
 
 def progress_bar() -> Progress:
-    """Make a progress display on stderr that is gone when it ends; tasks need the field `detail`."""
+    """Make a progress display on stderr, where that is a terminal, gone when it ends; tasks need the field `detail`."""
+    console = Console(stderr=True)
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(bar_width=24),
         TextColumn("{task.fields[detail]}"),
         TimeElapsedColumn(),
-        console=Console(stderr=True),
+        console=console,
         transient=True,
+        disable=not console.is_terminal,
     )

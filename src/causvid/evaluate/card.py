@@ -6,20 +6,19 @@ The report is kept beside the card as evaluation.json.
 import json
 import math
 import struct
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from causvid.config import Settings
 from causvid.evaluate.adherence import Adherence, Drift, Measurement, Tally, points_below, relative
+from causvid.evaluate.markdown import POINTS, Target, points, reached_section, share, table
 from causvid.models.bundle import CARD, REPORT, SAMPLES, words_command
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 CEILING_SHARE = 0.85
-POINTS = 5.0
 
 _PARTS = {
     "transformer": "student (causal transformer)",
@@ -49,29 +48,20 @@ class EvaluationReport(Settings):
     notes: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class Target:
-    """One thing the model is meant to reach, what was measured, and whether that is enough."""
-
-    wanted: str
-    measured: str
-    reached: bool
-
-
 def targets(report: EvaluationReport) -> list[Target]:
     """Compare a report with what the model is meant to reach; better than asked counts as reached."""
     result = []
-    for name, share in relative(report.student.adherence, report.ceiling).items():
+    for name, part in relative(report.student.adherence, report.ceiling).items():
         wanted = f"{name}: at least {CEILING_SHARE:.0%} of the ceiling"
-        result.append(Target(wanted, f"{share:.1%}", share >= CEILING_SHARE))
+        result.append(Target(wanted, f"{part:.1%}", part >= CEILING_SHARE))
     if report.teacher is not None:
         for name, gap in points_below(report.student.adherence, report.teacher.adherence).items():
-            result.append(Target(f"{name}: at most {POINTS:g} points below the teacher", _points(gap), gap <= POINTS))
+            result.append(Target(f"{name}: at most {POINTS:g} points below the teacher", points(gap), gap <= POINTS))
     if report.drift is not None:
         edge, whole = report.drift.edge_seconds, report.drift.video_seconds
         for name, gap in points_below(report.drift.last, report.drift.first).items():
             wanted = f"{name}: last {edge:g} s of {whole:g} s at most {POINTS:g} points below the first {edge:g} s"
-            result.append(Target(wanted, _points(gap), gap <= POINTS))
+            result.append(Target(wanted, points(gap), gap <= POINTS))
     fps = report.student.speed.fps
     wanted = f"student makes at least {report.native_fps:g} frames a second, its native rate"
     return [*result, Target(wanted, f"{fps:.1f}", fps >= report.native_fps)]
@@ -107,7 +97,7 @@ def render_card(bundle_path: str | Path, report: EvaluationReport) -> str:
         _sizes(folder),
         _training(provenance),
         _adherence(report),
-        _reached(report),
+        reached_section(targets(report)),
         _speed(report),
         _again(report),
         _limits(report, provenance, generation),
@@ -166,7 +156,7 @@ def _sizes(folder: Path) -> str:
             count = sum(_parameters(path) for path in files)
             size = sum(path.stat().st_size for path in files) / 2**20
             rows.append([f"`{part}/`", meaning, f"{count / 1e6:.2f} M", f"{size:.1f} MiB"])
-    return "## Sizes\n\n" + _table(["part", "what", "parameters", "on disk"], rows) if rows else ""
+    return "## Sizes\n\n" + table(["part", "what", "parameters", "on disk"], rows) if rows else ""
 
 
 def _training(provenance: Mapping[str, Any]) -> str:
@@ -176,8 +166,8 @@ def _training(provenance: Mapping[str, Any]) -> str:
         return ""
     columns = list(dict.fromkeys(key for facts_of_stage in stages.values() for key in facts_of_stage))
     rows = [[name, *(_fact(stage.get(key)) for key in columns)] for name, stage in stages.items()]
-    table = _table(["stage", *columns], rows) if rows else ""
-    return "\n\n".join(part for part in ("## Training", "\n".join(facts), table) if part)
+    stages_table = table(["stage", *columns], rows) if rows else ""
+    return "\n\n".join(part for part in ("## Training", "\n".join(facts), stages_table) if part)
 
 
 def _adherence(report: EvaluationReport) -> str:
@@ -192,7 +182,7 @@ def _adherence(report: EvaluationReport) -> str:
         columns[f"student, {whole - edge:g}–{whole:g} s of {whole:g} s"] = report.drift.last
     rows = []
     for name in report.ceiling.attributes:
-        rows.append([name, *(_share(column.attributes.get(name)) for column in columns.values())])
+        rows.append([name, *(share(column.attributes.get(name)) for column in columns.values())])
     reach = max((high - low) / 2 for low, high in (t.interval for t in report.student.adherence.attributes.values()))
     lines = [
         "## Does it show what the prompt says?",
@@ -200,7 +190,7 @@ def _adherence(report: EvaluationReport) -> str:
         f"{report.prompts} held-out prompts, seed {report.seed}. A classifier trained on renders of the world reads "
         "each attribute off each clip; its score on renders of the same prompts is the ceiling.",
         "",
-        _table(["attribute", *columns], rows),
+        table(["attribute", *columns], rows),
         "",
         f"95 % intervals (Wilson) of the student's fractions reach up to ±{100 * reach:.1f} points.",
     ]
@@ -208,14 +198,6 @@ def _adherence(report: EvaluationReport) -> str:
         lines += ["", f"Long videos: {report.drift.videos}, of the first of these prompts."]
     weak = [line for name, tallies in report.student.adherence.values.items() if (line := _weakest(name, tallies))]
     return "\n".join([*lines, *(["", "Where the student fails most:", "", *weak] if weak else [])])
-
-
-def _reached(report: EvaluationReport) -> str:
-    checked = targets(report)
-    missed = [target for target in checked if not target.reached]
-    summary = "Every target is reached." if not missed else f"{len(missed)} of {len(checked)} targets are NOT reached."
-    rows = [[target.wanted, target.measured, "reached" if target.reached else "**NOT reached**"] for target in checked]
-    return f"## Targets\n\n{summary}\n\n" + _table(["target", "measured", ""], rows)
 
 
 def _speed(report: EvaluationReport) -> str:
@@ -233,7 +215,7 @@ def _speed(report: EvaluationReport) -> str:
             ]
         )
     columns = ["", "steps", "frames", "seconds a clip", "first frame after (s)", "frames a second"]
-    text = f"## Speed\n\n{report.machine}; one clip at a time, decoder included.\n\n" + _table(columns, rows)
+    text = f"## Speed\n\n{report.machine}; one clip at a time, decoder included.\n\n" + table(columns, rows)
     if report.teacher is None:
         return text
     ratio = report.student.speed.fps / report.teacher.speed.fps
@@ -268,14 +250,6 @@ def _size(generation: Mapping[str, Any]) -> str:
     return f"{generation['width']} × {generation['height']} pixels"
 
 
-def _points(gap: float) -> str:
-    return f"{abs(gap):.1f} points {'below' if gap > 0 else 'above'}" if gap else "equal"
-
-
-def _share(tally: Tally | None) -> str:
-    return f"{tally.accuracy:.1%} ({tally.correct}/{tally.count})" if tally is not None and tally.count else "–"
-
-
 def _weakest(name: str, tallies: Mapping[str, Tally]) -> str:
     """Name up to three values whose clips were misread most often."""
     failed = [(word, tally) for word, tally in tallies.items() if tally.correct < tally.count]
@@ -292,12 +266,6 @@ def _fact(value: Any) -> str:
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:,}"
     return value if isinstance(value, str) else json.dumps(value)
-
-
-def _table(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    head = list(columns)
-    lines = [head, ["---"] * len(head), *(list(row) for row in rows)]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
 def _parameters(path: Path) -> int:

@@ -1,0 +1,73 @@
+"""`causvid inspect` and `causvid convert`: files of weights, looked at and rewritten."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+SectionOption = Annotated[
+    str | None, typer.Option(help="Which state dict of several. Default: generator_ema, or else generator.")
+]
+
+
+def inspect(
+    path: Annotated[str, typer.Argument(help="A file of weights, a folder, or owner/name on the Hub.")],
+    section: SectionOption = None,
+) -> None:
+    """Say what a file or folder of weights holds, and whether it can be used here; if not, exit with 2."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from causvid.models.describe import describe
+    from causvid.models.hub import find
+
+    console = Console()
+    found = describe(find(path, what="path"), section=section)
+    for part in found:
+        table = Table(title=part.title, title_justify="left", show_header=False)
+        table.add_column(style="bold")
+        table.add_column(overflow="fold")
+        for row in part.rows:
+            table.add_row(*row)
+        if part.problem:
+            table.add_row("problem", part.problem)
+        console.print(table)
+    if any(part.problem for part in found):
+        raise typer.Exit(2)
+
+
+def convert(
+    source: Annotated[str, typer.Argument(metavar="SRC", help="A transformer in any published format.")],
+    target: Annotated[Path, typer.Argument(metavar="DST", help="A new folder; a .pt file with --to causvid.")],
+    to: Annotated[
+        Literal["diffusers", "wan", "causvid", "bundle"],
+        typer.Option(help="diffusers' or Wan's own layout, a .pt as CausVid has it, or a folder that generates."),
+    ],
+    section: SectionOption = None,
+    dtype: Annotated[
+        Literal["fp32", "bf16", "fp16"] | None, typer.Option(help="How to store weights. Default: as they are.")
+    ] = None,
+    base: Annotated[
+        str | None, typer.Option(help="For a bundle: the bundle or folder of diffusers with the other parts.")
+    ] = None,
+    preset: Annotated[
+        str | None, typer.Option(help="For a bundle: how it generates, where nothing else tells.")
+    ] = None,
+) -> None:
+    """Write a transformer in another format. DST appears whole or not at all."""
+    import torch
+
+    from causvid.models.convert import convert as write
+    from causvid.models.hub import find
+
+    types = {None: None, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+    write(
+        find(source, what="source"),
+        target,
+        to=to,
+        section=section,
+        dtype=types[dtype],
+        base=None if base is None else find(base, what="base"),
+        preset=preset,
+    )
+    print(f"{target}: {to}")

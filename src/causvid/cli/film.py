@@ -1,0 +1,264 @@
+"""A film being made into a file, chunk by chunk: what all commands that make video share."""
+
+import sys
+import time
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from itertools import takewhile
+from pathlib import Path
+from queue import Empty, Full, Queue
+from threading import Event, Thread
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from causvid.cli.options import progress_bar
+from causvid.interrupt import gentle_interrupt
+from causvid.media import VideoWriter, check_target
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from causvid.generate.film import Film
+    from causvid.generate.timeline import Timeline
+    from causvid.pipeline import Pipeline
+
+READY = 2
+"""Chunks that may wait to be encoded."""
+DISPLAY_WIDTH = 384
+"""Pixels a video is enlarged to, or more, when no scale is asked for."""
+
+OutputOption = Annotated[Path, typer.Option("--output", "-o", help="mp4, webm, gif, png, or a folder for PNG frames.")]
+ScaleOption = Annotated[
+    int | None, typer.Option(min=1, max=16, help=f"Enlarge. Default: to {DISPLAY_WIDTH} pixels or more.")
+]
+FitOption = Annotated[
+    Literal["cover", "contain", "stretch"], typer.Option(help="How a picture of another shape is brought to size.")
+]
+
+
+@dataclass(frozen=True)
+class Making:
+    """How chunks are made; what is None is the model's own."""
+
+    seed: Annotated[int, typer.Option(help="The same seed gives the same video.")] = 0
+    steps: Annotated[int | None, typer.Option(help="Denoising steps a chunk.")] = None
+    height: Annotated[int | None, typer.Option(help="Pixels, where the model allows it.")] = None
+    width: Annotated[int | None, typer.Option(help="Pixels, where the model allows it.")] = None
+    window: Annotated[int | None, typer.Option(help="Latent frames of the past it sees.")] = None
+    sink: Annotated[int | None, typer.Option(help="First latent frames it never forgets.")] = None
+    policy: Annotated[
+        Literal["window", "recompute"], typer.Option(help="Keep the past as it was seen, or see it anew every chunk.")
+    ] = "window"
+
+
+@dataclass(frozen=True)
+class Keeping:
+    """What is kept beside the video."""
+
+    scale: ScaleOption = None
+    save_script: Annotated[
+        Path | None, typer.Option(help="Write what `causvid play` makes this again from: .toml or .json.")
+    ] = None
+    latents: Annotated[
+        Path | None, typer.Option(help="Write the clean latents, to extend or decode again: .safetensors.")
+    ] = None
+
+    def check(self, output: Path) -> None:
+        """Raise an error unless all of it can be written; touch nothing."""
+        from causvid.generate.latents import SUFFIX
+        from causvid.generate.timeline import check_suffix
+
+        check_target(output)
+        if self.save_script is not None:
+            check_suffix(self.save_script)
+        if self.latents is not None and self.latents.suffix != SUFFIX:
+            raise ValueError(f"latents={self.latents} has suffix {self.latents.suffix!r}, expected {SUFFIX}")
+        for path in filter(None, (self.save_script, self.latents)):
+            if not path.parent.is_dir():
+                raise FileNotFoundError(f"the folder of {path} does not exist")
+
+
+@dataclass(frozen=True)
+class Written:
+    """What came of it: new frames and chunks in the file; seconds until the first and the last; cut short by Ctrl-C."""
+
+    frames: int
+    chunks: int
+    first: float
+    last: float
+    stopped: bool
+
+    def line(self, output: Path, fps: float) -> str:
+        """Sum up."""
+        return (
+            f"{output}: {self.frames} frames, {self.frames / fps:.1f} s at {fps:g} fps · "
+            f"first frame after {self.first:.2f} s · {self.frames / self.last:.1f} FPS"
+        )
+
+
+def play_film(
+    pipeline: "Pipeline",
+    timeline: "Timeline",
+    output: Path,
+    keeping: Keeping,
+    *,
+    before: Iterable[Any] = (),
+) -> None:
+    """Play a timeline into a file, print a line that sums up, and keep what is to be kept.
+
+    before: frames, uint8 [T, H, W, 3], that the video begins with.
+    """
+    if keeping.latents is not None and any(shot.image for shot in timeline.shots[1:]):
+        raise ValueError("latents: a film that begins anew with an image has none that belong together")
+    began = time.perf_counter()
+    film = pipeline.play(timeline)
+    note_unknown_words(pipeline, [shot.prompt for shot in timeline.shots])
+    past, latents = film.stream.past, list["Tensor"]()
+    made = _with_latents(film, latents)
+    written = write_video(made, output, fps=pipeline.fps, scale=keeping.scale, began=began, before=before)
+    if keeping.save_script is not None:
+        _script(film, written.frames).save(keeping.save_script)
+    if keeping.latents is not None:
+        import torch
+
+        from causvid.generate.latents import save_latents
+
+        parts = ([] if past is None else [past.cpu()]) + latents[: written.chunks]
+        save_latents(keeping.latents, torch.cat(parts, dim=1), fps=pipeline.fps)
+    if written.stopped:
+        raise KeyboardInterrupt
+    print(written.line(output, pipeline.fps))
+
+
+def _with_latents(film: "Film", latents: list["Tensor"]) -> Iterator[Any]:
+    for frames in film:
+        assert film.latent is not None
+        latents.append(film.latent.cpu())
+        yield frames
+
+
+def _script(film: "Film", frames: int) -> "Timeline":
+    """Return what plays the film again, as far as it is in the file."""
+    from causvid.generate.timeline import versions
+
+    timeline = film.timeline if frames >= film.length else film.timeline.up_to(frames / film.fps)
+    return timeline.model_copy(update={"versions": versions()})
+
+
+def write_video(
+    made: Iterable[Any],
+    output: Path,
+    *,
+    fps: float,
+    scale: int | None,
+    began: float,
+    before: Iterable[Any] = (),
+) -> Written:
+    """Write frames, uint8 [T, H, W, 3], while later ones are being made.
+
+    began: when they were asked for, by `time.perf_counter`; latency and speed count from there. before: frames that are
+    there already, and come first. Ctrl-C ends the file after the chunks that are finished; without any there is none.
+    """
+    times: list[float] = []
+    frames = 0
+    writer: VideoWriter | None = None
+    try:
+        with (
+            gentle_interrupt() as stop,
+            progress_bar() as progress,
+            closing(_ahead(made, stop)) as chunks,
+            ExitStack() as file,
+        ):
+            task = progress.add_task("first chunk", total=None, detail="")
+
+            def write(pixels: Any) -> None:
+                nonlocal writer
+                if writer is None:  # it opens with the first frames: until they are there, no file is
+                    height, width = pixels.shape[1:3]
+                    enlarge = scale or max(1, -(-DISPLAY_WIDTH // width))
+                    writer = file.enter_context(VideoWriter(output, fps=fps, height=height, width=width, scale=enlarge))
+                writer.write(pixels)
+
+            reading = time.perf_counter()
+            for pixels in takewhile(lambda _: not stop.is_set(), before):
+                write(pixels)
+            began += time.perf_counter() - reading
+            for pixels in chunks:
+                times.append(time.perf_counter() - began)
+                write(pixels)
+                frames += len(pixels)
+                detail = f"{frames / fps:.1f} s of video · {frames / times[-1]:.1f} FPS"
+                progress.update(task, description=f"chunk {len(times)}", detail=detail)
+            if stop.is_set() and not frames:
+                raise _NothingMade
+    except _NothingMade:
+        print("stopped: no frames were finished", file=sys.stderr)
+        raise KeyboardInterrupt from None
+    if stop.is_set():
+        print(f"stopped: {output} keeps the {frames} frames that were finished", file=sys.stderr)
+    assert times, "a stream yields at least one chunk"
+    return Written(frames, len(times), times[0], times[-1], stop.is_set())
+
+
+class _NothingMade(Exception):
+    """Ctrl-C came before the first chunk: no file is to be left."""
+
+
+def _ahead(chunks: Iterable[Any], stop: Event) -> Generator[Any, None, None]:
+    """Yield chunks made in a thread of their own, so that the model works while frames are encoded.
+
+    The thread is at most two chunks ahead. After `stop` is set, those that are ready still come, then no more.
+    """
+    ready: Queue[Any] = Queue(maxsize=READY)
+    end = object()
+
+    def put(item: Any) -> None:
+        while not stop.is_set():
+            try:
+                return ready.put(item, timeout=0.1)
+            except Full:
+                continue
+
+    def make() -> None:
+        try:
+            for chunk in chunks:
+                put(chunk)
+                if stop.is_set():
+                    break
+            put(end)
+        except BaseException as error:
+            put(error)
+
+    # A daemon: a chunk of a large model may take minutes, and nobody waits for it once the file is closed.
+    maker = Thread(target=make, name="chunks", daemon=True)
+    maker.start()
+    try:
+        while True:
+            try:
+                item = ready.get(timeout=0.1)
+            except Empty:
+                if stop.is_set():
+                    return
+                continue
+            if item is end:
+                return
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+    except GeneratorExit:
+        stop.set()
+        raise
+    finally:
+        maker.join(timeout=5)
+
+
+def note_unknown_words(pipeline: "Pipeline", prompts: Iterable[str]) -> None:
+    """Say which words of the prompts the model has never seen."""
+    from causvid.models.bundle import words_command
+
+    words = dict.fromkeys(word for prompt in prompts for word in pipeline.unknown_words(prompt))
+    if words:
+        known = f"`{words_command(pipeline.bundle.provenance)}` lists those it does"
+        print(f"note: the model does not know {', '.join(map(repr, words))}; {known}", file=sys.stderr)

@@ -1,0 +1,81 @@
+"""Several videos of one prompt, and how different they are."""
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from causvid.cli.film import note_unknown_words, write_video
+from causvid.cli.options import progress_bar
+from causvid.media import contact_sheet
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from causvid.generate.timeline import Timeline
+    from causvid.pipeline import Pipeline
+
+STILLS = 6
+"""Frames of each video in the contact sheet."""
+
+
+def variation_files(output: Path, count: int, seed: int) -> list[Path]:
+    """Return the files of the variations; raise an error if their names, or their seeds, cannot be."""
+    if output.suffix.lower() in ("", ".png"):
+        raise ValueError(f"output {output}: variations are files such as .mp4, with a contact sheet in .png")
+    if output.with_suffix(".png").is_dir():
+        raise ValueError(f"the contact sheet {output.with_suffix('.png')} is a folder: choose another name")
+    if not 0 <= seed <= 2**63 - count:
+        raise ValueError(f"seed={seed} is not from 0 to 2^63 - {count}")
+    return [output.with_name(f"{output.stem}-{number}{output.suffix}") for number in range(count)]
+
+
+def make_variations(pipeline: "Pipeline", timeline: "Timeline", output: Path, count: int, *, scale: int | None) -> None:
+    """Make the film with `count` seeds, side by side where that can be, and say how different the videos are."""
+    import torch
+
+    files, seeds = variation_files(output, count, timeline.seed), range(timeline.seed, timeline.seed + count)
+    note_unknown_words(pipeline, [timeline.shots[0].prompt])
+    began = time.perf_counter()
+    with progress_bar() as progress:
+        progress.add_task(f"{count} variations", total=None, detail="")
+        if _is_plain(timeline):
+            prompts = [timeline.shots[0].prompt] * count
+            videos = pipeline.generate_batch(prompts, seeds=seeds, seconds=timeline.seconds, steps=timeline.steps)
+        else:
+            films = (pipeline.play(timeline.model_copy(update={"seed": seed})) for seed in seeds)
+            videos = torch.stack([torch.cat(list(film)) for film in films])
+    took = time.perf_counter() - began
+    for file, video in zip(files, videos, strict=True):
+        if write_video([video], file, fps=pipeline.fps, scale=scale, began=began).stopped:
+            raise KeyboardInterrupt
+    sheet = output.with_suffix(".png")
+    partial = sheet.with_name(f".{sheet.name}.partial")
+    contact_sheet(list(videos.numpy()), [f"seed {seed}" for seed in seeds], stills=STILLS).save(partial, "PNG")
+    partial.replace(sheet)
+    distance, measure = difference(pipeline, videos)
+    print(
+        f"{files[0]} to {files[-1].name}, {sheet.name}: {count} videos of {videos.shape[1]} frames in {took:.1f} s · "
+        f"difference {distance:.3f} ({measure})"
+    )
+
+
+def _is_plain(timeline: "Timeline") -> bool:
+    """Say whether it is a prompt and nothing else, which can be made as one batch."""
+    own = timeline.shots[0].image is None and timeline.policy == "window"
+    return own and all(getattr(timeline, name) is None for name in ("height", "width", "window", "sink"))
+
+
+def difference(pipeline: "Pipeline", videos: "Tensor") -> tuple[float, str]:
+    """Return the mean distance of two of the videos, uint8 `[B, T, H, W, 3]`, B at least 2, and how it was measured."""
+    import torch
+
+    from causvid.evaluate.classifier import MIN_FRAMES, AttributeClassifier
+
+    folder = pipeline.bundle.classifier
+    if folder is None or videos.shape[1] < MIN_FRAMES:
+        points = videos.flatten(1).float() / 255
+        return float(torch.pdist(points, p=1).mean()) / points.shape[1], "mean pixel distance, of 1"
+    classifier = AttributeClassifier.load(folder)
+    with torch.inference_mode():
+        features = torch.cat([classifier.features(video[None].movedim(-1, 2).float() / 255) for video in videos])
+    return float(torch.pdist(features).mean()) / features.shape[1] ** 0.5, "in the features of the model's classifier"
