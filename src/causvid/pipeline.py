@@ -10,7 +10,7 @@ from typing import Literal, Self, get_args
 import torch
 from torch import Tensor
 
-from causvid.generate.film import Film
+from causvid.generate.film import Film, script
 from causvid.generate.latents import SUFFIX as LATENTS
 from causvid.generate.latents import load_latents
 from causvid.generate.limits import (
@@ -26,10 +26,10 @@ from causvid.generate.rollout import rollout
 from causvid.generate.solver import guided_velocity, solve
 from causvid.generate.source import Image, Video, encode_chunks, encode_end, load_image, load_video, to_pixels
 from causvid.generate.stream import Policy, Stream, StreamSettings, first_chunk, levels_below
-from causvid.generate.timeline import Shot, Timeline, versions
+from causvid.generate.timeline import Shot, Timeline
 from causvid.media import Fit, to_bytes
 from causvid.models.assemble import assemble
-from causvid.models.autoencoder import TIME_FACTOR, pixel_frames
+from causvid.models.autoencoder import pixel_frames
 from causvid.models.bundle import Bundle, save_bundle
 from causvid.models.text import Placement
 from causvid.models.transformer import TextKeys, Transformer
@@ -289,39 +289,8 @@ class Pipeline:
         Args:
             image, after, source, fit: the file the stream began with, if it began with one.
         """
-        settings, own = stream.settings, self.generation
-        _, height, width = settings.shape
         factor = self.bundle.autoencoder.spatial_factor
-        chunk = TIME_FACTOR * settings.chunk / own.fps
-        shots = tuple(
-            Shot(
-                at=change.frames / own.fps,
-                prompt=change.prompt,
-                mode=change.mode,
-                over=change.chunks * chunk,
-                keep_sink=change.keep_sink,
-                image=None if number else image,
-            )
-            for number, change in enumerate(stream.changes)
-            if change.frames < max(1, stream.frames)
-        )
-        return Timeline(
-            seconds=max(1, stream.frames) / own.fps,
-            shots=shots,
-            seed=stream.seed,
-            sigmas=settings.sigmas,
-            window=settings.window,
-            sink=settings.sink,
-            height=height * factor,
-            width=width * factor,
-            policy=settings.policy,
-            after=after,
-            source=source,
-            strength=settings.strength,
-            adapt=settings.adapt,
-            fit=fit,
-            versions=versions(),
-        )
+        return script(stream, fps=self.fps, factor=factor, image=image, after=after, source=source, fit=fit)
 
     def generate_batch(
         self,

@@ -6,7 +6,8 @@ from typing import Protocol
 from torch import Tensor
 
 from causvid.generate.stream import Stream
-from causvid.generate.timeline import Shot, Timeline
+from causvid.generate.timeline import Shot, Timeline, versions
+from causvid.media import Fit
 from causvid.models.autoencoder import TIME_FACTOR
 
 
@@ -52,3 +53,45 @@ class Film(Iterator[Tensor]):
             return
         chunks = max(1, round(shot.over * self.fps / (TIME_FACTOR * self.stream.settings.chunk)))
         self.stream.set_prompt(shot.prompt, shot.mode, chunks=chunks, keep_sink=shot.keep_sink)
+
+
+def script(
+    stream: Stream, *, fps: float, factor: int, image: str | None, after: str | None, source: str | None, fit: Fit
+) -> Timeline:
+    """Return the timeline that plays a stream again, as far as it has come: its seed, its prompts, its settings.
+
+    Args:
+        fps, factor: frames a second of the model, and pixels of a latent position.
+        image, after, source, fit: the file the stream began with, if it began with one.
+    """
+    settings = stream.settings
+    _, height, width = settings.shape
+    shots = tuple(
+        Shot(
+            at=change.frames / fps,
+            prompt=change.prompt,
+            mode=change.mode,
+            over=change.chunks * TIME_FACTOR * settings.chunk / fps,
+            keep_sink=change.keep_sink,
+            image=None if number else image,
+        )
+        for number, change in enumerate(stream.changes)
+        if change.frames < max(1, stream.frames)
+    )
+    return Timeline(
+        seconds=max(1, stream.frames) / fps,
+        shots=shots,
+        seed=stream.seed,
+        sigmas=settings.sigmas,
+        window=settings.window,
+        sink=settings.sink,
+        height=height * factor,
+        width=width * factor,
+        policy=settings.policy,
+        after=after,
+        source=source,
+        strength=settings.strength,
+        adapt=settings.adapt,
+        fit=fit,
+        versions=versions(),
+    )

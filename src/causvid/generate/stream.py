@@ -145,11 +145,11 @@ class Stream(Iterator[Tensor]):
         self.settings = settings
         _, height, width = settings.shape
         window, sink = settings.window, settings.sink
-        self._cache = transformer.new_cache(batch=1, height=height, width=width, window=window, sink=sink)
         self._generator = torch.Generator().manual_seed(seed)
         self._kept: deque[StreamState] = deque()
         with torch.inference_mode():
-            embedding = embed(prompt)
+            embedding = embed(prompt)  # before the cache is there: a text encoder may need its room for a moment
+            self._cache = transformer.new_cache(batch=1, height=height, width=width, window=window, sink=sink)
             nothing = torch.empty((1, 0, *settings.shape), device=transformer.patch_in.weight.device)
             history = History(nothing, 0, window, sink, settings.first, settings.chunk)
             self._now = _Point((Change(0, prompt),), embedding, transformer.encode_text(embedding), history)
