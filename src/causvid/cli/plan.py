@@ -38,6 +38,8 @@ GB = 10**9
 UNITS = {"": GB, "G": GB, "GB": GB, "MB": 10**6, "GIB": 2**30, "MIB": 2**20}
 SHORTER_WINDOWS = (12, 9, 6, 3)
 PROMPT = "a red paper airplane over a lake"
+WEIGHTS = ("transformer", "text encoder", "autoencoder")
+"""Parts of a plan that are weights, which loading reads from files."""
 
 
 def plan(
@@ -196,6 +198,7 @@ def _measure(
     began = time.perf_counter()
     pipeline = load_pipeline(model, str(device), parts)
     loaded, taken = time.perf_counter() - began, taken_bytes(device) - libraries
+    loading = peak_taken_bytes(device) - libraries
     frames = _make(pipeline, choice, chunks=chunks, steps=steps)
     seconds = time.perf_counter() - began - loaded
     planned, measured = libraries + needed.peak, peak_taken_bytes(device)
@@ -218,10 +221,12 @@ def _measure(
             "parts": dict(needed.parts),
             "moments": dict(needed.moments),
             "planned": planned,
+            "peak while loading": loading,
             "loaded": taken,
             "measured": measured,
         },
         "planned_over_measured": round(planned / measured, 4),
+        "loading_over_weights": round(loading / sum(needed.parts[name] for name in WEIGHTS), 4),
         "seconds": {"loading": round(loaded, 2), "chunks": round(seconds, 2)},
     }
 
