@@ -1,6 +1,6 @@
 """What is counted without contents is what the same computation takes with them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -45,6 +45,7 @@ def test_attention_takes_its_result_alone() -> None:
         (torch.bfloat16, 640, 14, 18, 2, 3),
     ],
 )
+@pytest.mark.usefixtures("one_thread")
 def test_a_pass_without_contents_takes_what_a_real_one_does(
     dtype: torch.dtype, ffn_dim: int, rows: int, columns: int, chunk: int, past: int
 ) -> None:
@@ -66,6 +67,15 @@ def test_a_pass_without_contents_takes_what_a_real_one_does(
 def test_weights_are_counted_in_any_precision() -> None:
     model = torch.nn.Linear(3, 5, device="meta")
     assert (weight_bytes(model), weight_bytes(model, torch.float16)) == (80, 40)
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Attention on a CPU keeps a scratch for every thread, which weighs only beside sizes as small as these."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def allocated_peak(compute: Callable[[], Any]) -> int:
