@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
-PROMPT ?= a violet paper airplane turning into a swan while flying left over a lake
+PROMPT ?= a violet swan moving to the left over a lake
 OUT    ?= demo.mp4
 # Empty takes torch from the default index; one that holds CPU builds only is a much smaller download.
 TORCH_INDEX ?=

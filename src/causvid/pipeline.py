@@ -24,7 +24,7 @@ from causvid.generate.limits import (
 )
 from causvid.generate.rollout import rollout
 from causvid.generate.solver import guided_velocity, solve
-from causvid.generate.source import Image, Video, encode_chunks, encode_end, load_image, load_video, to_pixels
+from causvid.generate.source import STRENGTH, Image, Video, encode_chunks, encode_end, load_image, load_video, to_pixels
 from causvid.generate.stream import Policy, Stream, StreamSettings, first_chunk, levels_below
 from causvid.generate.timeline import Shot, Timeline
 from causvid.media import Fit, to_bytes
@@ -35,8 +35,6 @@ from causvid.models.text import Placement
 from causvid.models.transformer import TextKeys, Transformer
 
 Mode = Literal["student", "teacher"]
-STRENGTH = 0.7
-"""How much of a source video-to-video changes, unless said otherwise."""
 
 
 class Pipeline:

@@ -91,9 +91,8 @@ def _measure(
         measure_translation,
         measure_variety,
     )
-    from causvid.generate.source import to_pixels
+    from causvid.generate.source import STRENGTH, to_pixels
     from causvid.models.autoencoder import TIME_FACTOR
-    from causvid.pipeline import STRENGTH
 
     own, autoencoder, seconds = pipeline.generation, pipeline.bundle.autoencoder, pipeline.clip_seconds
     device = pipeline.bundle.transformer.patch_in.weight.device

@@ -20,7 +20,9 @@ def translate(
     keeping: Keeping,
     parts: Parts,
     model: ModelOption = None,
-    strength: Annotated[float, typer.Option(help="How much may change: 1 keeps nothing of the video.")] = 0.7,
+    strength: Annotated[
+        float | None, typer.Option(help="How much may change: 1 keeps nothing of the video. Default: 0.9.")
+    ] = None,
     adapt: Annotated[bool, typer.Option("--adapt", help="Change less of what moves more.")] = False,
     seconds: Annotated[
         float | None, typer.Option(help="Length. Default: all of the video; of a webcam, until Ctrl-C.")
@@ -38,7 +40,7 @@ def translate(
         shots=[{"at": 0, "prompt": prompt}],
         model=model,
         source=video,
-        strength=strength,
+        **({} if strength is None else {"strength": strength}),
         adapt=adapt,
         fit=fit,
         **asdict(making),

@@ -22,6 +22,8 @@ Frame = NDArray[np.uint8]
 Image = str | Path | Frame
 Video = str | Path | Iterable[Frame]
 """A file (or `webcam`), or frames at the rate of the model."""
+STRENGTH = 0.9
+"""How much of its source a video made anew changes, unless said otherwise: what `evaluate streams` found best."""
 LIVELY = 0.06
 """Mean change of a pixel from frame to frame, of 1, at which motion counts as strong."""
 

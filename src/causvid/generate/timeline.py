@@ -16,6 +16,7 @@ import torch
 from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError, model_validator
 
 from causvid.config import Positive, Settings, one_line
+from causvid.generate.source import STRENGTH
 from causvid.generate.stream import Policy, PromptMode
 from causvid.media import Fit
 
@@ -59,7 +60,7 @@ class Timeline(Settings):
     policy: Policy = "window"
     after: str | None = None
     source: str | None = None
-    strength: float = Field(default=0.7, gt=0, le=1)
+    strength: float = Field(default=STRENGTH, gt=0, le=1)
     adapt: bool = False
     fit: Fit = "cover"
     versions: dict[str, str] = Field(default_factory=dict)
