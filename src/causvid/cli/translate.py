@@ -21,7 +21,7 @@ def translate(
     parts: Parts,
     model: ModelOption = None,
     strength: Annotated[
-        float | None, typer.Option(help="How much may change: 1 keeps nothing of the video. Default: 0.9.")
+        float | None, typer.Option(help="How much may change: 1 keeps nothing of the video. Default: most.")
     ] = None,
     adapt: Annotated[bool, typer.Option("--adapt", help="Change less of what moves more.")] = False,
     seconds: Annotated[

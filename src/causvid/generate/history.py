@@ -3,7 +3,7 @@
 Letters: B batch, H held latent frames, C h w a latent frame.
 
 Keys and values depend on the prompt they were made under and on all that came before them; clean latents depend on
-nothing. A cache rebuilt from latents therefore follows a new prompt (LongLive's recache, 2509.22622, section 3.1), and
+nothing. A cache rebuilt from latents therefore follows a new prompt (LongLive's recache, 2509.22622), and
 one rebuilt before every chunk forgets what drifted out of the window (Krea's recompute).
 """
 

@@ -24,6 +24,7 @@ from pydantic import ValidationError
 from causvid.config import GenerationConfig, one_line
 from causvid.models.autoencoder import Autoencoder
 from causvid.models.checkpoint import read_json
+from causvid.models.layout import SETTINGS
 from causvid.models.names import to_foreign
 from causvid.models.text import TextEncoder
 from causvid.models.tiny_autoencoder import TinyAutoencoder, load_tiny_autoencoder
@@ -33,7 +34,6 @@ from causvid.models.wan_config import CONFIG, read_config, to_diffusers_config
 from causvid.models.weights import load_transformer
 from causvid.models.writing import new_folder, write_json, write_state
 
-SETTINGS = "causvid.json"
 INDEX = "model_index.json"
 CARD = "README.md"
 REPORT = "evaluation.json"

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from causvid.config import GenerationConfig, TransformerConfig
-from causvid.models.bundle import CARD, FORMAT, INDEX, REPORT, SAMPLES, SETTINGS, read_settings
+from causvid.models.bundle import CARD, FORMAT, INDEX, REPORT, SAMPLES, read_settings
 from causvid.models.checkpoint import Checkpoint, Entry, open_checkpoint, read_json
 from causvid.models.families import choose_generation
-from causvid.models.layout import find_layout
+from causvid.models.layout import SETTINGS, find_layout
 from causvid.models.names import Spelling, foreign_name, foreign_shape, shapes
 from causvid.models.wan_config import to_diffusers_config, to_wan_config
 from causvid.models.weights import (
