@@ -16,7 +16,7 @@ import torch
 
 from causvid import cli
 from causvid.cli import film, generate
-from causvid.cli.options import find_device
+from causvid.cli.options import Parts, find_device
 from causvid.generate.latents import load_latents
 from causvid.generate.timeline import Timeline
 
@@ -71,7 +71,7 @@ class FakePipeline:
 @pytest.fixture
 def pipeline(monkeypatch: pytest.MonkeyPatch) -> FakePipeline:
     fake = FakePipeline()
-    monkeypatch.setattr(generate, "load_pipeline", lambda model, device, parts: fake)
+    monkeypatch.setattr(Parts, "load", lambda parts: fake)
     return fake
 
 

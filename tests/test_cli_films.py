@@ -1,21 +1,48 @@
 """Every command that makes video, from its arguments to its files, with a small model on the disk."""
 
+import json
+import tomllib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from copy import deepcopy
 from pathlib import Path
+from types import SimpleNamespace
 
 import av
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from causvid import cli
+from causvid.cli import variations
+from causvid.cli.options import Parts
+from causvid.config import GenerationConfig
 from causvid.generate.latents import load_latents, save_latents
-from causvid.generate.timeline import Timeline
+from causvid.generate.timeline import PARTS, Timeline
 from causvid.media import VideoWriter, read_video
+from causvid.models import families
+from causvid.models.names import to_foreign
+from causvid.models.wan_config import to_wan_config
 from causvid.pipeline import Pipeline
 
 SWAN, MAMMOTH = "a red swan over the snow", "a blue mammoth"
 FPS = 8
+PRESET = """
+name = "small"
+extends = "test"
+[generation]
+height = 32
+width = 48
+fps = 8
+clip_frames = 7
+first = 1
+chunk = 3
+window = 3
+sink = 1
+timesteps = [1000, 500]
+"""
 
 
 @pytest.fixture(scope="module")
@@ -29,8 +56,7 @@ def model(small: Pipeline, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small: Pipeline) -> Path:
     """A folder with a video, a picture, a script and latents, in which commands run; the model is there already."""
     monkeypatch.chdir(tmp_path)
-    for module in (cli.generate, cli.extend, cli.translate, cli.play):
-        monkeypatch.setattr(module, "load_pipeline", lambda model, device, parts: small)
+    monkeypatch.setattr(Parts, "load", lambda parts: small)
     Image.new("RGB", (96, 64), "red").save("it.png")
     with VideoWriter("in.mp4", fps=FPS, height=32, width=48) as writer:
         writer.write(np.random.default_rng(0).integers(0, 256, (14, 32, 48, 3), np.uint8))
@@ -139,6 +165,22 @@ def test_variations_are_files_of_their_own_and_a_contact_sheet(
     assert near.mean() < 1
 
 
+@pytest.mark.parametrize("options", [(), ("--policy", "recompute")])
+def test_variations_show_how_far_they_are_after_every_chunk(
+    inputs: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...]
+) -> None:
+    told: dict[str, list[tuple[int, int]]] = {}
+
+    @contextmanager
+    def stages() -> Iterator[Callable[[str], Callable[[int, int], None]]]:
+        yield lambda name: lambda done, count: told.setdefault(name, []).append((done, count))
+
+    monkeypatch.setattr(variations, "stages", stages)
+    assert run("generate", SWAN, "-o", "a.mp4", "--variations", 2, "--seconds", 2.5, *options) == 0
+    names = ["frames of seed 0", "frames of seed 1"] if options else ["frames of 2 videos"]
+    assert told == {name: [(1, 20), (13, 20), (20, 20)] for name in names}
+
+
 def test_the_teacher_makes_a_clip(inputs: Path) -> None:
     assert run("generate", SWAN, "-o", "a.mp4", "--teacher", "--seconds", 1) == 0
     assert frames_in("a.mp4") == 8
@@ -156,6 +198,7 @@ TIMELINES = {
     "empty.toml": 'seconds = 3\nshots = [{at = 0, prompt = "x"}, {at = 1, prompt = ""}]',
     "cut.toml": 'seconds = 2\nshots = [{at = 0, prompt = "x"}, {at = 1, prompt = "y", image = "it.png"}]',
     "bad.json": "{",
+    "weak.toml": 'seconds = 1\nlora_strength = 0.5\nshots = [{at = 0, prompt = "x"}]',
     "text.safetensors": "nothing",
 }
 
@@ -192,6 +235,7 @@ TIMELINES = {
         ("play in.mp4 -o a.mp4", "has suffix '.mp4', expected .toml or .json"),
         ("play bad.json -o a.mp4", "bad.json is not JSON"),
         ("play late.toml -o a.mp4", "shots.1.at=9 is past the end, seconds=3"),
+        ("play weak.toml -o a.mp4", "weak.toml: lora_strength=0.5 needs a LoRA: give lora"),
         ("play empty.toml -o a.mp4", "shots.1: prompt='' is empty"),
         ("play cut.toml -o a.mp4 --latents a.safetensors", "begins anew with an image"),
         ("decode absent.safetensors -o a.mp4", "absent.safetensors is missing"),
@@ -219,6 +263,79 @@ def test_latents_of_another_model_are_refused(inputs: Path, model: Path, capsys:
     lines = capsys.readouterr().err.splitlines()
     assert "shape=(1, 3, 16, 4, 6)" in lines[0] and "latents are [1, 3, 16, 4, 6], expected [1, F, 4, 4, 6]" in lines[1]
     assert not Path("a.mp4").exists()
+
+
+def _student_and_lora(small: Pipeline, folder: Path) -> tuple[Path, Path]:
+    """Write another transformer as a file of training code, and a LoRA for it."""
+    folder.mkdir()
+    transformer = deepcopy(small.bundle.transformer)
+    with torch.no_grad():
+        transformer.head.weight.mul_(-1)
+    weights = to_foreign(transformer.state_dict(), transformer.config, "wan")
+    torch.save({"generator": {f"model.{name}": tensor for name, tensor in weights.items()}}, folder / "student.pt")
+    (folder / "config.json").write_text(json.dumps(to_wan_config(transformer.config)))
+    name, generator = "diffusion_model.blocks.0.self_attn.q", torch.Generator().manual_seed(0)
+    matrices = {f"{name}.lora_A.weight": (2, 24), f"{name}.lora_B.weight": (24, 2)}
+    lora = {name: torch.randn(shape, generator=generator) for name, shape in matrices.items()}
+    save_file(lora, folder / "lora.safetensors")
+    return folder / "student.pt", folder / "lora.safetensors"
+
+
+def test_a_script_alone_makes_a_run_with_other_parts_again_bit_for_bit(
+    small: Pipeline,
+    model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    student, lora = _student_and_lora(small, Path("causvid"))
+    Path("preset.toml").write_text(PRESET)
+    given = ("--student", student, "--lora", lora, "--lora-strength", 0.5, "--preset", "preset.toml", "--dtype", "fp32")
+    kept = ("--seconds", 2, "--save-script", "a.toml", "--latents", "a.safetensors")
+    assert run("generate", SWAN, "-o", "a.mp4", "--model", model, *given, "--device", "cpu", *kept) == 0
+    written = tomllib.loads(Path("a.toml").read_text())
+    assert {name: written[name] for name in PARTS if name in written} == {
+        "model": str(model),
+        "student": "causvid/student.pt",
+        "lora": "causvid/lora.safetensors",
+        "lora_strength": 0.5,
+        "preset": "preset.toml",
+        "dtype": "fp32",
+    }
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+
+    def again(name: str, *options: object) -> torch.Tensor:
+        assert (
+            run("play", "../a.toml", "-o", "a.mp4", "--device", "cpu", "--latents", f"{name}.safetensors", *options)
+            == 0
+        )
+        return load_latents(Path(f"{name}.safetensors"))[0]
+
+    first = load_latents(tmp_path / "a.safetensors")[0]
+    assert torch.equal(again("same"), first)
+    assert Path("a.mp4").read_bytes() == (tmp_path / "a.mp4").read_bytes()
+    assert not torch.equal(again("weaker", "--lora-strength", 0.1), first), "an option wins over the script"
+    assert not torch.equal(again("other", "--student", model / "transformer"), first)
+    (tmp_path / "causvid" / "student.pt").unlink()
+    capsys.readouterr()
+    assert run("play", "../a.toml", "-o", "none.mp4", "--device", "cpu") == 2
+    assert "error: student=causvid/student.pt was not found" in capsys.readouterr().err
+    assert not Path("none.mp4").exists()
+
+
+def test_a_script_says_which_preset_the_name_of_a_student_told(
+    small: Pipeline, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fitting = GenerationConfig.model_validate({**small.generation.model_dump(), "window": 3})
+    monkeypatch.setattr(families, "load_preset", lambda name: SimpleNamespace(generation=fitting))
+    student, _ = _student_and_lora(small, tmp_path / "causvid")
+    plain, told = tmp_path / "plain.toml", tmp_path / "told.toml"
+    common = ("-o", tmp_path / "a.gif", "--model", model, "--device", "cpu", "--seconds", 0.1)
+    assert run("generate", SWAN, *common, "--save-script", plain) == 0
+    assert run("generate", SWAN, *common, "--student", student, "--save-script", told) == 0
+    assert Timeline.load(plain).preset is None and Timeline.load(told).preset == "causvid"
 
 
 def test_a_command_loads_its_model_from_the_disk(

@@ -136,6 +136,15 @@ def test_a_batch_holds_what_each_prompt_gives_alone(pipeline: Pipeline) -> None:
     assert pipeline.generate_batch(prompts, seeds=[5, 6]).shape[1] == 25
 
 
+def test_a_batch_tells_after_every_chunk_how_far_it_is(pipeline: Pipeline) -> None:
+    for mode, expected in (("student", [(1, 20), (13, 20), (20, 20)]), ("teacher", [(20, 20)])):
+        told: list[tuple[int, ...]] = []
+        pipeline.generate_batch(
+            [PROMPT], seeds=[0], seconds=2.5, mode=mode, progress=lambda *of, told=told: told.append(of)
+        )
+        assert told == expected
+
+
 def test_the_teacher_makes_a_whole_clip_guided_by_the_prompt(make: Make, pipeline: Pipeline) -> None:
     (clip,) = pipeline.stream(PROMPT, mode="teacher")
     assert clip.shape == (25, 32, 48, 3)

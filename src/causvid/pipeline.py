@@ -3,16 +3,15 @@
 Letters: B batch, F latent frames, C H W a latent frame, T pixel frames.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal, Self, get_args
 
 import torch
 from torch import Tensor
 
+from causvid.generate.beginning import begin
 from causvid.generate.film import Film, script
-from causvid.generate.latents import SUFFIX as LATENTS
-from causvid.generate.latents import load_latents
 from causvid.generate.limits import (
     latent_size,
     layout,
@@ -24,8 +23,8 @@ from causvid.generate.limits import (
 )
 from causvid.generate.rollout import rollout
 from causvid.generate.solver import guided_velocity, solve
-from causvid.generate.source import STRENGTH, Image, Video, encode_chunks, encode_end, load_image, load_video, to_pixels
-from causvid.generate.stream import Policy, Stream, StreamSettings, first_chunk, levels_below
+from causvid.generate.source import STRENGTH, Image, Video, load_image
+from causvid.generate.stream import Policy, Stream, StreamSettings, levels_below
 from causvid.generate.timeline import Shot, Timeline
 from causvid.media import Fit, to_bytes
 from causvid.models.assemble import assemble
@@ -186,33 +185,18 @@ class Pipeline:
             raise ValueError(f"policy={policy!r} is not one of {', '.join(get_args(Policy))}")
         if not 0 <= keep <= self.generation.max_seconds:
             raise ValueError(f"keep={keep:g} is not from 0 to {self.generation.max_seconds:g} seconds")
-        if sum(value is not None for value in (image, after, source)) > 1:
-            raise ValueError("give one of image, after and source: a stream begins in one way")
         length = None if seconds is None else pixel_length(self.generation, seconds)
         levels = student_sigmas(self.generation, steps, sigmas)
-        own, model, autoencoder = self.generation, self.bundle.transformer, self.bundle.autoencoder
-        chunking = {"first": own.first, "chunk": own.chunk}
-        device = model.patch_in.weight.device
-        size = self._pixel_size(height, width)
-        past, chunks = None, None
-        with torch.inference_mode():
-            if image is not None:
-                past = autoencoder.encode(to_pixels([load_image(image, *size, fit=fit)], device))
-            if isinstance(after, str | Path) and Path(after).suffix == LATENTS:
-                after, _ = load_latents(Path(after))
-            if isinstance(after, Tensor):
-                past = self._check_latents(after, shape)
-            elif after is not None:
-                frames = load_video(after, *size, fps=self.fps, fit=fit, last=self.clip_seconds)
-                past = encode_end(autoencoder, frames, **chunking, most=own.clip_frames, device=device)
-        if past is not None:
-            chunking["first"] = first_chunk(past.shape[1], own.first, own.chunk)
         if source is not None:
             levels_below(strength, levels)
-            frames = load_video(source, *size, fps=self.fps, fit=fit)
-            chunks = encode_chunks(autoencoder, frames, **chunking, device=device)
+        own, model, autoencoder = self.generation, self.bundle.transformer, self.bundle.autoencoder
+        device = model.patch_in.weight.device
+        beginning = begin(
+            own, autoencoder, shape=shape, device=device, image=image, after=after, source=source, fit=fit
+        )
         settings = StreamSettings(
-            **chunking,
+            first=beginning.first,
+            chunk=own.chunk,
             shape=shape,
             sigmas=levels,
             **memory(own, window, sink),
@@ -222,11 +206,8 @@ class Pipeline:
             strength=strength,
             adapt=adapt,
         )
-        stream = Stream(model, autoencoder, self._embed, prompt, settings, seed=seed, source=chunks)
-        if image is not None and past is not None:
-            stream.give(past)
-        elif past is not None:
-            stream.take_up(past)
+        stream = Stream(model, autoencoder, self._embed, prompt, settings, seed=seed, source=beginning.source)
+        beginning.lay(stream)
         return stream
 
     def play(self, timeline: Timeline) -> Film:
@@ -298,12 +279,14 @@ class Pipeline:
         seconds: float | None = None,
         mode: Mode = "student",
         steps: int | None = None,
+        progress: Callable[[int, int], None] | None = None,
     ) -> Tensor:
         """Make a video of every prompt, uint8 `[B, T, H, W, 3]` on the CPU; one depends on its own seed alone.
 
         Args:
             seconds: length; by default that of a training clip, which is the longest that the teacher makes.
             mode: who makes them. steps: denoising steps a chunk (student) or a clip (teacher).
+            progress: told after every chunk how many frames of each video there are, and will be.
 
         Raises:
             ValueError: if a value cannot be used.
@@ -311,7 +294,10 @@ class Pipeline:
         self._check_prompts(prompts, seeds)
         if mode == "teacher":
             shape = self._latent_shape(None, None)
-            return torch.stack(list(self._teach(prompts, seeds, self._teacher(), shape, seconds=seconds, steps=steps)))
+            clips = list(self._teach(prompts, seeds, self._teacher(), shape, seconds=seconds, steps=steps))
+            if progress is not None:
+                progress(len(clips[0]), len(clips[0]))
+            return torch.stack(clips)
         self._check_student(mode)
         length = pixel_length(self.generation, self.clip_seconds if seconds is None else seconds)
         own, model = self.generation, self.bundle.transformer
@@ -326,7 +312,13 @@ class Pipeline:
                 sigmas=student_sigmas(own, steps, None),
                 generator=[torch.Generator().manual_seed(seed) for seed in seeds],
             )
-            latents = torch.cat(list(made), dim=1)
+            chunks = []
+            for chunk in made:
+                chunks.append(chunk)
+                if progress is not None:
+                    frames = pixel_frames(sum(part.shape[1] for part in chunks))
+                    progress(min(frames, length), length)
+            latents = torch.cat(chunks, dim=1)
             # One by one: a decoder's activations are larger than all latents together.
             return torch.stack([to_bytes(self.bundle.autoencoder.decode(one[None])[0, :length]) for one in latents])
 
@@ -382,12 +374,6 @@ class Pipeline:
         self._check_prompts([prompt], [0])
         weight = self.bundle.transformer.patch_in.weight
         return self.bundle.text_encoder.embed([prompt], weight.device).to(weight.dtype)
-
-    def _check_latents(self, latents: Tensor, shape: tuple[int, int, int]) -> Tensor:
-        if latents.ndim != 5 or latents.shape[0] != 1 or tuple(latents.shape[2:]) != shape or not latents.shape[1]:
-            expected = ", ".join(map(str, shape))
-            raise ValueError(f"after: latents are {list(latents.shape)}, expected [1, F, {expected}]")
-        return latents
 
     def _check_prompts(self, prompts: Sequence[str], seeds: Sequence[int]) -> None:
         if not prompts or len(prompts) != len(seeds):

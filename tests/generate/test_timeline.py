@@ -19,6 +19,12 @@ FILM: dict[str, Any] = {
     ],
     "seed": 2**62,
     "model": "owner/name",
+    "student": "owner/name/model.pt",
+    "tiny_autoencoder": "taew2_1.pth",
+    "lora": "owner/name/lora.safetensors",
+    "lora_strength": 1 / 3,
+    "preset": "longlive",
+    "dtype": "bf16",
     "sigmas": [1.0, 0.9, 1 / 3],
     "window": 0,
     "sink": 3,
@@ -65,6 +71,22 @@ def test_files_are_found_from_the_folder_of_the_script_wherever_one_is(
     assert Timeline.load("film/third.toml") == absolute
 
 
+def test_parts_are_found_as_files_and_a_preset_stays_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = {"model": "model", "student": "s.pt", "tiny_autoencoder": "t.pth", "lora": "l.pt", "preset": "p.toml"}
+    for name in (*names.values(), "nano"):
+        (tmp_path / name).touch()
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "deep").mkdir()
+    for preset, said in (("p.toml", "../p.toml"), ("nano", "nano")):
+        made = Timeline.make(seconds=3, shots=[SHOT], **{**names, "preset": preset})
+        made.save("deep/it.json")
+        written = json.loads(Path("deep/it.json").read_text())
+        assert [written[name] for name in names] == ["../model", "../s.pt", "../t.pth", "../l.pt", said]
+        loaded = Timeline.load("deep/it.json").parts
+        assert all(os.path.samefile(loaded[name], names[name]) for name in names if name != "preset")
+        assert loaded["preset"] == os.path.join("deep", said) if preset == "p.toml" else "nano"
+
+
 def test_a_film_is_cut_with_its_shots() -> None:
     cut = Timeline.make(**FILM).up_to(2.25)
     assert cut.seconds == 2.25 and len(cut.shots) == 1
@@ -101,6 +123,10 @@ SHOT = {"at": 0, "prompt": "a swan"}
         ({"policy": "forget"}, "policy: "),
         ({"strength": 0}, "strength: "),
         ({"strength": 1.01}, "strength: "),
+        ({"lora_strength": 0.5}, "lora_strength=0.5 needs a LoRA: give lora"),
+        ({"lora": "a.pt", "lora_strength": 1e400}, "lora_strength: "),
+        ({"lora": 3}, "lora: "),
+        ({"dtype": "int8"}, "dtype: "),
         ({"fit": "squeeze"}, "fit: "),
         ({"after": "a.mp4", "source": "b.mp4"}, "after and source: give one"),
         ({"after": "a.mp4", "shots": [{**SHOT, "image": "a.png"}]}, "shots.0.image: "),

@@ -148,6 +148,7 @@ def test_a_bundle_is_loaded_as_it_is_and_its_parts_can_be_replaced(place: Path) 
     assert same(changed.transformer, transformer(1)) and changed.teacher is None
     assert changed.generation == GENERATION and changed.folder is None
     assert changed.provenance["student"] == str(place / "wan" / "transformer")
+    assert "preset" not in changed.provenance, "the base's is not that of its new student"
     asked = assemble(place / "bundle", preset="longlive")
     assert asked.generation == load_preset("longlive").generation
 

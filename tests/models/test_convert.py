@@ -9,7 +9,8 @@ from safetensors.torch import load_file
 
 from causvid.config import AutoencoderConfig, GenerationConfig, TextConfig, TransformerConfig, load_preset
 from causvid.models import convert as module
-from causvid.models.bundle import load_bundle, save_bundle, save_transformer
+from causvid.models.assemble import load_bundle
+from causvid.models.bundle import save_bundle, save_transformer
 from causvid.models.checkpoint import open_checkpoint
 from causvid.models.convert import Target, convert
 from causvid.models.describe import Description, describe

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from causvid.cli.film import FitOption, Keeping, Making, OutputOption, play_film
-from causvid.cli.options import DeviceOption, ModelOption, Parts, flat, load_pipeline
+from causvid.cli.film import Keeping, Making, OutputOption, PromptArgument, play_film
+from causvid.cli.options import Parts, flat
 from causvid.media import read_video
 
 if TYPE_CHECKING:
@@ -19,29 +19,25 @@ if TYPE_CHECKING:
 @flat
 def extend(
     video: Annotated[str, typer.Argument(help="A video, or the latents of a run (.safetensors).")],
-    prompt: Annotated[str, typer.Argument(help="What to show, in a sentence.")],
+    prompt: PromptArgument,
     output: OutputOption,
     making: Making,
     keeping: Keeping,
     parts: Parts,
-    model: ModelOption = None,
     seconds: Annotated[float | None, typer.Option(help="Of what is new. Default: a clip.")] = None,
     only_new: Annotated[bool, typer.Option("--only-new", help="Leave the given video out of the file.")] = False,
-    fit: FitOption = "cover",
-    device: DeviceOption = None,
 ) -> None:
     """Let a video go on: the file holds it, at the model's size and rate, and what follows."""
     keeping.check(output)
-    pipeline = load_pipeline(model, device, parts)
+    pipeline = parts.load()
     from causvid.generate.timeline import Timeline
 
     timeline = Timeline.make(
         seconds=pipeline.clip_seconds if seconds is None else seconds,
         shots=[{"at": 0, "prompt": prompt}],
-        model=model,
         after=video,
-        fit=fit,
         **asdict(making),
+        **parts.named(pipeline),
     )
     before = iter(()) if only_new else _given(pipeline, video, timeline)
     play_film(pipeline, timeline, output, keeping, before=before)

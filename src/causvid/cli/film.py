@@ -29,12 +29,10 @@ READY = 2
 DISPLAY_WIDTH = 384
 """Pixels a video is enlarged to, or more, when no scale is asked for."""
 
+PromptArgument = Annotated[str, typer.Argument(help="What to show, in a sentence.")]
 OutputOption = Annotated[Path, typer.Option("--output", "-o", help="mp4, webm, gif, png, or a folder for PNG frames.")]
 ScaleOption = Annotated[
     int | None, typer.Option(min=1, max=16, help=f"Enlarge. Default: to {DISPLAY_WIDTH} pixels or more.")
-]
-FitOption = Annotated[
-    Literal["cover", "contain", "stretch"], typer.Option(help="How a picture of another shape is brought to size.")
 ]
 
 
@@ -51,6 +49,9 @@ class Making:
     policy: Annotated[
         Literal["window", "recompute"], typer.Option(help="Keep the past as it was seen, or see it anew every chunk.")
     ] = "window"
+    fit: Annotated[
+        Literal["cover", "contain", "stretch"], typer.Option(help="How a picture of another shape is brought to size.")
+    ] = "cover"
 
 
 @dataclass(frozen=True)

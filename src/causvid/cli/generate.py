@@ -8,8 +8,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from causvid.cli.film import FitOption, Keeping, Making, OutputOption, note_unknown_words, play_film, write_video
-from causvid.cli.options import DeviceOption, ModelOption, Parts, flat, load_pipeline
+from causvid.cli.film import (
+    Keeping,
+    Making,
+    OutputOption,
+    PromptArgument,
+    note_unknown_words,
+    play_film,
+    write_video,
+)
+from causvid.cli.options import Parts, flat
 from causvid.cli.variations import make_variations, variation_files
 
 if TYPE_CHECKING:
@@ -18,20 +26,17 @@ if TYPE_CHECKING:
 
 @flat
 def generate(
-    prompt: Annotated[str, typer.Argument(help="What to show, in a sentence.")],
+    prompt: PromptArgument,
     output: OutputOption,
     making: Making,
     keeping: Keeping,
     parts: Parts,
-    model: ModelOption = None,
     seconds: Annotated[float | None, typer.Option(help="Length. Default: that of the clips it was trained on.")] = None,
     image: Annotated[Path | None, typer.Option(help="Begin with this picture as the first frame.")] = None,
-    fit: FitOption = "cover",
     variations: Annotated[
         int, typer.Option(min=1, max=64, help="So many videos, of seeds one after the other, and a contact sheet.")
     ] = 1,
     teacher: Annotated[bool, typer.Option("--teacher", help="Use the slow teacher: the whole clip at once.")] = False,
-    device: DeviceOption = None,
 ) -> None:
     """Make a video of a sentence, chunk by chunk."""
     if variations > 1:
@@ -40,7 +45,7 @@ def generate(
         if keeping.save_script is not None or keeping.latents is not None:
             raise ValueError(f"variations={variations}: a script and latents are kept of one video, give its seed")
     keeping.check(output)
-    pipeline = load_pipeline(model, device, replace(parts, teacher=teacher))
+    pipeline = replace(parts, teacher=teacher).load()
     _note_preset(pipeline, parts)
     length = pipeline.clip_seconds if seconds is None else seconds
     if teacher:
@@ -51,9 +56,8 @@ def generate(
     timeline = Timeline.make(
         seconds=length,
         shots=[{"at": 0, "prompt": prompt, "image": None if image is None else str(image)}],
-        model=model,
-        fit=fit,
         **asdict(making),
+        **parts.named(pipeline),
     )
     if variations > 1:
         make_variations(pipeline, timeline, output, variations, scale=keeping.scale)

@@ -1,8 +1,8 @@
-"""What several commands take: a model and its parts, a device, a preset; and how progress is shown."""
+"""What several commands take: a model, its parts, a device; and how progress is shown."""
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
@@ -14,6 +14,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 if TYPE_CHECKING:
     import torch
 
+    from causvid.generate.timeline import Timeline
     from causvid.pipeline import Pipeline
 
 PLACE = "a path, or owner/name or owner/name/file on the Hugging Face Hub"
@@ -43,8 +44,9 @@ DeviceOption = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps. 
 
 @dataclass(frozen=True)
 class Parts:
-    """What is loaded beside or in place of a model's own parts, as given on the command line."""
+    """What runs and where: a model, and what is loaded beside or in place of its own parts."""
 
+    model: ModelOption = None
     student: StudentOption = None
     tiny_autoencoder: TinyOption = None
     lora: LoraOption = None
@@ -52,7 +54,41 @@ class Parts:
     preset: PresetOption = None
     dtype: DtypeOption = None
     text_encoder: TextEncoderOption = "keep"
+    device: DeviceOption = None
     teacher: bool = False
+
+    def load(self) -> "Pipeline":
+        """Load all of it."""
+        from causvid.pipeline import Pipeline
+
+        if self.lora is None and self.lora_strength is not None:
+            raise ValueError(f"lora_strength={self.lora_strength:g} needs a LoRA: give --lora")
+        return Pipeline.from_pretrained(
+            self.model,
+            student=self.student,
+            tiny_autoencoder=self.tiny_autoencoder,
+            lora=self.lora,
+            lora_strength=1.0 if self.lora_strength is None else self.lora_strength,
+            preset=self.preset,
+            dtype=None if self.dtype is None else find_dtype(self.dtype),
+            device=find_device(self.device),
+            text_encoder=self.text_encoder,
+            teacher=self.teacher,
+        )
+
+    def over(self, script: "Timeline") -> "Parts":
+        """Return the parts that a script names, each of which gives way to one that is given here."""
+        return replace(self, **{name: told for name, told in script.parts.items() if getattr(self, name) is None})
+
+    def named(self, pipeline: "Pipeline") -> dict[str, Any]:
+        """Return what a script says of these parts, which were loaded as `pipeline`.
+
+        A preset that was told by a student's name or size is said outright: a file may be moved, and renamed.
+        """
+        from causvid.generate.timeline import PARTS
+
+        told = None if self.student is None else pipeline.bundle.provenance.get("preset")
+        return {name: getattr(self, name) for name in PARTS} | {"preset": self.preset or told}
 
 
 def flat(command: Callable[..., None]) -> Callable[..., None]:
@@ -77,25 +113,9 @@ def _options(group: Any) -> list[inspect.Parameter]:
     return [parameter for name, parameter in inspect.signature(group).parameters.items() if name in annotated]
 
 
-def load_pipeline(model: str | Path | None, device: str | None, parts: Parts | None = None) -> "Pipeline":
-    """Load a model, the built-in one by default."""
-    from causvid.pipeline import Pipeline
-
-    own = parts or Parts()
-    if own.lora is None and own.lora_strength is not None:
-        raise ValueError(f"lora_strength={own.lora_strength:g} needs a LoRA: give --lora")
-    return Pipeline.from_pretrained(
-        model,
-        student=own.student,
-        tiny_autoencoder=own.tiny_autoencoder,
-        lora=own.lora,
-        lora_strength=1.0 if own.lora_strength is None else own.lora_strength,
-        preset=own.preset,
-        dtype=None if own.dtype is None else find_dtype(own.dtype),
-        device=find_device(device),
-        text_encoder=own.text_encoder,
-        teacher=own.teacher,
-    )
+def load_pipeline(model: str | Path | None, device: str | None) -> "Pipeline":
+    """Load a model with its own parts, the built-in one by default."""
+    return Parts(model=None if model is None else str(model), device=device).load()
 
 
 def find_dtype(name: Precision) -> "torch.dtype":

@@ -91,13 +91,15 @@ def plan(
     title = f"{model or 'the built-in model'}: {_describe(choice)}"
     if measure:
         parts = Parts(
+            model=model,
             student=student,
             tiny_autoencoder=tiny_autoencoder,
             preset=preset,
             dtype=name_dtype(choice.dtype),
             text_encoder=text_encoder,
+            device=device,
         )
-        record = _measure(drawn, choice, model, parts, find_device(device), chunks=chunks, steps=steps)
+        record = _measure(drawn, choice, parts, find_device(device), chunks=chunks, steps=steps)
         if output is not None:
             output.parent.mkdir(parents=True, exist_ok=True)
             output.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
@@ -180,7 +182,6 @@ def _suggest(options: "Sequence[Option]", own: "Choice", budget: int, gpu: str, 
 def _measure(
     sketch: "Sketch",
     choice: "Choice",
-    model: str | None,
     parts: Parts,
     device: "torch.device",
     *,
@@ -196,13 +197,13 @@ def _measure(
     libraries = taken_bytes(device)
     restart_peak(device)
     began = time.perf_counter()
-    pipeline = load_pipeline(model, str(device), parts)
+    pipeline = parts.load()
     loaded, taken = time.perf_counter() - began, taken_bytes(device) - libraries
     loading = peak_taken_bytes(device) - libraries
     frames = _make(pipeline, choice, chunks=chunks, steps=steps)
     seconds = time.perf_counter() - began - loaded
     planned, measured = libraries + needed.peak, peak_taken_bytes(device)
-    _show(needed, f"{model or 'the built-in model'}: {_describe(choice)}, {chunks} chunks")
+    _show(needed, f"{parts.model or 'the built-in model'}: {_describe(choice)}, {chunks} chunks")
     print(
         f"planned {planned / GB:.2f} GB, of which {libraries / GB:.2f} are the libraries; "
         f"measured {measured / GB:.2f} GB: the plan is {planned / measured - 1:+.1%} off"
@@ -210,7 +211,7 @@ def _measure(
     return {
         "machine": describe_machine(device),
         "device": device.type,
-        "model": Path(model).name if model else "built-in",
+        "model": Path(parts.model).name if parts.model else "built-in",
         "transformer": sketch.config.model_dump(mode="json"),
         "choice": {**vars(choice), "dtype": name_dtype(choice.dtype)},
         "chunks": chunks,

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from causvid.cli.film import Keeping, OutputOption, play_film
-from causvid.cli.options import DeviceOption, ModelOption, Parts, flat, load_pipeline
+from causvid.cli.options import Parts, flat
 
 
 @flat
@@ -15,14 +15,12 @@ def play(
     output: OutputOption,
     keeping: Keeping,
     parts: Parts,
-    model: ModelOption = None,
-    device: DeviceOption = None,
 ) -> None:
-    """Play a timeline, written by hand or by --save-script, into a file."""
+    """Play a timeline, written by hand or by --save-script, into a file; options here win over what it says."""
     keeping.check(output)
     from causvid.generate.timeline import Timeline
 
     script = Timeline.load(timeline)
-    chosen = script.model if model is None else model
-    pipeline = load_pipeline(chosen, device, parts)
-    play_film(pipeline, script.model_copy(update={"model": chosen}), output, keeping)
+    parts = parts.over(script)
+    pipeline = parts.load()
+    play_film(pipeline, script.model_copy(update=parts.named(pipeline)), output, keeping)

@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from causvid.cli.film import FitOption, Keeping, Making, OutputOption, play_film
-from causvid.cli.options import DeviceOption, ModelOption, Parts, flat, load_pipeline
+from causvid.cli.film import Keeping, Making, OutputOption, PromptArgument, play_film
+from causvid.cli.options import Parts, flat
 from causvid.media import probe
 from causvid.media.clip import camera
 
@@ -14,12 +14,11 @@ from causvid.media.clip import camera
 @flat
 def translate(
     video: Annotated[str, typer.Argument(help="A video, or webcam.")],
-    prompt: Annotated[str, typer.Argument(help="What to show, in a sentence.")],
+    prompt: PromptArgument,
     output: OutputOption,
     making: Making,
     keeping: Keeping,
     parts: Parts,
-    model: ModelOption = None,
     strength: Annotated[
         float | None, typer.Option(help="How much may change: 1 keeps nothing of the video. Default: most.")
     ] = None,
@@ -27,23 +26,20 @@ def translate(
     seconds: Annotated[
         float | None, typer.Option(help="Length. Default: all of the video; of a webcam, until Ctrl-C.")
     ] = None,
-    fit: FitOption = "cover",
-    device: DeviceOption = None,
 ) -> None:
     """Make a video anew as a sentence says, chunk by chunk, keeping what it shows where."""
     keeping.check(output)
-    pipeline = load_pipeline(model, device, parts)
+    pipeline = parts.load()
     from causvid.generate.timeline import Timeline
 
     timeline = Timeline.make(
         seconds=_length(video, pipeline.fps, pipeline.generation.max_seconds) if seconds is None else seconds,
         shots=[{"at": 0, "prompt": prompt}],
-        model=model,
         source=video,
         **({} if strength is None else {"strength": strength}),
         adapt=adapt,
-        fit=fit,
         **asdict(making),
+        **parts.named(pipeline),
     )
     play_film(pipeline, timeline, output, keeping)
 

@@ -1,16 +1,18 @@
 """Several videos of one prompt, and how different they are."""
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from causvid.cli.evaluate import stages
 from causvid.cli.film import note_unknown_words, write_video
-from causvid.cli.options import progress_bar
 from causvid.media import contact_sheet
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from causvid.generate.film import Film
     from causvid.generate.timeline import Timeline
     from causvid.pipeline import Pipeline
 
@@ -36,14 +38,15 @@ def make_variations(pipeline: "Pipeline", timeline: "Timeline", output: Path, co
     files, seeds = variation_files(output, count, timeline.seed), range(timeline.seed, timeline.seed + count)
     note_unknown_words(pipeline, [timeline.shots[0].prompt])
     began = time.perf_counter()
-    with progress_bar() as progress:
-        progress.add_task(f"{count} variations", total=None, detail="")
+    with stages() as stage:
         if _is_plain(timeline):
-            prompts = [timeline.shots[0].prompt] * count
-            videos = pipeline.generate_batch(prompts, seeds=seeds, seconds=timeline.seconds, steps=timeline.steps)
+            prompts, told = [timeline.shots[0].prompt] * count, stage(f"frames of {count} videos")
+            videos = pipeline.generate_batch(
+                prompts, seeds=seeds, seconds=timeline.seconds, steps=timeline.steps, progress=told
+            )
         else:
             films = (pipeline.play(timeline.model_copy(update={"seed": seed})) for seed in seeds)
-            videos = torch.stack([torch.cat(list(film)) for film in films])
+            videos = torch.stack([_video(film, stage(f"frames of seed {film.timeline.seed}")) for film in films])
     took = time.perf_counter() - began
     for file, video in zip(files, videos, strict=True):
         if write_video([video], file, fps=pipeline.fps, scale=scale, began=began).stopped:
@@ -57,6 +60,17 @@ def make_variations(pipeline: "Pipeline", timeline: "Timeline", output: Path, co
         f"{files[0]} to {files[-1].name}, {sheet.name}: {count} videos of {videos.shape[1]} frames in {took:.1f} s · "
         f"difference {distance:.3f} ({measure})"
     )
+
+
+def _video(film: "Film", told: Callable[[int, int], None]) -> "Tensor":
+    """Make all of a film, uint8 `[T, H, W, 3]`, telling after every chunk how many frames there are, and will be."""
+    import torch
+
+    chunks = []
+    for frames in film:
+        chunks.append(frames)
+        told(film.frames, film.length)
+    return torch.cat(chunks)
 
 
 def _is_plain(timeline: "Timeline") -> bool:

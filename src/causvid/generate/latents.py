@@ -17,12 +17,18 @@ SUFFIX = ".safetensors"
 
 
 def save_latents(path: Path, latents: Tensor, *, fps: float) -> None:
-    """Write latents `[1, F, C, h, w]` of a video of `fps` frames a second; the file appears whole or not at all."""
+    """Write latents `[1, F, C, h, w]` of a video of `fps` frames a second; the file appears whole or not at all.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         save_file({"latents": latents.cpu().contiguous()}, partial, metadata={"fps": repr(fps)})
         partial.chmod(0o644)
         os.replace(partial, path)
+    except SafetensorError as error:
+        raise OSError(f"{path} cannot be written: {error}") from None
     finally:
         partial.unlink(missing_ok=True)
 

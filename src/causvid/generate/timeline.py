@@ -10,6 +10,7 @@ import tomllib
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any, Literal
 
 import tomli_w
 import torch
@@ -21,6 +22,8 @@ from causvid.generate.stream import Policy, PromptMode
 from causvid.media import Fit
 
 SUFFIXES = (".toml", ".json")
+PARTS = ("model", "student", "tiny_autoencoder", "lora", "lora_strength", "preset", "dtype")
+"""What a timeline says of the model that plays it, for whoever loads one: named and meant as by `assemble`."""
 LARGEST = 2**20
 """Bytes of a timeline, at most."""
 
@@ -43,14 +46,21 @@ class Shot(Settings):
 class Timeline(Settings):
     """A film: its shots, and what holds for all of them; what is None is the model's own.
 
-    after: a video to go on from; source: a video to make anew, at `strength`. versions: what made the film, for the
-    record: the same versions on the same machine make it again bit for bit.
+    model to dtype: what plays it, see `PARTS`. after: a video to go on from; source: a video to make anew, at
+    `strength`. versions: what made the film, for the record: the same versions on the same machine make it again bit
+    for bit.
     """
 
     seconds: Positive
     shots: tuple[Shot, ...] = Field(min_length=1)
     seed: int = Field(default=0, ge=0, lt=2**63)
     model: str | None = None
+    student: str | None = None
+    tiny_autoencoder: str | None = None
+    lora: str | None = None
+    lora_strength: float | None = Field(default=None, allow_inf_nan=False)
+    preset: str | None = None
+    dtype: Literal["fp32", "bf16", "fp16"] | None = None
     steps: PositiveInt | None = None
     sigmas: tuple[float, ...] | None = None
     window: NonNegativeInt | None = None
@@ -75,6 +85,8 @@ class Timeline(Settings):
                 raise ValueError(f"shots.{number}.at={at:g} is before the shot before it, at {before:g}")
             if at >= self.seconds:
                 raise ValueError(f"shots.{number}.at={at:g} is past the end, seconds={self.seconds:g}")
+        if self.lora is None and self.lora_strength is not None:
+            raise ValueError(f"lora_strength={self.lora_strength:g} needs a LoRA: give lora")
         if self.after is not None and self.source is not None:
             raise ValueError("after and source: give one, a film begins in one way")
         if self.shots[0].image is not None and (self.after or self.source):
@@ -108,6 +120,11 @@ class Timeline(Settings):
         except ValidationError as error:
             raise ValueError(f"timeline {path}: {one_line(error)}") from None
         return timeline._with_files(lambda name: _found_in(path.parent, name))
+
+    @property
+    def parts(self) -> dict[str, Any]:
+        """Return what it says of the model that plays it."""
+        return {name: getattr(self, name) for name in PARTS}
 
     def up_to(self, seconds: float) -> "Timeline":
         """Return the film cut to so many seconds."""
@@ -145,7 +162,10 @@ class Timeline(Settings):
             return None if name is None else rename(name)
 
         shots = tuple(shot.model_copy(update={"image": renamed(shot.image)}) for shot in self.shots)
-        files = {name: renamed(getattr(self, name)) for name in ("after", "source", "model")}
+        names = ["after", "source", "model", "student", "tiny_autoencoder", "lora"]
+        if self.preset is not None and self.preset.endswith(".toml"):  # else it is a name, whatever the folder holds
+            names.append("preset")
+        files = {name: renamed(getattr(self, name)) for name in names}
         return self.model_copy(update={"shots": shots, **files})
 
 

@@ -13,7 +13,7 @@ from causvid.models.bundle import Bundle, check_parts, read_settings
 from causvid.models.checkpoint import read_json
 from causvid.models.families import choose_generation
 from causvid.models.hub import find
-from causvid.models.layout import Layout, find_layout
+from causvid.models.layout import SETTINGS, Layout, find_layout
 from causvid.models.lora import apply_lora, read_lora
 from causvid.models.text import Placement, TextEncoder
 from causvid.models.tiny_autoencoder import TinyAutoencoder, load_tiny_autoencoder
@@ -73,22 +73,21 @@ def assemble(
         apply_lora(transformer, added, strength=lora_strength)
 
     given = {"base": base, "student": student, "tiny_autoencoder": tiny_autoencoder, "lora": lora, "preset": preset}
-    changes = {name: str(value) for name, value in given.items() if value is not None}
+    changes: dict[str, str | None] = {name: str(value) for name, value in given.items() if value is not None}
     whole = layout.kind == "bundle" and not changes.keys() - {"base"}
-    own, provenance = read_settings(layout.folder) if layout.kind == "bundle" else (None, {})
+    own, origin = read_settings(layout.folder) if layout.kind == "bundle" else (None, {})
     if own is not None and student is None and preset is None:
         generation = own
     else:
         name = student or base or layout.folder
-        chosen, generation = choose_generation(preset, name=name, config=transformer.config, own=own)
-        changes |= {} if chosen is None else {"preset": chosen}
+        changes["preset"], generation = choose_generation(preset, name=name, config=transformer.config, own=own)
     classifier = layout.folder / "classifier"
     bundle = Bundle(
         transformer=transformer,
         autoencoder=autoencoder,
-        text_encoder=text,
+        text_encoder=text.eval(),
         generation=generation,
-        provenance=provenance if whole else {**provenance, **changes},
+        provenance=origin if whole else {key: told for key, told in {**origin, **changes}.items() if told is not None},
         teacher=_load_teacher(layout, transformer, alone=student is None, wanted=teacher, **where),
         classifier=classifier if classifier.is_dir() else None,
         folder=layout.folder if whole else None,
@@ -98,6 +97,17 @@ def assemble(
     except ValueError as error:
         raise ValueError(f"{error}: the parts are not of one family, which {layout.folder} is the base of") from None
     return bundle
+
+
+def load_bundle(folder: str | Path, *, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> Bundle:
+    """Read a bundle as it is, and nothing else, its weights as `dtype` (fp32 by default).
+
+    Raises:
+        ValueError: if the folder is none, or a part is missing, damaged, or does not fit the others.
+    """
+    if not (Path(folder) / SETTINGS).is_file():
+        raise ValueError(f"bundle={folder} lacks {SETTINGS}: train one with `causvid train all`, or give another")
+    return assemble(folder, device=device, dtype=dtype)
 
 
 def load_autoencoder(

@@ -9,7 +9,7 @@
     causvid.json        how to generate (`GenerationConfig`) and where the weights come from (provenance)
     README.md           the card; once measured, with evaluation.json and contact_sheet.png
 
-Weights may be stored in half precision; unless another type is asked for, they load as fp32.
+Weights may be stored in half precision; unless another type is asked for, they load as fp32. `assemble` reads it.
 """
 
 import shutil
@@ -27,11 +27,10 @@ from causvid.models.checkpoint import read_json
 from causvid.models.layout import SETTINGS
 from causvid.models.names import to_foreign
 from causvid.models.text import TextEncoder
-from causvid.models.tiny_autoencoder import TinyAutoencoder, load_tiny_autoencoder
+from causvid.models.tiny_autoencoder import TinyAutoencoder
 from causvid.models.transformer import Transformer
 from causvid.models.wan_autoencoder import WanAutoencoder
-from causvid.models.wan_config import CONFIG, read_config, to_diffusers_config
-from causvid.models.weights import load_transformer
+from causvid.models.wan_config import to_diffusers_config
 from causvid.models.writing import new_folder, write_json, write_state
 
 INDEX = "model_index.json"
@@ -39,11 +38,6 @@ CARD = "README.md"
 REPORT = "evaluation.json"
 SAMPLES = "contact_sheet.png"
 FORMAT = 1
-AUTOENCODERS: dict[type[TinyAutoencoder] | type[WanAutoencoder], list[str]] = {
-    TinyAutoencoder: ["causvid", "TinyAutoencoder"],
-    WanAutoencoder: ["diffusers", "AutoencoderKLWan"],
-}
-"""What `model_index.json` says of an autoencoder: which library and class reads it."""
 
 
 @dataclass(frozen=True)
@@ -88,11 +82,12 @@ def save_bundle(
         ValueError: if the folder exists and is not a bundle, or the parts do not fit each other.
     """
     check_parts(transformer, autoencoder, text_encoder, teacher)
+    wan = isinstance(autoencoder, WanAutoencoder)
     settings = {"format": FORMAT, "generation": generation.model_dump(mode="json"), "provenance": dict(provenance)}
     index = {
         "_class_name": "CausVidPipeline",
         "transformer": ["diffusers", "WanTransformer3DModel"],
-        "vae": AUTOENCODERS[type(autoencoder)],
+        "vae": ["diffusers", "AutoencoderKLWan"] if wan else ["causvid", "TinyAutoencoder"],
         "text_encoder": ["transformers", "UMT5EncoderModel"],
         "tokenizer": ["transformers", "PreTrainedTokenizerFast"],
         **({"teacher": ["diffusers", "WanTransformer3DModel"]} if teacher is not None else {}),
@@ -116,41 +111,6 @@ def save_bundle(
         for file in (CARD, REPORT, SAMPLES):
             if card_from is not None and (card_from / file).is_file():
                 shutil.copyfile(card_from / file, place / file)
-
-
-def load_bundle(folder: str | Path, *, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> Bundle:
-    """Read a bundle, its weights as `dtype` (fp32 by default); nothing in it is executed.
-
-    Raises:
-        ValueError: if a file is missing or damaged, or parts do not fit, naming the file and what was expected.
-    """
-    place = Path(folder)
-    if not place.is_dir():
-        raise ValueError(f"bundle={place} is not a folder; train one with `causvid train all`, or give another")
-    for name in (SETTINGS, INDEX, "transformer", "vae", "text_encoder", "tokenizer"):
-        if not (place / name).exists():
-            raise ValueError(f"bundle={place} lacks {name}: it is not a bundle, or not a whole one; fetch it again")
-    generation, provenance = read_settings(place)
-    where: Any = {"device": device, "dtype": dtype or torch.float32}
-    transformer = _load_transformer(place / "transformer", **where)
-    teacher = _load_transformer(place / "teacher", **where) if (place / "teacher").is_dir() else None
-    autoencoder = _load_autoencoder(place, **where)
-    text_encoder = TextEncoder.load(place / "text_encoder", place / "tokenizer", dtype=where["dtype"]).to(device)
-    try:
-        check_parts(transformer, autoencoder, text_encoder, teacher)
-    except ValueError as error:
-        raise ValueError(f"bundle={place}: {error}") from None
-    classifier = place / "classifier"
-    return Bundle(
-        transformer=transformer,
-        autoencoder=autoencoder,
-        text_encoder=text_encoder.eval(),
-        generation=generation,
-        provenance=provenance,
-        teacher=teacher,
-        classifier=classifier if classifier.is_dir() else None,
-        folder=place,
-    )
 
 
 def read_settings(folder: Path) -> tuple[GenerationConfig, Mapping[str, Any]]:
@@ -182,30 +142,12 @@ def save_transformer(folder: Path, model: Transformer, *, dtype: torch.dtype = t
     write_state(folder, to_diffusers_config(model.config), state, dtype)
 
 
-def _load_transformer(folder: Path, *, device: torch.device | str, dtype: torch.dtype) -> Transformer:
-    if read_config(folder) is None:
-        raise ValueError(f"{folder / CONFIG} is missing, or not that of a WanTransformer3DModel; fetch it again")
-    return load_transformer(folder, device=device, dtype=dtype)
-
-
 def _save_autoencoder(folder: Path, model: TinyAutoencoder | WanAutoencoder, dtype: torch.dtype) -> None:
     if isinstance(model, WanAutoencoder):
         model.save(folder, dtype=dtype)
     else:
         settings = {"_class_name": "TinyAutoencoder", **model.config.model_dump(mode="json")}
         write_state(folder, settings, model.state_dict(), dtype)
-
-
-def _load_autoencoder(
-    place: Path, *, device: torch.device | str, dtype: torch.dtype
-) -> TinyAutoencoder | WanAutoencoder:
-    named = read_json(place / INDEX).get("vae")
-    if named == AUTOENCODERS[TinyAutoencoder]:
-        return load_tiny_autoencoder(place / "vae", device=device, dtype=dtype)
-    if named == AUTOENCODERS[WanAutoencoder]:
-        return WanAutoencoder.load(place / "vae", device=device, dtype=dtype)
-    known = " or ".join(str(value) for value in AUTOENCODERS.values())
-    raise ValueError(f"{place / INDEX}: vae={named} is not supported, expected {known}")
 
 
 def check_parts(
