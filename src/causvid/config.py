@@ -52,8 +52,9 @@ class AutoencoderConfig(Settings):
     """Shape of a `TinyAutoencoder`. The defaults are those of the published `taew2_1` weights.
 
     `encoder_widths` are the channels after the first convolution and in each of the three stages; `decoder_widths`
-    those in each stage and before the last convolution. `*_space` and `*_time` say which stages halve or double the
-    frame's sides or the frame rate. `patch` pixels square are folded into channels at the pixel end.
+    those in each stage and before the last convolution. Every stage has `blocks` memory blocks; `decoder_blocks`, if
+    given, are those of each of the decoder's. `*_space` and `*_time` say which stages halve or double the frame's sides
+    or the frame rate. `patch` pixels square are folded into channels at the pixel end.
 
     `padding` is where a clip of 1 + 4k frames is lengthened by three copies of a frame before encoding. "first" repeats
     the first frame, so that latent i depends on no pixel frame after 4i. "last" repeats the last one, as the published
@@ -67,7 +68,8 @@ class AutoencoderConfig(Settings):
     latent_channels: PositiveInt = 16
     encoder_widths: Widths = (64, 64, 64, 64)
     decoder_widths: Widths = (256, 128, 64, 64)
-    blocks: int = Field(default=3, ge=1)
+    blocks: PositiveInt = 3
+    decoder_blocks: tuple[PositiveInt, PositiveInt, PositiveInt] | None = None
     patch: PositiveInt = 1
     encoder_space: Stages = (True, True, True)
     encoder_time: Stages = (True, True, False)
@@ -167,14 +169,17 @@ class StageConfig(Settings):
 class AutoencoderStage(StageConfig):
     """Training of the autoencoder on clips of `frames` pixel frames; `noise` perturbs latents before decoding.
 
-    ema: how much of the average of the weights is kept at a step, also below. pool: clips rendered once to draw every
-    batch from; 0 renders new ones for every batch.
+    edges: weight of the error of differences; 0 until colours and shapes are there. motion: weight of the squared error
+    of differences in time. ema: how much of the average of the weights is kept at a step, also below. pool: clips
+    rendered once to draw every batch from; 0 renders new ones for every batch.
     """
 
     batch: int
     ema: float = 0.0
     frames: int
     noise: float = 0.2
+    edges: float = Field(default=0.0, ge=0)
+    motion: float = Field(default=0.0, ge=0)
     pool: int = Field(default=0, ge=0)
 
 
@@ -198,8 +203,12 @@ class DataStage(Settings):
 
 
 class TeacherStage(StageConfig):
-    """Training of teacher and text encoder by flow matching, in batches and clips of the phases' sizes."""
+    """Training of teacher and text encoder by flow matching, in batches and clips of the phases' sizes.
 
+    causal: the teacher sees no more than the student does, with a noise level for each chunk.
+    """
+
+    causal: bool = False
     ema: float = 0.0
     drop_prompt: float = 0.1
     phases: tuple[Phase, ...]
@@ -212,7 +221,7 @@ class TeacherStage(StageConfig):
 class DecoderStage(StageConfig):
     """Training of the decoder on clips of `frames` pixel frames that the teacher brought back in `euler_steps` steps.
 
-    strength: up to which noise level they were lost. edges: weight of the error of differences.
+    strength: up to which noise level they were lost. edges, motion: weights as for the autoencoder.
     """
 
     batch: int
@@ -221,6 +230,7 @@ class DecoderStage(StageConfig):
     strength: float = Field(default=0.5, gt=0, le=1)
     euler_steps: PositiveInt = 3
     edges: float = Field(default=1.0, ge=0)
+    motion: float = Field(default=0.0, ge=0)
 
 
 class PairsStage(Settings):
@@ -243,14 +253,29 @@ class OdeStage(StageConfig):
 
 
 class DmdStage(StageConfig):
-    """Distribution matching distillation."""
+    """Distribution matching distillation.
 
+    start: whose weights the student begins with, those of ODE initialisation or the teacher's.
+    """
+
+    start: Literal["ode", "teacher"] = "ode"
     batch: int
     ema: float = 0.0
     student_input: Literal["data", "rollout"]
     critic_learning_rate: float
     critic_updates: int = 5
     guidance: float
+
+
+class Ablations(Settings):
+    """How far the variants of the recipe are trained that it is compared with.
+
+    causal_steps: of the causal teacher, which begins with the teacher's weights. dmd_steps: at most so many of stage
+    `dmd` in every variant, if given; if they are fewer than the recipe's, the recipe is run that short as well.
+    """
+
+    causal_steps: PositiveInt = 1000
+    dmd_steps: PositiveInt | None = None
 
 
 class TrainConfig(Settings):
@@ -264,6 +289,7 @@ class TrainConfig(Settings):
     pairs: PairsStage
     ode: OdeStage
     dmd: DmdStage
+    ablations: Ablations = Ablations()
 
 
 class Preset(Settings):

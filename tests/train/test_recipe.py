@@ -138,7 +138,7 @@ def test_the_null_text_is_the_embedding_of_the_empty_prompt(chain, monkeypatch):
     for module, stage in ((pairs, "pairs"), (dmd, "dmd")):
         nulls = []
 
-        def guided(model, keys, null_keys, *, guidance, nulls=nulls):
+        def guided(model, keys, null_keys, *, guidance, visibility, nulls=nulls):
             if guidance != 1:
                 nulls.append(null_keys)
             return lambda x, sigma: model(x, sigma, keys)

@@ -6,7 +6,20 @@ import traceback
 
 import typer
 
-from causvid.cli import checkpoints, decode, evaluate, extend, generate, plan, play, streams, train, translate, world
+from causvid.cli import (
+    ablations,
+    checkpoints,
+    decode,
+    evaluate,
+    extend,
+    generate,
+    plan,
+    play,
+    streams,
+    train,
+    translate,
+    world,
+)
 
 app = typer.Typer(
     help="Streaming video from a sentence, and the training that makes it.",
@@ -28,6 +41,7 @@ app.command()(checkpoints.convert)
 app.add_typer(evaluate_app, name="evaluate")
 evaluate_app.command()(evaluate.adherence)
 evaluate_app.command()(streams.streams)
+evaluate_app.command()(ablations.ablations)
 app.add_typer(world_app, name="world")
 world_app.command()(world.preview)
 world_app.command()(world.words)

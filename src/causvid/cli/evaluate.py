@@ -54,7 +54,7 @@ def adherence(
     labels = classifier.labels([scene.readable() for scene in scenes])
     seconds = pipeline.clip_seconds
     with stages() as stage:
-        ceiling = score(classifier, _renders(scenes, own, round(seconds * own.fps), stage("renders")), labels)
+        ceiling = score(classifier, renders(scenes, own, round(seconds * own.fps), stage("renders")), labels)
         taught = None
         if teacher and bundle.teacher is not None:
             taught = measure(
@@ -139,14 +139,17 @@ def command_line(context: typer.Context) -> str:
         value = context.params.get(option.name or "")
         if option.name in REMARKS or value == option.default:
             continue
-        if isinstance(value, bool):
+        if isinstance(option, typer.core.TyperArgument):
+            words.append(str(value))
+        elif isinstance(value, bool):
             words.append(option.opts[0] if value else option.secondary_opts[0])
         else:
             words += [option.opts[0], "path/of/this/folder" if option.name == "model" else str(value)]
     return shlex.join(words)
 
 
-def _renders(scenes: "list[Scene]", own: "GenerationConfig", frames: int, progress: "Progress") -> "Iterator[Tensor]":
+def renders(scenes: "list[Scene]", own: "GenerationConfig", frames: int, progress: "Progress") -> "Iterator[Tensor]":
+    """Yield renders of scenes in batches, float [B, T, 3, H, W] in [0, 1]."""
     from causvid.worlds.storybook import render
 
     for start in range(0, len(scenes), BATCH):

@@ -13,6 +13,7 @@ from causvid.train.artifacts import save_weights
 from causvid.train.loop import Run, Stage, step_generator
 from causvid.train.optimizer import Ema, adamw, autocast, learning_rate, update
 from causvid.train.samples import write_samples
+from causvid.train.start import AUTOENCODER, load_start
 from causvid.train.world import captions, lazy_pool, render_batch
 
 SHORTCUT_CLIPS = 256
@@ -29,7 +30,8 @@ def autoencoder_stage(preset: Preset, run: Run) -> Stage:
     sizes = preset.autoencoder_sizes
     with lend_seed(step_generator(run.seed, "autoencoder weights", 0)):
         model = TinyAutoencoder(sizes)
-    if sizes.shortcut:
+    begun = load_start(run, {AUTOENCODER: model})
+    if sizes.shortcut and not begun:
         generator = step_generator(run.seed, "shortcut", 0)
         clips = render_batch(preset, SHORTCUT_CLIPS, frames=config.frames, generator=generator, device=run.device)[0]
         model.initialise_shortcut(clips)
@@ -46,7 +48,9 @@ def autoencoder_stage(preset: Preset, run: Run) -> Stage:
         else:
             pixels, _ = render_batch(preset, config.batch, frames=config.frames, generator=generator, device=run.device)
         with autocast(run):
-            loss, metrics = autoencoder_loss(model, pixels, noise=config.noise, generator=generator)
+            loss, metrics = autoencoder_loss(
+                model, pixels, noise=config.noise, edges=config.edges, motion=config.motion, generator=generator
+            )
         norm = update(optimizer, loss, parameters, rate=learning_rate(config, n), clip=config.clip)
         average.update(model)
         return {"loss": loss.detach(), **metrics, "grad_norm": norm}

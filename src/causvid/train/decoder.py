@@ -20,7 +20,7 @@ from causvid.train.data import load_autoencoder
 from causvid.train.loop import Run, Stage, step_generator
 from causvid.train.optimizer import Ema, adamw, autocast, learning_rate, update
 from causvid.train.samples import write_samples
-from causvid.train.teacher import load_text_encoder, new_transformer
+from causvid.train.teacher import load_text_encoder, new_transformer, teacher_visibility
 from causvid.train.world import captions, render_batch
 
 
@@ -44,7 +44,8 @@ def decoder_stage(preset: Preset, run: Run) -> Stage:
         keys = teacher.encode_text(text.embed(prompts, latents.device))
         sigmas = [strength * left / config.euler_steps for left in range(config.euler_steps, -1, -1)]
         noised = add_noise(latents, randn_like(latents, generator), level)
-        return solve(guided_velocity(teacher, keys, keys, guidance=1.0), noised, sigmas=sigmas)[0]
+        velocity = guided_velocity(teacher, keys, keys, guidance=1.0, visibility=teacher_visibility(preset))
+        return solve(velocity, noised, sigmas=sigmas)[0]
 
     def step(n: int) -> dict[str, Tensor]:
         generator = step_generator(run.seed, "decoder", n, run.device)
@@ -54,7 +55,9 @@ def decoder_stage(preset: Preset, run: Run) -> Stage:
         strength = config.strength * float(torch.rand((), generator=generator, device=run.device).clamp_min(0.01))
         with autocast(run):
             latents = brought_back(pixels, captions(scenes, [s.seed for s in scenes]), strength, generator)
-            loss, metrics = reconstruction_loss(model.reconstruct(latents), pixels, edges=config.edges)
+            loss, metrics = reconstruction_loss(
+                model.reconstruct(latents), pixels, edges=config.edges, motion=config.motion
+            )
         norm = update(optimizer, loss, parameters, rate=learning_rate(config, n), clip=config.clip)
         average.update(model)
         return {"loss": loss.detach(), **metrics, "grad_norm": norm}

@@ -1,4 +1,7 @@
-"""Stage `dmd`: asymmetric distribution matching; a causal student against a bidirectional teacher and critic."""
+"""Stage `dmd`: asymmetric distribution matching; a causal student against a bidirectional teacher and critic.
+
+Where the teacher was trained to be causal, its score and the critic's are causal too.
+"""
 
 from dataclasses import replace
 
@@ -15,10 +18,17 @@ from causvid.models.transformer import TextKeys, Transformer
 from causvid.train.artifacts import save_weights
 from causvid.train.data import ClipStore
 from causvid.train.loop import Run, Stage, step_generator
-from causvid.train.ode import student_layout, student_sampler, student_visibility
+from causvid.train.ode import student_layout, student_sampler
 from causvid.train.optimizer import Ema, adamw, autocast, learning_rate, update
 from causvid.train.pairs import student_sigmas
-from causvid.train.teacher import embed_captions, latent_shape, load_text_encoder, new_transformer
+from causvid.train.teacher import (
+    embed_captions,
+    latent_shape,
+    load_text_encoder,
+    new_transformer,
+    student_visibility,
+    teacher_visibility,
+)
 
 
 def dmd_stage(preset: Preset, run: Run) -> Stage:
@@ -28,13 +38,15 @@ def dmd_stage(preset: Preset, run: Run) -> Stage:
     text = load_text_encoder(preset, run)
     embeddings, rows = embed_captions(text, store.ids)
     store = replace(store, ids=rows)
-    student = new_transformer(preset, run, weights="student_ode.safetensors", made_by="ode")
+    weights = {"ode": "student_ode.safetensors", "teacher": "teacher.safetensors"}[config.start]
+    student = new_transformer(preset, run, weights=weights, made_by=config.start)
     teacher = new_transformer(preset, run, weights="teacher.safetensors").eval().requires_grad_(False)
     critic = new_transformer(preset, run, weights="teacher.safetensors")
     parameters, critic_parameters = list(student.parameters()), list(critic.parameters())
     optimizer, critic_optimizer = adamw(parameters, config), adamw(critic_parameters, config)
     average = Ema(student, config.ema)
     visibility, layout = student_visibility(preset), student_layout(preset)
+    score_visibility = teacher_visibility(preset)
     few = student_sigmas(preset)
     levels = torch.tensor(few, device=run.device)
     null = text.embed([""], run.device)
@@ -75,7 +87,7 @@ def dmd_stage(preset: Preset, run: Run) -> Stage:
     def velocity_of(model: Transformer, embedding: Tensor, guidance: float = 1.0) -> Velocity:
         keys = model.encode_text(embedding)
         null_keys = keys if guidance == 1 else model.encode_text(null.expand(len(embedding), -1, -1))
-        return guided_velocity(model, keys, null_keys, guidance=guidance)
+        return guided_velocity(model, keys, null_keys, guidance=guidance, visibility=score_visibility)
 
     def critic_step(x0: Tensor, embedding: Tensor, generator: torch.Generator, rate: float) -> Tensor:
         sigma = compare_levels(len(x0), generator)

@@ -14,20 +14,20 @@ from causvid.flow import x0_from_velocity
 from causvid.generate.rollout import rollout
 from causvid.models.text import TextEncoder
 from causvid.models.transformer import Transformer
-from causvid.nn.visibility import Visibility, chunk_layout
+from causvid.nn.visibility import chunk_layout
 from causvid.train.artifacts import save_weights
 from causvid.train.data import held_out_prompts, load_autoencoder
 from causvid.train.loop import Run, Stage, step_generator
 from causvid.train.optimizer import Ema, adamw, autocast, learning_rate, update
 from causvid.train.pairs import PairStore, student_sigmas
 from causvid.train.samples import SAMPLES, write_samples
-from causvid.train.teacher import embed_captions, latent_shape, load_text_encoder, new_transformer
-
-
-def student_visibility(preset: Preset) -> Visibility:
-    """Return what the student sees: chunk-causal, with the preset's window and sink."""
-    g = preset.generation
-    return Visibility(first=g.first, chunk=g.chunk, window=g.window, sink=g.sink)
+from causvid.train.teacher import (
+    embed_captions,
+    latent_shape,
+    load_text_encoder,
+    new_transformer,
+    student_visibility,
+)
 
 
 def student_layout(preset: Preset) -> tuple[int, ...]:

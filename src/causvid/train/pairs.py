@@ -16,7 +16,7 @@ from causvid.train.data import ClipStore
 from causvid.train.loop import Run, Stage, step_generator
 from causvid.train.optimizer import autocast
 from causvid.train.shards import Shards
-from causvid.train.teacher import latent_shape, load_text_encoder, new_transformer, token_mask
+from causvid.train.teacher import latent_shape, load_text_encoder, new_transformer, teacher_visibility, token_mask
 
 
 def student_sigmas(preset: Preset) -> tuple[float, ...]:
@@ -35,6 +35,7 @@ def pairs_stage(preset: Preset, run: Run) -> Stage:
     sigmas = schedule(config.steps, shift).tolist()
     shards = _shards(preset, run)
     null = text.embed([""], run.device)
+    guidance, visibility = preset.generation.guidance, teacher_visibility(preset)
 
     @torch.no_grad()
     def step(n: int) -> dict[str, Tensor]:
@@ -44,7 +45,7 @@ def pairs_stage(preset: Preset, run: Run) -> Stage:
         with autocast(run):
             keys = teacher.encode_text(text(ids, token_mask(ids)))
             null_keys = teacher.encode_text(null.expand(config.batch, -1, -1))
-            velocity = guided_velocity(teacher, keys, null_keys, guidance=preset.generation.guidance)
+            velocity = guided_velocity(teacher, keys, null_keys, guidance=guidance, visibility=visibility)
             clean, states = solve(velocity, noise, sigmas=sigmas, keep=keep)
         shards.save(n, {"trajectory": states.half(), "ids": ids.to(torch.int32)})
         return {"clean_std": clean.std()}

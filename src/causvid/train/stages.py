@@ -3,6 +3,7 @@
 import os
 import sys
 import time
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -36,11 +37,12 @@ def run(
     max_minutes: float | None = None,
     device: str = "cpu",
     seed: int = 0,
+    with_teacher: bool = True,
 ) -> bool:
     """Run one stage of the recipe, or `all` of them, in folder `out`; return whether it is done.
 
     `all` passes over what is finished, so the same command goes on wherever it was interrupted, and ends with a bundle
-    in `out / "bundle"`.
+    in `out / "bundle"`, which has the teacher in it if asked.
     """
     preset = load_preset(preset_name)
     if name not in (*ORDER, "all"):
@@ -48,21 +50,23 @@ def run(
     check_folder(Path(out))
     where = Run(Path(out), seed=seed, device=torch.device(device), minutes=max_minutes)
     if name == "all":
-        return _run_all(preset, where)
-    done = _run_stage(name, preset, where)
-    if done and name == ORDER[-1]:
+        missing = (stage for stage in needed(preset) if not _came_finished(stage, where.folder))
+        done = run_in_turn(missing, preset, where, countdown(max_minutes))
+    else:
+        done = _run_stage(name, preset, where)
+    if done and name in (ORDER[-1], "all"):
         if (where.folder / "classifier_model").is_dir():
-            _export(preset, where)
+            _export(preset, where, with_teacher)
         else:
             print("no bundle yet: run `causvid train classifier`, then `causvid train dmd` again", file=sys.stderr)
     return done
 
 
-def start(bundle: Path, preset_name: str, out: Path) -> None:
-    """Begin a new run in `out` from a bundle, whose teacher is to be trained on."""
+def start(bundle: Path, preset_name: str, out: Path, *, at: str = "teacher") -> None:
+    """Begin a new run in `out` from a bundle, whose teacher is to be trained on, or `at="autoencoder"` that first."""
     from causvid.train.start import start_from
 
-    start_from(bundle, load_preset(preset_name), Run(out))
+    start_from(bundle, load_preset(preset_name), Run(out), at=at)
 
 
 def check_folder(out: Path) -> None:
@@ -70,6 +74,30 @@ def check_folder(out: Path) -> None:
     nearest = next(place for place in (out, *out.parents) if place.exists())
     if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
         raise ValueError(f"out={out}: {nearest.absolute()} is not a folder that can be written to")
+
+
+def needed(preset: Preset) -> tuple[str, ...]:
+    """Return the stages that a preset's whole recipe is made of, in order."""
+    recipe = preset.recipe
+    unused = {name for name in OPTIONAL if getattr(recipe, name) is None}
+    if recipe.dmd.start == "teacher":
+        unused |= {"pairs", "ode"}
+    return tuple(name for name in ORDER if name not in unused)
+
+
+def countdown(minutes: float | None) -> Callable[[], float | None]:
+    """Start a clock; return a function that tells how much is left of so many minutes, None if they have no end."""
+    begin = time.monotonic()
+    return lambda: None if minutes is None else minutes - (time.monotonic() - begin) / 60
+
+
+def run_in_turn(names: Iterable[str], preset: Preset, where: Run, left: Callable[[], float | None]) -> bool:
+    """Run stages one after another for as long as minutes are left; return whether all are done."""
+    for name in names:
+        minutes = left()
+        if (minutes is not None and minutes <= 0) or not _run_stage(name, preset, replace(where, minutes=minutes)):
+            return False
+    return True
 
 
 def _came_finished(name: str, folder: Path) -> bool:
@@ -86,19 +114,7 @@ def _run_stage(name: str, preset: Preset, where: Run) -> bool:
     return train(stage(preset, where), where)
 
 
-def _run_all(preset: Preset, where: Run) -> bool:
-    begin = time.monotonic()
-    for name in ORDER:
-        if _came_finished(name, where.folder) or (name in OPTIONAL and getattr(preset.recipe, name) is None):
-            continue
-        left = None if where.minutes is None else where.minutes - (time.monotonic() - begin) / 60
-        if (left is not None and left <= 0) or not _run_stage(name, preset, replace(where, minutes=left)):
-            return False
-    _export(preset, where)
-    return True
-
-
-def _export(preset: Preset, where: Run) -> None:
+def _export(preset: Preset, where: Run, with_teacher: bool) -> None:
     from causvid.train.export import export_bundle
 
-    export_bundle(preset, where, where.folder / BUNDLE)
+    export_bundle(preset, where, where.folder / BUNDLE, with_teacher=with_teacher)

@@ -1,31 +1,38 @@
-"""Begin a run where a bundle ended: its autoencoder and classifier serve as they are, its teacher is trained on."""
+"""Begin a run where a bundle ended: the teacher is trained on, the autoencoder if asked, the classifier stays."""
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
+from torch import nn
+
 from causvid.config import Preset
-from causvid.models.bundle import load_bundle
-from causvid.models.text import TextEncoder
-from causvid.models.transformer import Transformer
+from causvid.models.assemble import load_bundle
 from causvid.train.artifacts import load_weights, save_weights
-from causvid.train.data import new_text_encoder
 from causvid.train.loop import Run
 
+AUTOENCODER = "autoencoder_start.safetensors"
 TEACHER = "teacher_start.safetensors"
 TEXT = "text_encoder_start.safetensors"
 EARLIER = "earlier_stages.json"
-KEPT = ("autoencoder", "classifier", "data", "teacher")
+KEPT = ("autoencoder", "classifier", "data", "teacher", "decoder")
 """Stages whose work goes into the weights that a run begun from a bundle starts with."""
 
 
-def start_from(folder: Path, preset: Preset, run: Run) -> None:
+def start_from(folder: Path, preset: Preset, run: Run, *, at: str = "teacher") -> None:
     """Lay the parts of a bundle into the folder of a new run.
+
+    Args:
+        at: the first stage that trains on what the bundle has, `autoencoder` or `teacher`. The teacher learns new
+            latents after a new autoencoder.
 
     Raises:
         ValueError: if the run has begun already, or the bundle has no teacher or knows other words than the preset's
             world.
     """
+    from causvid.train.data import new_text_encoder
+
     if run.folder.exists() and any(run.folder.iterdir()):
         raise ValueError(f"out={run.folder} is not empty: a run starts from a bundle in a new folder")
     bundle = load_bundle(folder)
@@ -34,21 +41,24 @@ def start_from(folder: Path, preset: Preset, run: Run) -> None:
     if bundle.text_encoder.tokenizer.get_vocab() != new_text_encoder(preset, run).tokenizer.get_vocab():
         raise ValueError(f"start={folder} knows other words than the world of preset={preset.name}")
     run.folder.mkdir(parents=True, exist_ok=True)
-    save_weights(bundle.autoencoder, run.folder / "autoencoder.safetensors")
+    trained_on = at == "autoencoder"
+    save_weights(bundle.autoencoder, run.folder / (AUTOENCODER if trained_on else "autoencoder.safetensors"))
     save_weights(bundle.teacher, run.folder / TEACHER)
     save_weights(bundle.text_encoder, run.folder / TEXT)
-    earlier = {
-        name if "," in name else f"{name}, earlier run": facts
-        for name, facts in bundle.provenance.get("stages", {}).items()
-        if name.split(",")[0] in KEPT
-    }
+    earlier: dict[str, dict[str, float]] = {}
+    for name, facts in bundle.provenance.get("stages", {}).items():
+        stage = name.split(",")[0]
+        if stage in KEPT:
+            before = earlier.setdefault(f"{stage}, earlier run", {})
+            before.update({key: before.get(key, 0) + value for key, value in facts.items()})
     (run.folder / EARLIER).write_text(json.dumps(earlier, indent=2) + "\n", encoding="utf-8")
     if bundle.classifier is not None:
         shutil.copytree(bundle.classifier, run.folder / "classifier_model")
 
 
-def load_start(teacher: Transformer, text: TextEncoder, run: Run) -> None:
-    """Give a teacher and its text encoder the weights they are to start from, if the run was begun from a bundle."""
-    if (run.folder / TEACHER).is_file():
-        load_weights(teacher, run.folder / TEACHER, made_by="teacher --start")
-        load_weights(text, run.folder / TEXT, made_by="teacher --start")
+def load_start(run: Run, parts: Mapping[str, nn.Module]) -> bool:
+    """Give modules the weights, by file name, that they are to start from; tell whether the run has such weights."""
+    begun = [name for name in parts if (run.folder / name).is_file()]
+    for name in begun:
+        load_weights(parts[name], run.folder / name, made_by="--start")
+    return bool(begun)

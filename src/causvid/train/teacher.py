@@ -1,4 +1,4 @@
-"""Stage `teacher`: flow matching with full attention, jointly with the small text encoder."""
+"""Stage `teacher`: flow matching with full attention, or the student's, jointly with the small text encoder."""
 
 from pathlib import Path
 
@@ -11,12 +11,13 @@ from causvid.flow import add_noise, randn_like, sample_logit_normal, schedule, v
 from causvid.generate.solver import guided_velocity, solve
 from causvid.models.text import TextEncoder
 from causvid.models.transformer import Transformer
+from causvid.nn.visibility import FULL, Visibility
 from causvid.train.artifacts import load_weights, save_weights
 from causvid.train.data import ClipStore, held_out_prompts, load_autoencoder, new_text_encoder
 from causvid.train.loop import Run, Stage, step_generator
 from causvid.train.optimizer import Ema, adamw, autocast, learning_rate, update
 from causvid.train.samples import SAMPLES, write_samples
-from causvid.train.start import load_start
+from causvid.train.start import TEACHER, TEXT, load_start
 
 EMBEDDED_TOGETHER = 512
 
@@ -50,6 +51,21 @@ def compile_blocks(model: Transformer) -> None:
         block.compile(dynamic=False)
 
 
+def student_visibility(preset: Preset) -> Visibility:
+    """Return what the student sees: chunk-causal, with the preset's window and sink."""
+    g = preset.generation
+    return Visibility(first=g.first, chunk=g.chunk, window=g.window, sink=g.sink)
+
+
+def teacher_visibility(preset: Preset) -> Visibility:
+    """Return what teacher and critic see: the whole clip, or what the student sees if the teacher is causal.
+
+    A causal teacher is trained with a noise level for each chunk, but asked for all chunks at one level, in one masked
+    pass: the cheap form, in which a chunk's past is as noisy as the chunk.
+    """
+    return student_visibility(preset) if preset.recipe.teacher.causal else FULL
+
+
 def phase_at(phases: tuple[Phase, ...], progress: float) -> Phase:
     """Return the curriculum's phase at `progress` in [0, 1)."""
     return next((phase for phase in phases if progress < phase.until), phases[-1])
@@ -80,11 +96,16 @@ def teacher_stage(preset: Preset, run: Run) -> Stage:
     store = ClipStore.open(preset, run)
     autoencoder = load_autoencoder(preset, run)
     model, text = new_transformer(preset, run), new_text_encoder(preset, run)
-    load_start(model, text, run)
+    load_start(run, {TEACHER: model, TEXT: text})
     parameters = [*model.parameters(), *text.parameters()]
     optimizer = adamw(parameters, config)
     averages = {"model": Ema(model, config.ema), "text": Ema(text, config.ema)}
     null_ids = text.tokens([""])[0][0].to(run.device)
+    visibility = teacher_visibility(preset)
+    together = {
+        frames: torch.tensor([span.stop - span.start for span in visibility.spans(frames)], device=run.device)
+        for frames in {phase.frames for phase in config.phases}
+    }  # frames that share a noise level, by the length of a clip
 
     def step(n: int) -> dict[str, Tensor]:
         generator = step_generator(run.seed, "teacher", n, run.device)
@@ -92,14 +113,15 @@ def teacher_stage(preset: Preset, run: Run) -> Stage:
         x0, ids = store.draw(phase.batch, frames=phase.frames, generator=generator, device=run.device)
         dropped = torch.rand(len(ids), generator=generator, device=run.device) < config.drop_prompt
         ids = torch.where(dropped[:, None], null_ids, ids)
+        sizes = together[phase.frames]
         sigma = sample_logit_normal(
-            (len(ids), 1), shift=preset.generation.shift, generator=generator, device=run.device
+            (len(ids), len(sizes)), shift=preset.generation.shift, generator=generator, device=run.device
         )
-        sigma = sigma.expand(-1, phase.frames)
+        sigma = sigma.repeat_interleave(sizes, dim=1, output_size=phase.frames)
         noise = randn_like(x0, generator)
         with autocast(run):
             keys = model.encode_text(text(ids, token_mask(ids)))
-            velocity = model(add_noise(x0, noise, sigma), sigma, keys)
+            velocity = model(add_noise(x0, noise, sigma), sigma, keys, visibility=visibility)
         loss = functional.mse_loss(velocity.float(), velocity_target(x0, noise))
         norm = update(optimizer, loss, parameters, rate=learning_rate(config, n), clip=config.clip)
         averages["model"].update(model)
@@ -152,7 +174,9 @@ def sample_teacher(
 ) -> Tensor:
     """Solve the teacher's ODE for some prompts: clean latents `[B, F, C, h, w]`."""
     keys, null_keys = (teacher.encode_text(text.embed(p, run.device)) for p in (prompts, [""] * len(prompts)))
-    velocity = guided_velocity(teacher, keys, null_keys, guidance=preset.generation.guidance)
+    velocity = guided_velocity(
+        teacher, keys, null_keys, guidance=preset.generation.guidance, visibility=teacher_visibility(preset)
+    )
     noise = torch.randn(latent_shape(preset, len(prompts), frames), generator=step_generator(run.seed, "samples", 0))
     sigmas = schedule(steps, preset.generation.shift).tolist()
     return solve(velocity, noise.to(run.device), sigmas=sigmas)[0]
