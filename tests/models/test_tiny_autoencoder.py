@@ -3,7 +3,7 @@ import torch
 from safetensors.torch import save_file
 
 from causvid.models.autoencoder import pixel_frames
-from causvid.models.autoencoder_loss import autoencoder_loss, moment_divergence
+from causvid.models.autoencoder_loss import autoencoder_loss, moment_divergence, reconstruction_loss
 from causvid.models.tiny_autoencoder import AutoencoderConfig, TinyAutoencoder, load_tiny_autoencoder
 
 CONFIGS = {
@@ -11,6 +11,7 @@ CONFIGS = {
         encoder_widths=(8, 8, 12, 16),
         decoder_widths=(16, 12, 8, 8),
         blocks=1,
+        decoder_blocks=(1, 2, 3),
         patch=2,
         encoder_space=(True, True, False),
         decoder_space=(False, True, True),
@@ -234,6 +235,16 @@ def test_moment_divergence_is_the_gaussian_one():
     normal = torch.distributions.Normal
     expected = torch.distributions.kl_divergence(normal(mean, variance.sqrt()), normal(0.0, 1.0)).mean()
     torch.testing.assert_close(moment_divergence(mean, variance), expected)
+
+
+def test_the_term_of_motion_prefers_many_small_steps_to_one_jump():
+    still = torch.zeros(1, 5, 3, 8, 8)
+    ramp = torch.linspace(0, 0.4, 5).view(1, 5, 1, 1, 1).expand_as(still)
+    stairs = torch.tensor([0.0, 0.0, 0.4, 0.4, 0.4]).view(1, 5, 1, 1, 1).expand_as(still)
+    assert torch.isclose(reconstruction_loss(ramp, still)[1]["motion"], torch.tensor(0.01))
+    assert torch.isclose(reconstruction_loss(stairs, still)[1]["motion"], torch.tensor(0.04))
+    without, weighed = (reconstruction_loss(stairs, still, motion=weight)[0] for weight in (0.0, 5.0))
+    assert torch.isclose(weighed - without, torch.tensor(5 * 0.04))
 
 
 def test_loss_reaches_every_parameter_and_repeats_for_a_seed():

@@ -122,10 +122,10 @@ class TinyAutoencoder(nn.Module):
         layers.append(_conv(widths[3], config.latent_channels))
         self.encoder = nn.Sequential(*layers)
 
-        widths = config.decoder_widths
+        widths, blocks = config.decoder_widths, config.decoder_blocks or (config.blocks,) * 3
         layers = [SoftClamp(), _conv(config.latent_channels, widths[0]), nn.ReLU(inplace=True)]
         for i in range(3):
-            layers.extend(MemoryBlock(widths[i]) for _ in range(config.blocks))
+            layers.extend(MemoryBlock(widths[i]) for _ in range(blocks[i]))
             layers.append(nn.Upsample(scale_factor=2) if config.decoder_space[i] else nn.Identity())
             layers.append(TemporalGrow(widths[i], 2 if config.decoder_time[i] else 1))
             layers.append(_conv(widths[i], widths[i + 1], bias=False))
