@@ -15,10 +15,11 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from causvid.config import TransformerConfig, load_preset
+from causvid.config import TransformerConfig
 from causvid.models.names import foreign_shapes
 from causvid.models.text import TextEncoder, train_tokenizer
 from causvid.models.wan_config import to_diffusers_config
+from causvid.preset import load_preset
 
 SHARD = 512 * 2**20
 WORDS = ["a red paper airplane over a lake", "a blue swan in the snow at night"]

@@ -5,9 +5,10 @@ from importlib import resources
 import pytest
 from pydantic import ValidationError
 
-from causvid.config import Preset, TransformerConfig, load_preset, preset_names
+from causvid.config import TransformerConfig
 from causvid.flow import check_few_steps, warped_steps
 from causvid.nn.visibility import chunk_layout
+from causvid.preset import Preset, load_preset, preset_names
 
 SMALL = """
 name = "small"

@@ -1,12 +1,6 @@
-"""Settings: frozen pydantic models that refuse unknown keys; TOML in, JSON out.
-
-A preset holds every setting of one model and of its training, from the smallest to Wan 2.1 14B.
-"""
+"""Settings of models and of their training: frozen pydantic models that refuse unknown keys."""
 
 import itertools
-import tomllib
-from importlib import resources
-from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError, model_validator
@@ -290,116 +284,6 @@ class TrainConfig(Settings):
     ode: OdeStage
     dmd: DmdStage
     ablations: Ablations = Ablations()
-
-
-class Preset(Settings):
-    """Everything about one model."""
-
-    name: str
-    transformer: TransformerConfig
-    autoencoder: AutoencoderConfig | None = None
-    text: TextConfig
-    generation: GenerationConfig
-    world: str | None = None
-    train: TrainConfig | None = None
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if self.text.dim != self.transformer.text_dim:
-            raise ValueError(f"text.dim={self.text.dim} is not transformer.text_dim={self.transformer.text_dim}")
-        edge = (self.autoencoder.spatial_factor if self.autoencoder else 8) * self.transformer.patch
-        for name, side in (("height", self.generation.height), ("width", self.generation.width)):
-            if side % edge:
-                raise ValueError(f"generation.{name}={side} is not a multiple of {edge}")
-        if self.train is not None:
-            self._check_phases(self.train.teacher.phases)
-        return self
-
-    def _check_phases(self, phases: tuple[Phase, ...]) -> None:
-        clip = self.generation.clip_frames
-        for phase in phases:
-            if not 1 <= phase.frames <= clip:
-                raise ValueError(f"train.teacher.phases: frames={phase.frames} is not from 1 to clip_frames={clip}")
-        ends = tuple(phase.until for phase in phases)
-        if ends[-1:] != (1.0,) or any(a >= b for a, b in itertools.pairwise((0.0, *ends))):
-            raise ValueError(f"train.teacher.phases: until={ends} must rise from above 0 to 1")
-
-    @property
-    def recipe(self) -> TrainConfig:
-        """The training settings; `ValueError` if this preset is only for published weights."""
-        if self.train is None:
-            raise ValueError(f"preset={self.name} has no training settings: it is for published weights")
-        return self.train
-
-    @property
-    def autoencoder_sizes(self) -> AutoencoderConfig:
-        """The tiny autoencoder's sizes; `ValueError` if this preset uses a published autoencoder."""
-        if self.autoencoder is None:
-            raise ValueError(f"preset={self.name} has no tiny autoencoder: it is for published weights")
-        return self.autoencoder
-
-
-def preset_names() -> list[str]:
-    """List the presets that come with the package."""
-    folder = resources.files("causvid") / "presets"
-    return sorted(p.name.removesuffix(".toml") for p in folder.iterdir() if p.name.endswith(".toml"))
-
-
-def load_preset(name: str) -> Preset:
-    """Load a preset by name, or from a path that ends in `.toml`.
-
-    A preset may say `extends = "another"`: it then only holds what differs, table by table. A path there is relative
-    to the file that names it.
-
-    Raises `ValueError` for an unknown name, an unreadable file, a circle of presets, or settings that do not fit.
-    """
-    try:
-        return Preset.model_validate(_read_settings(name, ()))
-    except ValidationError as error:
-        raise ValueError(f"preset={name}: {one_line(error)}") from None
-
-
-def _read_settings(name: str, heirs: tuple[str, ...]) -> dict[str, Any]:
-    """Read a preset's settings over those it extends; `heirs` are the presets that led here, the first one first."""
-    if name in heirs:
-        raise ValueError(f"preset={heirs[0]} extends itself: {' extends '.join((*heirs, name))}")
-    by = f" (named by extends in {heirs[-1]})" if heirs else ""
-    if name.endswith(".toml"):
-        source = Path(name)
-        if not source.is_file():
-            raise ValueError(f"preset={name}: no such file{by}")
-        try:
-            text = source.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ValueError(f"preset={name} cannot be read: {error}") from None
-    elif name in preset_names():
-        text = (resources.files("causvid") / "presets" / f"{name}.toml").read_text(encoding="utf-8")
-    else:
-        known = ", ".join(preset_names())
-        raise ValueError(f"preset={name} is not known{by}; choose from {known} or give a .toml file")
-    try:
-        settings = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ValueError(f"preset={name} is not valid TOML: {error}") from None
-    if "extends" not in settings:
-        return settings
-    base = settings.pop("extends")
-    if not isinstance(base, str):
-        raise ValueError(f"preset={name}: extends={base!r} is not the name of a preset")
-    if base.endswith(".toml"):
-        base = str(Path(name).parent / base)
-    inherited = _read_settings(base, (*heirs, name))
-    inherited.pop("name", None)  # what differs is another model, and says what it is called
-    return _merge(inherited, settings)
-
-
-def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    """Lay `above` over `below`, table by table."""
-    merged = dict(below)
-    for key, value in above.items():
-        old = merged.get(key)
-        merged[key] = _merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
-    return merged
 
 
 def one_line(error: ValidationError) -> str:

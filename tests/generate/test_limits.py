@@ -2,9 +2,9 @@
 
 import pytest
 
-from causvid.config import load_preset
 from causvid.generate.limits import latent_size, layout, memory, pixel_length, student_sigmas
 from causvid.models.autoencoder import pixel_frames
+from causvid.preset import load_preset
 
 
 @pytest.mark.parametrize("preset", ["nano", "wan-1.3b"])

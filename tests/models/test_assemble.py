@@ -8,7 +8,7 @@ import torch
 from diffusers import AutoencoderKLWan
 from safetensors.torch import save_file
 
-from causvid.config import AutoencoderConfig, GenerationConfig, TextConfig, TransformerConfig, load_preset
+from causvid.config import AutoencoderConfig, GenerationConfig, TextConfig, TransformerConfig
 from causvid.models.assemble import assemble
 from causvid.models.bundle import save_bundle, save_transformer
 from causvid.models.families import choose_generation
@@ -19,6 +19,7 @@ from causvid.models.tiny_autoencoder import TinyAutoencoder
 from causvid.models.transformer import Transformer
 from causvid.models.wan_autoencoder import WanAutoencoder
 from causvid.pipeline import Pipeline
+from causvid.preset import load_preset
 
 SIZES = TransformerConfig(dim=24, heads=2, layers=1, ffn_dim=32, text_dim=8)
 TINY = AutoencoderConfig(encoder_widths=(4, 4, 4, 4), decoder_widths=(4, 4, 4, 4), blocks=1)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from causvid.config import AutoencoderConfig, GenerationConfig, TextConfig, TransformerConfig, load_preset
+from causvid.config import AutoencoderConfig, GenerationConfig, TextConfig, TransformerConfig
 from causvid.models import convert as module
 from causvid.models.assemble import load_bundle
 from causvid.models.bundle import save_bundle, save_transformer
@@ -19,6 +19,7 @@ from causvid.models.text import TextEncoder, train_tokenizer
 from causvid.models.tiny_autoencoder import TinyAutoencoder
 from causvid.models.transformer import Transformer
 from causvid.models.weights import load_transformer
+from causvid.preset import load_preset
 
 CONFIG = TransformerConfig(dim=128, heads=1, layers=2, ffn_dim=24, text_dim=8, in_channels=4, out_channels=4)
 NARROW = CONFIG.model_copy(update={"dim": 48, "heads": 2})

@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from causvid.config import load_preset
 from causvid.models.plan import Choice, list_options, sketch_files, sketch_preset
 from causvid.models.tiny_autoencoder import TinyAutoencoder
+from causvid.preset import load_preset
 
 GB = 1e9
 

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from causvid.config import TransformerConfig, load_preset
+from causvid.config import TransformerConfig
 from causvid.models import names
 from causvid.models.checkpoint import open_checkpoint
 from causvid.models.names import Spelling
@@ -22,6 +22,7 @@ from causvid.models.wan_config import (
     to_wan_config,
 )
 from causvid.models.weights import build_transformer, load_transformer, sniff
+from causvid.preset import load_preset
 
 CONFIG = TransformerConfig(
     dim=48, heads=2, layers=2, ffn_dim=80, text_dim=20, in_channels=5, out_channels=5, freq_dim=32

@@ -10,7 +10,7 @@ import pytest
 from safetensors.torch import load_file
 from torch import Tensor
 
-from causvid.config import Preset, load_preset
+from causvid.preset import Preset, load_preset
 from causvid.train import autoencoder, data, stages
 from causvid.train.loop import Run
 from causvid.worlds.storybook import Scene

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch.nn import functional
 
-from causvid.config import load_preset
 from causvid.flow import add_noise, velocity_target
 from causvid.generate.rollout import rollout
 from causvid.models.transformer import Transformer
+from causvid.preset import load_preset
 from causvid.train.optimizer import autocast
 from causvid.train.teacher import compile_blocks
 from causvid.train.world import ClipPool, render_batch

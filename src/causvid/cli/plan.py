@@ -26,7 +26,7 @@ from causvid.cli.options import (
     load_pipeline,
     name_dtype,
 )
-from causvid.config import load_preset, preset_names
+from causvid.preset import load_preset, preset_names
 
 if TYPE_CHECKING:
     import torch

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import typer
 
 from causvid.cli.options import DeviceOption, find_device
-from causvid.config import load_preset
+from causvid.preset import load_preset
 
 Stage = Literal["autoencoder", "classifier", "data", "teacher", "decoder", "pairs", "ode", "dmd", "all", "ablations"]
 

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import torch
 
-from causvid.config import TransformerConfig, load_preset
+from causvid.config import TransformerConfig
 from causvid.models.checkpoint import Checkpoint, Entry, open_checkpoint, weight_files
 from causvid.models.names import few, nearest, shapes
 from causvid.models.recognise import Kind, recognise
 from causvid.models.weights import Sniffed, bare_names, choose_section, sniff
+from causvid.preset import load_preset
 
 PARTS = ("transformer", "transformer_2", "teacher", "vae", "text_encoder", "image_encoder", "classifier")
 _SIZES = {"wan-1.3b": "Wan 2.1 1.3B", "wan-14b": "Wan 2.1 14B, or one of the two of Wan 2.2"}

@@ -3,7 +3,8 @@
 import re
 from pathlib import Path
 
-from causvid.config import GenerationConfig, TransformerConfig, load_preset, preset_names
+from causvid.config import GenerationConfig, TransformerConfig
+from causvid.preset import load_preset, preset_names
 
 # What the names of published students have in them, written without marks, and the preset that each was made for.
 _FAMILIES = {

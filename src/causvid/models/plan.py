@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers import UMT5Config, UMT5EncoderModel
 
-from causvid.config import AutoencoderConfig, GenerationConfig, Preset, TransformerConfig
+from causvid.config import AutoencoderConfig, GenerationConfig, TransformerConfig
 from causvid.models.bundle import read_settings
 from causvid.models.checkpoint import open_checkpoint, read_json
 from causvid.models.families import choose_generation
@@ -27,6 +27,7 @@ from causvid.models.tiny_autoencoder import TinyAutoencoder
 from causvid.models.transformer import TextKeys, Transformer
 from causvid.models.wan_autoencoder import WanAutoencoder
 from causvid.models.weights import sniff, transformer_place, working_dtype
+from causvid.preset import Preset
 
 _UMT5_XXL = {"d_model": 4096, "d_kv": 64, "d_ff": 10240, "num_layers": 24, "num_heads": 64, "vocab_size": 256_384}
 _WORLD_WORDS = 512

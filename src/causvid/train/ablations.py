@@ -13,7 +13,8 @@ from typing import Any
 
 import torch
 
-from causvid.config import Preset, Settings, load_preset
+from causvid.config import Settings
+from causvid.preset import Preset, load_preset
 from causvid.train.export import export_bundle, provenance
 from causvid.train.loop import Run
 from causvid.train.stages import BUNDLE, RESULTS, check_folder, countdown, run_in_turn

@@ -5,9 +5,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from causvid.config import Preset
 from causvid.models.autoencoder_loss import autoencoder_loss
 from causvid.models.tiny_autoencoder import TinyAutoencoder
+from causvid.preset import Preset
 from causvid.seeding import lend_seed
 from causvid.train.artifacts import save_weights
 from causvid.train.loop import Run, Stage, step_generator

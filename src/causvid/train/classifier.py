@@ -2,8 +2,8 @@
 
 from torch import Tensor
 
-from causvid.config import Preset
 from causvid.evaluate.classifier import AttributeClassifier, classifier_loss
+from causvid.preset import Preset
 from causvid.seeding import lend_seed
 from causvid.train.loop import Run, Stage, step_generator
 from causvid.train.optimizer import adamw, learning_rate, update

@@ -9,10 +9,10 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from causvid.config import Preset
 from causvid.models.autoencoder import pixel_frames
 from causvid.models.text import TextEncoder, train_tokenizer
 from causvid.models.tiny_autoencoder import TinyAutoencoder
+from causvid.preset import Preset
 from causvid.train.artifacts import load_weights
 from causvid.train.autoencoder import channels_last
 from causvid.train.loop import Run, Stage, step_generator

@@ -10,11 +10,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from causvid.config import Preset
 from causvid.flow import add_noise, randn_like
 from causvid.generate.solver import guided_velocity, solve
 from causvid.models.autoencoder_loss import reconstruction_loss
 from causvid.models.tiny_autoencoder import TinyAutoencoder
+from causvid.preset import Preset
 from causvid.train.artifacts import save_weights
 from causvid.train.data import load_autoencoder
 from causvid.train.loop import Run, Stage, step_generator

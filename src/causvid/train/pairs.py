@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from causvid.config import Preset
 from causvid.distill.levels import gather_states
 from causvid.flow import schedule, warped_steps
 from causvid.generate.solver import guided_velocity, solve
+from causvid.preset import Preset
 from causvid.train.data import ClipStore
 from causvid.train.loop import Run, Stage, step_generator
 from causvid.train.optimizer import autocast

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from causvid.config import Preset, load_preset
+from causvid.preset import Preset, load_preset
 from causvid.train.loop import CHECKPOINT, Run, train
 
 ORDER = ("autoencoder", "classifier", "data", "teacher", "decoder", "pairs", "ode", "dmd")

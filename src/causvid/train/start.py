@@ -7,8 +7,8 @@ from pathlib import Path
 
 from torch import nn
 
-from causvid.config import Preset
 from causvid.models.assemble import load_bundle
+from causvid.preset import Preset
 from causvid.train.artifacts import load_weights, save_weights
 from causvid.train.loop import Run
 

@@ -6,12 +6,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from causvid.config import Phase, Preset
+from causvid.config import Phase
 from causvid.flow import add_noise, randn_like, sample_logit_normal, schedule, velocity_target
 from causvid.generate.solver import guided_velocity, solve
 from causvid.models.text import TextEncoder
 from causvid.models.transformer import Transformer
 from causvid.nn.visibility import FULL, Visibility
+from causvid.preset import Preset
 from causvid.train.artifacts import load_weights, save_weights
 from causvid.train.data import ClipStore, held_out_prompts, load_autoencoder, new_text_encoder
 from causvid.train.loop import Run, Stage, step_generator

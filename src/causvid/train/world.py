@@ -7,7 +7,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from causvid.config import Preset
+from causvid.preset import Preset
 from causvid.train.loop import Run, step_generator
 from causvid.worlds.storybook import Scene, World, caption, render, sample_scene
 
