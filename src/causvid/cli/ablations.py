@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from causvid.cli.evaluate import command_line, readers, renders, stages
-from causvid.cli.options import DeviceOption, find_device, load_pipeline
+from causvid.cli.evaluate import command_line, readers, renders
+from causvid.cli.options import DeviceOption, find_device, load_pipeline, stages
 
 if TYPE_CHECKING:
     from causvid.pipeline import Pipeline

@@ -1,15 +1,14 @@
 """`causvid evaluate`: does the video show what the prompt says?"""
 
 import shlex
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from causvid.cli.options import DeviceOption, ModelOption, find_device, load_pipeline, progress_bar
+from causvid.cli.options import DeviceOption, ModelOption, find_device, load_pipeline, stages
 from causvid.media import contact_sheet
 
 if TYPE_CHECKING:
@@ -156,22 +155,6 @@ def renders(scenes: "list[Scene]", own: "GenerationConfig", frames: int, progres
         part = scenes[start : start + BATCH]
         yield render(part, frames=frames, height=own.height, width=own.width, fps=own.fps)
         progress(start + len(part), len(scenes))
-
-
-@contextmanager
-def stages() -> "Iterator[Callable[[str], Progress]]":
-    """Show how far each stage of a measurement is; give a stage its name to get what is told."""
-    with progress_bar() as progress:
-
-        def stage(name: str) -> "Progress":
-            task = progress.add_task(name, total=None, detail="")
-
-            def advance(done: int, count: int) -> None:
-                progress.update(task, completed=done, total=count, detail=f"{done} of {count}")
-
-            return advance
-
-        yield stage
 
 
 def _show(report: "EvaluationReport") -> None:

@@ -1,7 +1,8 @@
 """What several commands take: a model, its parts, a device; and how progress is shown."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import wraps
 from pathlib import Path
@@ -154,3 +155,19 @@ def progress_bar() -> Progress:
         transient=True,
         disable=not console.is_terminal,
     )
+
+
+@contextmanager
+def stages() -> Iterator[Callable[[str], Callable[[int, int], None]]]:
+    """Show how far each part of some work is; name a part to get what is told of it: how much is done, of how much."""
+    with progress_bar() as progress:
+
+        def stage(name: str) -> Callable[[int, int], None]:
+            task = progress.add_task(name, total=None, detail="")
+
+            def advance(done: int, count: int) -> None:
+                progress.update(task, completed=done, total=count, detail=f"{done} of {count}")
+
+            return advance
+
+        yield stage

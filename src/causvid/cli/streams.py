@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy
 import typer
 
-from causvid.cli.evaluate import command_line, readers, show_targets, stages
-from causvid.cli.options import DeviceOption, ModelOption, find_device, load_pipeline
+from causvid.cli.evaluate import command_line, readers, show_targets
+from causvid.cli.options import DeviceOption, ModelOption, find_device, load_pipeline, stages
 from causvid.media import contact_sheet, to_bytes
 
 if TYPE_CHECKING:

@@ -5,8 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from causvid.cli.evaluate import stages
 from causvid.cli.film import note_unknown_words, write_video
+from causvid.cli.options import stages
 from causvid.media import contact_sheet
 
 if TYPE_CHECKING:

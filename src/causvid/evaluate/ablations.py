@@ -29,7 +29,7 @@ from causvid.evaluate.adherence import (
 from causvid.evaluate.bench import gap, pooled
 from causvid.evaluate.classifier import AttributeClassifier
 from causvid.evaluate.frechet import clip_features, frechet_distance
-from causvid.evaluate.markdown import share, share_within, table
+from causvid.evaluate.markdown import heading, share, share_within, table
 
 REPORT = "README.md"
 MEASURED = "ablations.json"
@@ -233,12 +233,15 @@ def render_report(report: AblationReport) -> str:
 
 
 def _introduction(report: AblationReport) -> str:
-    versions = ", ".join(f"{name} {version}" for name, version in report.versions.items())
     return "\n\n".join(
         [
-            "# What each part of the recipe is good for",
-            f"Model: {report.model}. Machine: {report.machine}. Versions: {versions}.",
-            f"```sh\n{report.command}\n```",
+            heading(
+                "What each part of the recipe is good for",
+                model=report.model,
+                machine=report.machine,
+                versions=report.versions,
+                command=report.command,
+            ),
             "Made by this command, every number. The recipe of [CausVid](https://arxiv.org/abs/2412.07772), and the "
             f"same with one idea taken out. {report.prompts} held-out prompts, seed {report.seed}, the same for every "
             "row. A classifier trained on renders of the world reads the attributes off every clip. The Fréchet "

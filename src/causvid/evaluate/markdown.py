@@ -1,6 +1,6 @@
 """How measured numbers look in a report: tables, fractions, gaps, and whether a target is reached."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from causvid.evaluate.adherence import Tally
@@ -16,6 +16,12 @@ class Target:
     wanted: str
     measured: str
     reached: bool
+
+
+def heading(title: str, *, model: str, machine: str, versions: Mapping[str, str], command: str) -> str:
+    """Begin a report: of what it is, on which machine, with which versions, and by which command it was made."""
+    named = ", ".join(f"{name} {version}" for name, version in versions.items())
+    return f"# {title}\n\nModel: {model}. Machine: {machine}. Versions: {named}.\n\n```sh\n{command}\n```"
 
 
 def reached_section(targets: Sequence[Target]) -> str:

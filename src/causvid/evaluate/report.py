@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from causvid.config import Settings
 from causvid.evaluate.bench import SMOOTH, Readings, Steps, gap, pooled
 from causvid.evaluate.endless import READ_ONE_IN, READ_SECONDS, WithoutEnd
-from causvid.evaluate.markdown import POINTS, Target, points, reached_section, share_within, table
+from causvid.evaluate.markdown import POINTS, Target, heading, points, reached_section, share_within, table
 from causvid.evaluate.streams import SOON, Extension, ImageToVideo, PromptChanges, Translations, Variety
 
 if TYPE_CHECKING:
@@ -140,12 +140,15 @@ def render_report(report: StreamReport, folder: Path) -> str:
 
 def _introduction(report: StreamReport) -> str:
     measured = report.measured
-    versions = ", ".join(f"{name} {version}" for name, version in report.versions.items())
     return "\n\n".join(
         [
-            "# What can be done to a stream, measured",
-            f"Model: {report.model}. Machine: {report.machine}. Versions: {versions}.",
-            f"```sh\n{report.command}\n```",
+            heading(
+                "What can be done to a stream, measured",
+                model=report.model,
+                machine=report.machine,
+                versions=report.versions,
+                command=report.command,
+            ),
             "Made by this command, every number and picture. "
             f"{measured.prompts} held-out prompts with one subject each, seed {measured.seed}; a clip lasts "
             f"{measured.clip_seconds:.2f} s. A classifier trained on renders of the world reads attributes off the "
