@@ -247,6 +247,28 @@ def test_the_term_of_motion_prefers_many_small_steps_to_one_jump():
     assert torch.isclose(weighed - without, torch.tensor(5 * 0.04))
 
 
+def test_the_term_of_energy_asks_for_as_much_motion_wherever_it_goes_and_for_none_where_all_stands_still():
+    def crossing(step: int, *, row: int = 2) -> torch.Tensor:
+        """A white column that moves a pixel a frame, or stands still."""
+        clip = torch.zeros(1, 5, 3, 16, 16)
+        for t in range(5):
+            clip[:, t, :, row, 5 + step * t] = 1
+        return clip
+
+    def energy(reconstruction: torch.Tensor, pixels: torch.Tensor) -> float:
+        without, weighed = (reconstruction_loss(reconstruction, pixels, energy=weight)[0] for weight in (0.0, 5.0))
+        measured = reconstruction_loss(reconstruction, pixels)[1]["energy"]
+        torch.testing.assert_close(weighed - without, 5 * measured)
+        return float(measured)
+
+    moving, still = crossing(1), crossing(0)
+    assert energy(moving, moving) == energy(still, still) == 0
+    assert energy(crossing(1, row=3), moving) == 0, "a row beside it"
+    assert energy(still, moving) == pytest.approx(energy(moving, still)) and energy(still, moving) > 0
+    assert energy(moving.mean(dim=1, keepdim=True).expand_as(moving), moving) == pytest.approx(energy(still, moving))
+    assert energy(crossing(1, row=13), moving) > energy(still, moving), "motion elsewhere is wrong twice"
+
+
 def test_loss_reaches_every_parameter_and_repeats_for_a_seed():
     torch.manual_seed(0)
     autoencoder = TinyAutoencoder(CONFIGS["narrow"])

@@ -1,12 +1,15 @@
 """The loss that trains a tiny autoencoder together with the latent space of the transformers above it."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from causvid.models.tiny_autoencoder import TinyAutoencoder
 
 SQUARE_WEIGHT = 3.0
 MOMENT_WEIGHT = 0.1
+ENERGY_PATCH, ENERGY_STRIDE = 8, 4
+"""Pixels: size of the squares over which the energy of motion is compared, and how far apart they begin."""
 
 
 def autoencoder_loss(
@@ -16,19 +19,23 @@ def autoencoder_loss(
     noise: float,
     edges: float = 0.0,
     motion: float = 0.0,
+    energy: float = 0.0,
     generator: torch.Generator,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Measure how well clips survive encoding and decoding, and how close their latent is to unit variance.
 
     The loss is L1 plus squared error on pixels, plus `edges` times the L1 error of their differences along height,
-    width and time, plus `motion` times the squared error of their differences in time, plus the divergence of every
-    latent channel's moments over the batch from a standard normal's. The latent is decoded after adding Gaussian noise
-    whose deviation is drawn for each clip from [0, noise]: neighbouring latents then decode to similar pixels, so the
-    small errors of a generated latent stay small in the video.
+    width and time, plus `motion` times the squared error of their differences in time, plus `energy` times the L1 error
+    of the motion's energy (see `motion_energy`), plus the divergence of every latent channel's moments over the batch
+    from a standard normal's. The latent is decoded after adding Gaussian noise whose deviation is drawn for each clip
+    from [0, noise]: neighbouring latents then decode to similar pixels, so the small errors of a generated latent stay
+    small in the video.
 
     The term of the edges keeps outlines and motion crisp, but rewards flat grey as long as the picture is poor: raise
     its weight from 0 once colours and shapes are there. The term of the motion, being squared, prefers four small steps
-    to three frames that stand still and a jump where the next latent begins, which costs the other terms no more.
+    to three frames that stand still and a jump where the next latent begins, which costs the other terms no more. What
+    is left of that is the caution of a mean: a decoder that is unsure where things go blurs them, and they hardly move.
+    The term of the energy asks for as much motion as there is, wherever it goes, and for none where all stands still.
 
     Args:
         autoencoder: the model in training.
@@ -36,16 +43,17 @@ def autoencoder_loss(
         noise: largest deviation of the perturbation, in units of the latent's own; 0 for an evaluation.
         edges: weight of the error of differences.
         motion: weight of the squared error of differences in time.
+        energy: weight of the error of how much moves, and where.
         generator: source of the noise, on any device.
 
     Returns:
-        The scalar loss to differentiate, and detached scalars: `l1`, `edges`, `motion`, `moments`, `latent_std` and
-        `psnr` (dB, of the clamped reconstruction).
+        The scalar loss to differentiate, and detached scalars: `l1`, `edges`, `motion`, `energy`, `moments`,
+        `latent_std` and `psnr` (dB, of the clamped reconstruction).
 
     Raises:
-        ValueError: if `noise`, `edges` or `motion` is negative or a size does not fit the autoencoder.
+        ValueError: if `noise`, `edges`, `motion` or `energy` is negative or a size does not fit the autoencoder.
     """
-    for name, value in (("noise", noise), ("edges", edges), ("motion", motion)):
+    for name, value in (("noise", noise), ("edges", edges), ("motion", motion), ("energy", energy)):
         if value < 0:
             raise ValueError(f"{name}={value} is not at least 0")
     latent = autoencoder.encode(pixels)
@@ -53,7 +61,7 @@ def autoencoder_loss(
     perturbation = spread * torch.randn(latent.shape, generator=generator, device=generator.device)
     reconstruction = autoencoder.reconstruct(latent + perturbation.to(latent) * autoencoder.latent_scale)
 
-    loss, metrics = reconstruction_loss(reconstruction, pixels, edges=edges, motion=motion)
+    loss, metrics = reconstruction_loss(reconstruction, pixels, edges=edges, motion=motion, energy=energy)
     variance, mean = torch.var_mean((latent / autoencoder.latent_scale).float(), dim=(0, 1, 3, 4))
     moments = moment_divergence(mean, variance)
     return loss + MOMENT_WEIGHT * moments, {
@@ -64,21 +72,33 @@ def autoencoder_loss(
 
 
 def reconstruction_loss(
-    reconstruction: Tensor, pixels: Tensor, *, edges: float = 0.0, motion: float = 0.0
+    reconstruction: Tensor, pixels: Tensor, *, edges: float = 0.0, motion: float = 0.0, energy: float = 0.0
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Measure how far decoded clips are from the clips, `[B, T, 3, H, W]` both: the pixel terms of `autoencoder_loss`.
 
-    Returns the scalar loss, and `l1`, `edges`, `motion` and `psnr` detached.
+    Returns the scalar loss, and `l1`, `edges`, `motion`, `energy` and `psnr` detached.
     """
     error = reconstruction - pixels
     l1 = error.abs().mean()
     differences = torch.stack([error.diff(dim=dim).abs().mean() for dim in (1, 3, 4) if error.shape[dim] > 1]).mean()
-    steps = error.diff(dim=1).square().mean() if error.shape[1] > 1 else error.new_zeros(())
-    loss = l1 + SQUARE_WEIGHT * error.square().mean() + edges * differences + motion * steps
+    steps = moved = error.new_zeros(())
+    if error.shape[1] > 1:
+        steps = error.diff(dim=1).square().mean()
+        moved = (motion_energy(reconstruction) - motion_energy(pixels)).abs().mean()
+    loss = l1 + SQUARE_WEIGHT * error.square().mean() + edges * differences + motion * steps + energy * moved
     with torch.no_grad():
         square = (reconstruction.clamp(0, 1) - pixels).square().mean()
         psnr = -10 * torch.log10(square.clamp_min(1e-10))
-    return loss, {"l1": l1.detach(), "edges": differences.detach(), "motion": steps.detach(), "psnr": psnr}
+    terms = {"l1": l1, "edges": differences, "motion": steps, "energy": moved, "psnr": psnr}
+    return loss, {name: value.detach() for name, value in terms.items()}
+
+
+def motion_energy(pixels: Tensor) -> Tensor:
+    """Return the mean absolute step from every frame to the next over squares of a clip: `[B, T - 1, h, w]`.
+
+    `pixels` is `[B, T, 3, H, W]`, H and W at least `ENERGY_PATCH`.
+    """
+    return F.avg_pool2d(pixels.diff(dim=1).abs().mean(dim=2), ENERGY_PATCH, ENERGY_STRIDE)
 
 
 def moment_divergence(mean: Tensor, variance: Tensor) -> Tensor:

@@ -56,7 +56,7 @@ def decoder_stage(preset: Preset, run: Run) -> Stage:
         with autocast(run):
             latents = brought_back(pixels, captions(scenes, [s.seed for s in scenes]), strength, generator)
             loss, metrics = reconstruction_loss(
-                model.reconstruct(latents), pixels, edges=config.edges, motion=config.motion
+                model.reconstruct(latents), pixels, edges=config.edges, motion=config.motion, energy=config.energy
             )
         norm = update(optimizer, loss, parameters, rate=learning_rate(config, n), clip=config.clip)
         average.update(model)
