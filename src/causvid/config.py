@@ -104,6 +104,7 @@ class GenerationConfig(Settings):
     """How a model makes video: size, frame rate, chunk layout, what it remembers, noise levels.
 
     height, width: pixels. chunks are [first, chunk, chunk, ...] latent frames. window, sink: past latent frames kept.
+    carry: how many of the window's stay in sight when the prompt changes, None for all.
     timesteps: the student's nominal few steps of 1000, taken through `shift`; guidance: the teacher's.
     clip_frames: latent frames of a training clip, which is also what the teacher makes.
     """
@@ -116,6 +117,7 @@ class GenerationConfig(Settings):
     chunk: PositiveInt
     window: NonNegativeInt
     sink: NonNegativeInt
+    carry: PositiveInt | None = None
     shift: Positive
     timesteps: tuple[Positive, ...]
     teacher_steps: PositiveInt

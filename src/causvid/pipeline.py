@@ -24,7 +24,8 @@ from causvid.generate.limits import (
 from causvid.generate.rollout import rollout
 from causvid.generate.solver import guided_velocity, solve
 from causvid.generate.source import STRENGTH, Image, Video, load_image
-from causvid.generate.stream import Policy, Stream, StreamSettings, levels_below
+from causvid.generate.state import Policy, StreamSettings
+from causvid.generate.stream import Stream, levels_below
 from causvid.generate.timeline import Shot, Timeline
 from causvid.media import Fit, to_bytes
 from causvid.models.assemble import assemble
@@ -203,6 +204,7 @@ class Pipeline:
             policy=policy,
             length=length,
             keep=round(keep * self.fps),
+            carry=own.carry,
             strength=strength,
             adapt=adapt,
         )

@@ -111,13 +111,25 @@ def test_nothing_is_rebuilt_of_a_past_that_is_empty(model, text):
 
 @pytest.mark.parametrize(("first", "chunk"), LAYOUTS)
 @pytest.mark.parametrize(("window", "sink"), [(6, 1), (5, 2), (4, 0), (30, 2), (2, 1)])
-def test_without_its_sink_a_history_still_knows_its_chunks(model, text, first, chunk, window, sink):
+@pytest.mark.parametrize("recent", [1, 30])
+def test_without_its_sink_a_history_still_knows_its_chunks(model, text, first, chunk, window, sink, recent):
     frames = first + 4 * chunk
     latents, history, _ = run(model, text, frames=frames, window=window, sink=sink, first=first, chunk=chunk)
-    bare = history.without_sink()
-    start = max(0, frames - window)
+    bare = history.without_sink(recent)
+    start = max(0, frames - min(window, recent))
     assert torch.equal(bare.latents, latents[:, start:]) and bare.frames == frames - start
     bounds = [bound - start for bound in range(first, frames, chunk) if bound > start]
     assert [position for position, _ in bare.parts()] == [0, *bounds]
     later = replace(bare, window=30).append(noise(1, chunk, 4, 4, 2, seed=3))
     assert bare.frames in [position for position, _ in later.parts()], "the next chunk is one of its own"
+
+
+@pytest.mark.parametrize(("window", "sink"), [(6, 1), (5, 2), (4, 0), (30, 2)])
+def test_a_narrowed_history_is_rebuilt_at_the_places_it_had(model, text, window, sink):
+    latents, history, cache = run(model, text, frames=10, window=window, sink=sink, first=1, chunk=3)
+    narrow = history.narrowed(2)
+    assert torch.equal(narrow.latents, torch.cat((latents[:, :sink], latents[:, 8:]), dim=1)) and narrow.frames == 10
+    rebuild(model, text, cache, narrow)
+    assert (cache.frames, cache.held) == (10, sink + 2)
+    assert [place for place, _ in narrow.parts()] == [*([0] if sink == 1 else [0, 1] if sink else []), 8]
+    assert torch.equal(history.narrowed(30).latents, history.latents)

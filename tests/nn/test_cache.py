@@ -220,6 +220,29 @@ def test_a_bare_sink_jumps_to_where_its_window_stands():
             torch.testing.assert_close(a, b, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize(("window", "sink"), [(5, 2), (6, 0), (20, 1)])
+@pytest.mark.parametrize("recent", [1, 3])
+def test_a_narrowed_cache_is_one_that_saw_its_sink_and_its_latest_frames(window, sink, recent):
+    keys, values = history(13)
+    cache = new_cache(window, sink)
+    commit(cache, keys, values, 0, 9)
+    saved = cache.snapshot()
+    cache.narrow(recent)
+    frames = [*range(sink), *range(9 - recent, 9)]
+    places = list(range(9 - recent - sink, 9))
+    assert (cache.frames, cache.held) == (9, len(frames))
+    for block in range(DEPTH):
+        k, v = cache.read(block)
+        assert torch.equal(v, expected(values, frames)[block])
+        torch.testing.assert_close(k, turn(expected(keys, frames)[block], places), rtol=0, atol=1e-5)
+    cache.narrow(recent + 1)
+    assert cache.held == len(frames), "what is out of sight does not come back"
+    cache.restore(saved)
+    fresh = new_cache(window, sink)
+    commit(fresh, keys, values, 0, 9)
+    assert torch.equal(cache.keys, fresh.keys) and torch.equal(cache.values, fresh.values), "a snapshot keeps it all"
+
+
 @pytest.mark.parametrize(("committed", "position"), [(1, 5), (3, 5), (2, 1)])
 def test_only_a_bare_sink_jumps_and_only_ahead(committed, position):
     keys, values = history(5)

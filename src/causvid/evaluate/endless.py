@@ -18,7 +18,7 @@ from causvid.config import Settings
 from causvid.evaluate.adherence import Progress, Tally
 from causvid.evaluate.bench import Bench, Case, Counts, Readings, pooled, take
 from causvid.evaluate.classifier import MIN_FRAMES
-from causvid.generate.stream import Policy
+from causvid.generate.state import Policy
 
 READ_SECONDS = 2.0
 READ_ONE_IN = 3

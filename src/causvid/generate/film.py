@@ -52,7 +52,14 @@ class Film(Iterator[Tensor]):
             self.stream = self._start(shot, frames=self.length - self.frames, seed=seed)
             return
         chunks = max(1, round(shot.over * self.fps / (TIME_FACTOR * self.stream.settings.chunk)))
-        self.stream.set_prompt(shot.prompt, shot.mode, chunks=chunks, keep_sink=shot.keep_sink)
+        self.stream.set_prompt(
+            shot.prompt,
+            shot.mode,
+            chunks=chunks,
+            keep_sink=shot.keep_sink,
+            carry=shot.carry,
+            dissolve=shot.dissolve,
+        )
 
 
 def script(
@@ -73,6 +80,8 @@ def script(
             mode=change.mode,
             over=change.chunks * TIME_FACTOR * settings.chunk / fps,
             keep_sink=change.keep_sink,
+            carry=change.carry,
+            dissolve=change.dissolve,
             image=None if number else image,
         )
         for number, change in enumerate(stream.changes)

@@ -40,12 +40,18 @@ class History:
             every = torch.cat((every[:, : self.sink], every[:, every.shape[1] - self.window :]), dim=1)
         return replace(self, latents=every, frames=self.frames + latents.shape[1])
 
-    def without_sink(self) -> "History":
-        """Return the history of the window alone, whose oldest frames become the sink."""
-        recent = self.latents[:, max(0, self.latents.shape[1] - self.window) :]
-        lost = self.frames - recent.shape[1]
+    def without_sink(self, recent: int) -> "History":
+        """Return the history of the latest `recent` frames of the window alone, whose oldest become the sink."""
+        recent = min(recent, self.window)
+        latents = self.latents[:, max(0, self.latents.shape[1] - recent) :]
+        lost = self.frames - latents.shape[1]
         first = self.first - lost if lost < self.first else self.chunk - (lost - self.first) % self.chunk
-        return replace(self, latents=recent, frames=recent.shape[1], first=first)
+        return replace(self, latents=latents, frames=latents.shape[1], first=first)
+
+    def narrowed(self, recent: int) -> "History":
+        """Return the history of the sink and the latest `recent` frames of the window."""
+        start = max(self.sink, self.latents.shape[1] - recent)
+        return replace(self, latents=torch.cat((self.latents[:, : self.sink], self.latents[:, start:]), dim=1))
 
     def parts(self) -> Iterator[tuple[int, Tensor]]:
         """Yield position and latents of every chunk, or piece of one, that is held."""

@@ -10,8 +10,8 @@ import itertools
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from copy import copy
-from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from dataclasses import replace
+from typing import get_args
 
 import torch
 from torch import Tensor
@@ -19,101 +19,10 @@ from torch import Tensor
 from causvid.generate.history import History, rebuild
 from causvid.generate.rollout import commit_chunk, next_chunk
 from causvid.generate.source import SourceChunk, adapted
+from causvid.generate.state import BLEND, Blend, Change, Point, PromptMode, StreamSettings, StreamState
 from causvid.media import to_bytes
-from causvid.models.autoencoder import Autoencoder, AutoencoderState
-from causvid.models.transformer import TextKeys, Transformer
-from causvid.nn.cache import CacheSnapshot
-
-PromptMode = Literal["cut", "recache", "blend"]
-Policy = Literal["window", "recompute"]
-BLEND = 3
-"""Chunks over which a prompt is blended into the next, unless said otherwise."""
-
-
-@dataclass(frozen=True)
-class StreamSettings:
-    """What stays as it is while a stream lives.
-
-    first, chunk: the layout in latent frames. shape: (C, H, W) of a latent frame. sigmas: the few noise levels.
-    window, sink: past latent frames that are seen. policy: "window" keeps the keys of the past as they were made,
-    "recompute" makes them anew before every chunk from the clean latents that are still seen.
-    length: pixel frames to make, None for no end. keep: how many pixel frames back a stream can be rewound.
-    strength: of video-to-video, the noise level in (0, 1] at which a chunk starts from its source: 1 keeps nothing of
-    it. adapt: lower the strength as the source moves more.
-    """
-
-    first: int
-    chunk: int
-    shape: tuple[int, int, int]
-    sigmas: tuple[float, ...]
-    window: int
-    sink: int
-    policy: Policy = "window"
-    length: int | None = None
-    keep: int = 0
-    strength: float = 1.0
-    adapt: bool = False
-
-
-@dataclass(frozen=True)
-class _Blend:
-    """A prompt on its way: embeddings `[1, M, D]` at both ends, and how many of the chunks are done."""
-
-    start: Tensor
-    end: Tensor
-    chunks: int
-    done: int = 0
-
-    @property
-    def embedding(self) -> Tensor:
-        return torch.lerp(self.start, self.end, self.done / self.chunks)
-
-
-@dataclass(frozen=True)
-class Change:
-    """A prompt that was set after so many pixel frames; the first is the one the stream began with."""
-
-    frames: int
-    prompt: str
-    mode: PromptMode = "recache"
-    chunks: int = BLEND
-    keep_sink: bool = True
-
-
-@dataclass(frozen=True)
-class _Point:
-    """Where a stream stands, apart from its cache and its noise.
-
-    embedding: of the text that holds now, `[1, M, D]`; text: what the blocks see of it. history: all clean latents that
-    are seen, the newest chunk included; pending: that chunk, while its keys are not in the cache.
-    given: latents that stand in for the next chunk. latest: the newest chunk. frames: pixel frames given out.
-    """
-
-    changes: tuple[Change, ...]
-    embedding: Tensor
-    text: TextKeys
-    history: History
-    pending: Tensor | None = None
-    given: Tensor | None = None
-    latest: Tensor | None = None
-    blend: _Blend | None = None
-    decoder: AutoencoderState | None = None
-    frames: int = 0
-
-
-@dataclass(frozen=True)
-class StreamState:
-    """All that the next chunk of a stream depends on, besides the weights. A value: nothing that follows changes it."""
-
-    point: _Point
-    cache: CacheSnapshot
-    random: Tensor
-    seed: int
-
-    @property
-    def frames(self) -> int:
-        """Return how many pixel frames were given out."""
-        return self.point.frames
+from causvid.models.autoencoder import Autoencoder
+from causvid.models.transformer import Transformer
 
 
 class Stream(Iterator[Tensor]):
@@ -152,7 +61,7 @@ class Stream(Iterator[Tensor]):
             self._cache = transformer.new_cache(batch=1, height=height, width=width, window=window, sink=sink)
             nothing = torch.empty((1, 0, *settings.shape), device=transformer.patch_in.weight.device)
             history = History(nothing, 0, window, sink, settings.first, settings.chunk)
-            self._now = _Point((Change(0, prompt),), embedding, transformer.encode_text(embedding), history)
+            self._now = Point((Change(0, prompt),), embedding, transformer.encode_text(embedding), history)
 
     @property
     def frames(self) -> int:
@@ -194,6 +103,11 @@ class Stream(Iterator[Tensor]):
         now = self._now
         latest = self._make(source) if now.given is None else now.given
         pixels, decoder = self._autoencoder.decode_chunk(latest, now.decoder)
+        if now.former is not None:
+            former, _ = self._autoencoder.decode_chunk(now.former, now.decoder)
+            change = now.changes[-1]
+            steps = change.chunks if change.mode == "blend" else 1
+            pixels = crossfade(former, pixels, frames=-(-pixels.shape[1] // steps))
         lasting = pixels.shape[1] if source is None else source.frames
         if self.length is not None:
             lasting = min(lasting, self.length - now.frames)
@@ -203,6 +117,7 @@ class Stream(Iterator[Tensor]):
             history=now.history.append(latest),
             pending=latest,
             given=None,
+            former=None,
             latest=latest,
             decoder=decoder,
             frames=now.frames + len(frames),
@@ -230,36 +145,49 @@ class Stream(Iterator[Tensor]):
 
     @torch.inference_mode()
     def set_prompt(
-        self, prompt: str, mode: PromptMode = "recache", *, chunks: int = BLEND, keep_sink: bool = True
+        self,
+        prompt: str,
+        mode: PromptMode = "recache",
+        *,
+        chunks: int = BLEND,
+        keep_sink: bool | None = None,
+        carry: int | None = None,
+        dissolve: bool = True,
     ) -> None:
         """Change the prompt from the next chunk on.
 
         Args:
             mode: "cut" changes the text alone, "recache" also makes the keys of the visible past anew under it,
                 "blend" moves the text's embedding there over `chunks` chunks.
-            keep_sink: whether the first frames stay visible for ever; otherwise the oldest of the window take their
-                place, and the past is made anew.
+            carry: how many of the window's latent frames stay visible; by default what the model's settings say, which
+                may be all. The fewer, the sooner what they show gives way to what the prompt says.
+            keep_sink: whether the first frames stay visible for ever, by default if all of the window does; otherwise
+                the oldest of what is visible take their place, and the past is made anew.
+            dissolve: unless it is a cut, let the frames that were to come dissolve into those of the next chunk; of
+                a blend, each of its steps, over as much of a chunk as the step is of the way. It takes the time of as
+                many more chunks. Nothing dissolves before the first frame, or in video-to-video, where the video given
+                holds the frames together.
 
         Raises:
-            ValueError: if the mode is unknown, `chunks` is below 1, or the prompt too long.
+            ValueError: if the mode is unknown, `chunks` or `carry` is below 1, or the prompt too long.
         """
         if mode not in get_args(PromptMode):
             raise ValueError(f"mode={mode!r} is not one of {', '.join(get_args(PromptMode))}")
-        if chunks < 1:
-            raise ValueError(f"chunks={chunks} is not at least 1")
+        for name, value in (("chunks", chunks), ("carry", carry)):
+            if value is not None and value < 1:
+                raise ValueError(f"{name}={value} is not at least 1")
         end = self._embed(prompt)
         self._settle()
-        change = Change(self.frames, prompt, mode, chunks, keep_sink)
-        now = replace(self._now, changes=(*self._now.changes, change), blend=None)
+        change = Change(self.frames, prompt, mode, chunks, keep_sink, carry, dissolve)
+        former = self._former() if mode == "recache" and dissolve else None
+        now = replace(self._now, changes=(*self._now.changes, change), blend=None, former=former)
         if mode == "blend":
-            now = replace(now, blend=_Blend(now.embedding, end, chunks))
+            now = replace(now, blend=Blend(now.embedding, end, chunks))
         else:
             now = replace(now, embedding=end, text=self._transformer.encode_text(end))
-        if not keep_sink:
-            now = replace(now, history=now.history.without_sink())
         self._now = now
-        if mode == "recache" or not keep_sink:
-            rebuild(self._transformer, now.text, self._cache, now.history)
+        if mode != "blend":
+            self._look_back(anew=mode == "recache")
 
     @torch.inference_mode()
     def give(self, latents: Tensor) -> None:
@@ -362,11 +290,39 @@ class Stream(Iterator[Tensor]):
         blend = self._now.blend
         if blend is None:
             return
+        former = self._former() if self._now.changes[-1].dissolve else None
         blend = replace(blend, done=blend.done + 1)
         embedding = blend.embedding
         text = self._transformer.encode_text(embedding)
         over = blend.done == blend.chunks
-        self._now = replace(self._now, embedding=embedding, text=text, blend=None if over else blend)
+        self._now = replace(self._now, embedding=embedding, text=text, blend=None if over else blend, former=former)
+        self._look_back()
+
+    def _look_back(self, *, anew: bool = False) -> None:
+        """Put out of sight what the newest change does not carry on; make what is left anew if told to."""
+        change, history = self._now.changes[-1], self._now.history
+        carry = change.carry or self.settings.carry
+        keep_sink = change.keep_sink or (change.keep_sink is None and carry is None) or history.sink == 0
+        recent = carry or history.window
+        history = history.narrowed(recent) if keep_sink else history.without_sink(recent)
+        self._now = replace(self._now, history=history)
+        if anew or not keep_sink:
+            rebuild(self._transformer, self._now.text, self._cache, history)
+        else:
+            self._cache.narrow(recent)
+
+    def _former(self) -> Tensor | None:
+        """Make what the next chunk is if nothing changes, `[1, F, C, H, W]`; its noise is drawn again.
+
+        None if there is nothing that it would go on from, or a video that it follows. If the prompt has changed since
+        the newest frame, it is what was to come then.
+        """
+        if self._now.former is not None or self.frames == 0 or self._source is not None:
+            return self._now.former
+        random = self._generator.get_state()
+        former = self._make(None)
+        self._generator.set_state(random)
+        return former
 
 
 def chunk_sizes(frames: int, first: int, chunk: int) -> list[int]:
@@ -392,3 +348,9 @@ def levels_below(strength: float, sigmas: Sequence[float]) -> tuple[float, ...]:
     if not 0 < strength <= 1:
         raise ValueError(f"strength={strength:g} is not above 0 and at most 1")
     return (strength, *(sigma for sigma in sigmas if sigma < strength))
+
+
+def crossfade(former: Tensor, latter: Tensor, *, frames: int) -> Tensor:
+    """Cross from one clip to another of the same shape, `[B, T, C, H, W]`, over `frames` of it, in equal steps."""
+    weight = torch.arange(1, latter.shape[1] + 1, device=latter.device, dtype=latter.dtype) / (frames + 1)
+    return torch.lerp(former, latter, weight.clamp(max=1)[:, None, None, None])

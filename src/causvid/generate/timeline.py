@@ -18,7 +18,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError, model_
 
 from causvid.config import Positive, Settings, one_line
 from causvid.generate.source import STRENGTH
-from causvid.generate.stream import Policy, PromptMode
+from causvid.generate.state import Policy, PromptMode
 from causvid.media import Fit
 
 SUFFIXES = (".toml", ".json")
@@ -31,15 +31,17 @@ LARGEST = 2**20
 class Shot(Settings):
     """What is shown from `at` seconds on. Of shots at one time, the later ones change what the earlier began.
 
-    mode: how the prompt changes, see `Stream.set_prompt`; over: seconds a blend takes. keep_sink: whether the first
-    frames stay in sight. image: the shot begins anew with this picture as its first frame.
+    mode: how the prompt changes; keep_sink, carry, dissolve: what stays in sight and how soft the change is, all as in
+    `Stream.set_prompt`. over: seconds a blend takes. image: the shot begins anew with this picture as its first frame.
     """
 
     at: float = Field(ge=0, allow_inf_nan=False)
     prompt: str
     mode: PromptMode = "recache"
     over: Positive = 1.0
-    keep_sink: bool = True
+    keep_sink: bool | None = None
+    carry: PositiveInt | None = None
+    dissolve: bool = True
     image: str | None = None
 
 

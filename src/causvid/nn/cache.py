@@ -122,6 +122,17 @@ class KVCache(_Holder):
         """Forget everything: the next frame is the first."""
         self._move_to(0, 0)
 
+    def narrow(self, recent: int) -> None:
+        """Drop all of the window but its latest `recent` frames; the sink stays, and so does the position."""
+        if self.held - self.sink <= recent:
+            return
+        self._part()
+        tokens = self.tokens_per_frame
+        kept, stop = slice(self.sink * tokens, (self.sink + recent) * tokens), self.held * tokens
+        for buffer in (self.keys, self.values):
+            buffer[:, :, kept] = buffer[:, :, stop - recent * tokens : stop].clone()
+        self._move_to(self.frames, self.sink + recent)
+
     def jump(self, position: int) -> None:
         """Let the next frame stand at `position`, as if what lies between had been seen and dropped.
 
