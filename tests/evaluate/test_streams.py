@@ -15,7 +15,7 @@ from causvid.cli import streams as command
 from causvid.config import TextConfig
 from causvid.evaluate import endless
 from causvid.evaluate.adherence import Tally
-from causvid.evaluate.bench import Bench, Case, Said, Steps, pooled, seam
+from causvid.evaluate.bench import Bench, Case, Said, Steps, largest_seam, pooled, seam
 from causvid.evaluate.classifier import AttributeClassifier
 from causvid.evaluate.endless import Endless, Past, colours, follow, measure_without_end
 from causvid.evaluate.report import MEASURED, REPORT, StreamReport
@@ -76,12 +76,11 @@ class Painted(Iterator[Tensor]):
     def fork(self) -> "Painted":
         return copy(self)
 
-    def set_prompt(self, prompt: str, mode: str, *, chunks: int, keep_sink: bool) -> None:
+    def set_prompt(self, prompt: str, mode: str, *, chunks: int, keep_sink: bool, dissolve: bool) -> None:
         if mode == "cut":
             prompt = prompt[0] + self.code[1] + prompt[2:]
         self.waiting = (prompt, chunks + 1 if mode == "blend" else 1)
-        if not keep_sink:
-            self.level += 20
+        self.level += 20 * (not keep_sink) + 5 * dissolve
 
 
 class Painter:
@@ -161,6 +160,7 @@ def test_a_seam_is_counted_in_ordinary_steps() -> None:
     video[7:] += 12
     assert seam(video, 7) == pytest.approx(7.0)
     assert seam(video, 6) == pytest.approx(1.0)
+    assert [largest_seam(video, 3, stop) for stop in (7, 8)] == pytest.approx([1.0, 7.0])
     video[:] = 9
     video[5:] = 10
     assert seam(video, 5) == pytest.approx(10.0)  # of a still video, an ordinary step counts as a tenth of a level
@@ -176,15 +176,18 @@ def test_a_change_of_prompt_is_seen_kept_and_felt_as_it_was_made(bench: Bench) -
     assert result.alone_soon.seen == dict.fromkeys(NAMES, one)  # each attribute changed in a quarter of the cases
     assert pooled(result.alone_later.kept) == Tally(correct=12, count=12)
     assert result.unchanged.median == 1.0
-    by_way = {(change.mode, change.keep_sink): change for change in result.changes}
-    assert len(by_way) == 6
-    recache, cut, blend = by_way["recache", True], by_way["cut", True], by_way["blend", True]
+    by_way = {(change.mode, change.keep_sink, change.dissolve): change for change in result.changes}
+    assert len(by_way) == 8 and {way[2] for way in by_way if way[0] == "cut"} == {False}
+    recache, cut, blend = (by_way[mode, True, False] for mode in ("recache", "cut", "blend"))
     assert pooled(recache.soon.seen) == pooled(recache.later.seen) == Tally(correct=4, count=4)
     assert recache.seam.median == pytest.approx(31.0, abs=1.1)  # 120 levels in a quarter of the frame
     assert cut.soon.seen["subject"].accuracy == 0.0 and cut.soon.seen["colour"].accuracy == 1.0
     assert pooled(cut.soon.kept) == Tally(correct=12, count=12)
     assert blend.seam.median == 1.0 and blend.seam.smooth == Tally(correct=4, count=4)
-    assert by_way["blend", False].seam.median == pytest.approx(20.0, abs=1.1)
+    assert by_way["blend", False, True].seam.median == pytest.approx(25.0, abs=1.1)
+    assert result.unchanged_largest.median == 1.0
+    assert recache.largest.median == pytest.approx(31.0, abs=1.1)
+    assert blend.largest.median == 1.0, "this one jumps when it is over"
     assert [picture for picture, _, _ in cast(Shown, bench.show)] == ["prompt"] * 6
 
 

@@ -117,7 +117,12 @@ def _measure(
         prompts=len(bench.cases),
         seed=bench.seed,
         clip_seconds=seconds,
-        changes=measure_changes(bench, chunk=TIME_FACTOR * own.chunk, progress=stage("changes of prompt")),
+        changes=measure_changes(
+            bench,
+            chunk=TIME_FACTOR * own.chunk,
+            keeps_sink=own.carry is None,
+            progress=stage("changes of prompt"),
+        ),
         extensions=tuple(
             measure_extension(bench, of, clip, recode=recode, progress=stage(f"extension of {of}s"))
             for of, clip in (("render", rendered), ("own video", made))

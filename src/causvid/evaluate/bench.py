@@ -14,7 +14,7 @@ from torch import Tensor
 from causvid.config import Settings
 from causvid.evaluate.adherence import Mode, Progress, Tally, read
 from causvid.evaluate.classifier import IGNORED, AttributeClassifier
-from causvid.generate.stream import Policy
+from causvid.generate.state import Policy
 
 SMOOTH = 2.0
 """A seam is smooth when it is at most so many ordinary steps of its video."""
@@ -167,6 +167,13 @@ def seam(video: Tensor, at: int) -> float:
     """Return the mean absolute step into frame `at` of a video, uint8 [T, H, W, 3], over the median of the others."""
     steps = difference(video[1:], video[:-1])
     return float(steps[at - 1]) / ordinary_step(video, at)
+
+
+def largest_seam(video: Tensor, at: int, stop: int) -> float:
+    """Return the largest mean absolute step into the frames from `at` to `stop`, over the median of all others."""
+    steps = difference(video[1:], video[:-1])
+    others = torch.cat((steps[: at - 1], steps[stop - 1 :]))
+    return float(steps[at - 1 : stop - 1].max()) / max(float(others.median()), _STILL)
 
 
 def ordinary_step(video: Tensor, at: int) -> float:

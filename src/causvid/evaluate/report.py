@@ -12,7 +12,7 @@ from causvid.config import Settings
 from causvid.evaluate.bench import SMOOTH, Readings, Steps, gap, pooled
 from causvid.evaluate.endless import READ_ONE_IN, READ_SECONDS, WithoutEnd
 from causvid.evaluate.markdown import POINTS, Target, heading, points, reached_section, share_within, table
-from causvid.evaluate.streams import SOON, Extension, ImageToVideo, PromptChanges, Translations, Variety
+from causvid.evaluate.streams import SOON, Extension, ImageToVideo, PromptChange, PromptChanges, Translations, Variety
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -67,8 +67,11 @@ def targets(report: StreamReport) -> list[Target]:
         result.append(Target(wanted, f"{steps.median:.2f}", steps.median <= SMOOTH))
 
     alone = measured.changes.alone_soon
-    for change in measured.changes.changes:
-        name = f"prompt, {change.mode}, sink {SINKS[change.keep_sink]}"
+    unasked = (one for one in measured.changes.changes if one.keep_sink == measured.changes.keeps_sink)
+    for change in unasked:
+        if change.mode != "cut" and not change.dissolve:
+            continue
+        name = f"prompt, {change.mode}"
         close(f"{name}: new attribute seen within {SOON:g} s", change.soon.seen, alone.seen, "the new prompt alone")
         close(f"{name}: other attributes kept", change.soon.kept, alone.kept, "the new prompt alone")
         if change.mode != "cut":
@@ -163,30 +166,40 @@ def _introduction(report: StreamReport) -> str:
 def _changes(changes: PromptChanges) -> str:
     half = f"{SOON / 2:g}–{SOON:g} s"
     late = f"{SOON:g}–{2 * SOON:g} s"
+    largest = "largest step, median"
     columns = ["change", "sink", f"new seen, {half}", late, f"others kept, {half}", late]
-    rows, details = [], []
+    rows, details, steps = [], [], []
     for change in changes.changes:
+        named = [_named(change), SINKS[change.keep_sink]]
         followed = (change.soon.seen, change.later.seen, change.soon.kept, change.later.kept)
         counted = [share_within(pooled(readings)) for readings in followed]
-        rows.append([change.mode, SINKS[change.keep_sink], *counted, *_steps(change.seam)])
+        rows.append([*named, *counted])
         tallies = (change.soon.seen.get(name) for name in changes.alone_soon.seen)
-        details.append([change.mode, SINKS[change.keep_sink], *map(share_within, tallies)])
+        details.append([*named, *map(share_within, tallies)])
+        steps.append([*named, *_steps(change.seam), f"{change.largest.median:.2f}"])
     alone = (changes.alone_soon.seen, changes.alone_later.seen, changes.alone_soon.kept, changes.alone_later.kept)
-    rows.append(["the new prompt alone", "", *(share_within(pooled(readings)) for readings in alone), "", "", ""])
-    rows.append(["prompt not changed", "", "", "", "", "", *_steps(changes.unchanged)])
+    rows.append(["the new prompt alone", "", *(share_within(pooled(readings)) for readings in alone)])
+    unchanged = ["prompt not changed", "", *_steps(changes.unchanged), f"{changes.unchanged_largest.median:.2f}"]
     details.append(["the new prompt alone", "", *map(share_within, changes.alone_soon.seen.values())])
     return "\n\n".join(
         [
             "## A prompt that changes",
             f"After {changes.before} frames one attribute becomes another; the attributes take turns. A cut changes "
             f"the text alone, a recache also makes the visible past anew under it, a blend goes there over "
-            f"{changes.chunks} chunks. Seconds are counted from the change; videos of the new prompt alone are read at "
-            "the same frames.",
-            table([*columns, *(f"seam, {name}" for name in _STEPS)], rows),
+            f"{changes.chunks} chunks; unless it is said, the last two dissolve. Seconds are counted from the change; "
+            "videos of the new prompt alone are read at the same frames. Unasked, this model has its sink "
+            f"{SINKS[changes.keeps_sink]}: the targets are for that.",
+            table(columns, rows),
             f"The new attribute, seen {half} after the change, by what changed:",
             table(["change", "sink", *changes.alone_soon.seen], details),
+            f"Seams, and the largest step from a frame to the next within {SOON:g} s of the change, in ordinary steps:",
+            table(["change", "sink", *(f"seam, {name}" for name in _STEPS), largest], [*steps, unchanged]),
         ]
     )
+
+
+def _named(change: PromptChange) -> str:
+    return change.mode if change.dissolve or change.mode == "cut" else f"{change.mode}, no dissolve"
 
 
 def _extensions(measured: StreamMeasurements) -> str:

@@ -21,13 +21,15 @@ from causvid.evaluate.bench import (
     Readings,
     Steps,
     difference,
+    largest_seam,
     ordinary_step,
     pooled,
     seam,
     take,
 )
 from causvid.evaluate.classifier import MIN_FRAMES, AttributeClassifier
-from causvid.generate.stream import PromptMode, Stream
+from causvid.generate.state import PromptMode
+from causvid.generate.stream import Stream
 
 BEFORE = 2.0
 """Seconds before a prompt changes; the chunk they end in is made to its end."""
@@ -44,26 +46,34 @@ class Followed(Settings):
 
 
 class PromptChange(Settings):
-    """One way to change a prompt, read in the second half of the first two seconds, and in the two after them."""
+    """One way to change a prompt, read in the second half of the first two seconds, and in the two after them.
+
+    seam: the step into the first frame after the change. largest: the largest step of the first two seconds.
+    """
 
     mode: PromptMode
     keep_sink: bool
+    dissolve: bool
     soon: Followed
     later: Followed
     seam: Steps
+    largest: Steps
 
 
 class PromptChanges(Settings):
     """All ways to change a prompt, beside videos of the new prompt alone and the seam of videos that keep the old.
 
-    before: pixel frames made under the old prompt. chunks: over which a blend goes.
+    before: pixel frames made under the old prompt. chunks: over which a blend goes. keeps_sink: whether the model keeps
+    its sink if it is not told.
     """
 
     before: int
     chunks: int
+    keeps_sink: bool
     alone_soon: Followed
     alone_later: Followed
     unchanged: Steps
+    unchanged_largest: Steps
     changes: tuple[PromptChange, ...]
 
 
@@ -145,17 +155,22 @@ class _Following:
         return Followed(seen=self.seen.readings, kept=self.kept.readings)
 
 
-def measure_changes(bench: Bench, *, chunk: int, progress: Progress | None = None) -> PromptChanges:
+def measure_changes(
+    bench: Bench, *, chunk: int, keeps_sink: bool = True, progress: Progress | None = None
+) -> PromptChanges:
     """Change the prompt of a stream of every case in every way; the attributes that change take turns.
 
-    chunk: pixel frames of a chunk. Blends go over as many chunks as end within the time in which a prompt is to show.
+    chunk: pixel frames of a chunk. keeps_sink: whether the model keeps its sink if it is not told. Blends go over as
+    many chunks as end within the time in which a prompt is to show.
     """
-    ways = [(mode, keep_sink) for mode in get_args(PromptMode) for keep_sink in (True, False)]
+    modes: tuple[PromptMode, ...] = get_args(PromptMode)
+    ways = [(mode, keep_sink, mode != "cut") for mode in modes for keep_sink in (keeps_sink, not keeps_sink)]
+    ways += [(mode, keeps_sink, False) for mode in modes if mode != "cut"]
     names = list(bench.cases[0].changes)
     soon, second = max(bench.frames(SOON), MIN_FRAMES), max(bench.frames(SOON / 2), MIN_FRAMES)
     over = max(1, soon // chunk)
     early, late = ([_Following() for _ in (*ways, "alone")] for _ in range(2))
-    seams: list[list[float]] = [[] for _ in (*ways, "unchanged")]
+    seams, largest = ([list[float]() for _ in (*ways, "unchanged")] for _ in range(2))
     before = 0
     for seed, case in bench.numbered(progress):
         changed = names[(seed - bench.seed) % len(names)]
@@ -164,37 +179,42 @@ def measure_changes(bench: Bench, *, chunk: int, progress: Progress | None = Non
         start = take(stream, bench.frames(BEFORE))
         before = len(start)
         videos = []
-        for mode, keep_sink in ways:
+        for mode, keep_sink, dissolve in ways:
             fork = stream.fork()
-            fork.set_prompt(new.prompt, mode, chunks=over, keep_sink=keep_sink)
+            fork.set_prompt(new.prompt, mode, chunks=over, keep_sink=keep_sink, dissolve=dissolve)
             videos.append(torch.cat((start, take(fork, 2 * soon))))
         unchanged = torch.cat((start, take(stream, 2 * soon)))
-        for measured, video in zip(seams, [*videos, unchanged], strict=True):
-            measured.append(seam(video, before))
+        for i, video in enumerate([*videos, unchanged]):
+            seams[i].append(seam(video, before))
+            largest[i].append(largest_seam(video, before, before + soon))
         videos.append(take(bench.pipeline.stream(new.prompt, seed=seed), before + 2 * soon))
         stretches = ((early, before + soon - second, before + soon), (late, before + soon, before + 2 * soon))
         for followings, first, last in stretches:
             matches = bench.matches([video[first:last] for video in videos], new.words)
             for following, match in zip(followings, matches, strict=True):
                 following.add(match, changed)
-        for (mode, keep_sink), video in zip(ways, videos, strict=False):
-            if keep_sink:
+        for (mode, keep_sink, dissolve), video in zip(ways, videos, strict=False):
+            if keep_sink == keeps_sink and dissolve == (mode != "cut"):
                 bench.example(seed, "prompt", f"{mode}: {case.said.prompt}; then {new.prompt}", video)
     return PromptChanges(
         before=before,
         chunks=over,
+        keeps_sink=keeps_sink,
         alone_soon=early[-1].followed,
         alone_later=late[-1].followed,
         unchanged=Steps.of(seams[-1]),
+        unchanged_largest=Steps.of(largest[-1]),
         changes=tuple(
             PromptChange(
                 mode=mode,
                 keep_sink=keep_sink,
+                dissolve=dissolve,
                 soon=early[i].followed,
                 later=late[i].followed,
                 seam=Steps.of(seams[i]),
+                largest=Steps.of(largest[i]),
             )
-            for i, (mode, keep_sink) in enumerate(ways)
+            for i, (mode, keep_sink, dissolve) in enumerate(ways)
         ),
     )
 
