@@ -85,15 +85,20 @@ def test_a_video_too_short_for_the_first_chunk_gives_its_last_frame(make: Make, 
     assert len(next(made)) == 12
 
 
-def test_an_extension_is_joined_to_the_video_by_its_decoder(small: Pipeline) -> None:
-    """Frames of the decoded past and the new ones are those of all latents decoded at once."""
+def test_an_extension_is_joined_to_the_video_by_its_decoder_and_what_encoding_lost_fades_out(small: Pipeline) -> None:
+    """But for that, frames of the decoded past and the new ones are those of all latents decoded at once."""
     video = noisy(13)
     made = stream(small, after=video)
-    frames = next(made)
-    assert made.past is not None and made.latent is not None
+    first, latents = next(made), [made.past, made.latent]
+    second = next(made)
     with torch.inference_mode():
-        whole = to_bytes(small.bundle.autoencoder.decode(torch.cat((made.past, made.latent), dim=1))[0])
-    assert (frames.int() - whole[13:].int()).abs().max() <= 1
+        every = torch.cat([part for part in (*latents, made.latent) if part is not None], dim=1)
+        whole = small.bundle.autoencoder.decode(every)[0].movedim(1, -1) * 255
+    lost = torch.from_numpy(video[-1]) - whole[12]
+    left = (1 - torch.arange(1, 13) / 13)[:, None, None, None]
+    assert lost.abs().mean() > 10
+    assert (first - (whole[13:25] + left * lost).clamp(0, 255)).abs().max() <= 1
+    assert (second - whole[25:]).abs().max() <= 1
 
 
 @pytest.mark.parametrize("image", [False, True])

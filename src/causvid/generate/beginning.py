@@ -32,12 +32,14 @@ class Beginning:
     """How a stream begins.
 
     first: latent frames of its first chunk. image: the clean latents that are this chunk, `[1, 1, C, h, w]`; past:
-    those it goes on from, `[1, F, C, h, w]`; source: those it makes anew, chunk by chunk.
+    those it goes on from, `[1, F, C, h, w]`, and last: the frame they end with, where it is known, `[1, 1, 3, H, W]` in
+    [0, 1]. source: those it makes anew, chunk by chunk.
     """
 
     first: int
     image: Tensor | None = None
     past: Tensor | None = None
+    last: Tensor | None = None
     source: Iterator[SourceChunk] | None = None
 
     def lay(self, stream: Stream) -> None:
@@ -45,7 +47,7 @@ class Beginning:
         if self.image is not None:
             stream.give(self.image)
         if self.past is not None:
-            stream.take_up(self.past)
+            stream.take_up(self.past, self.last)
 
 
 @torch.inference_mode()
@@ -79,13 +81,15 @@ def begin(
         return Beginning(own.first)
     if isinstance(after, str | Path) and Path(after).suffix == SUFFIX:
         after, _ = load_latents(Path(after))
+    last = None
     if isinstance(after, Tensor):
         past = _check(after, shape)
     else:
         clip = pixel_frames(own.clip_frames) / own.fps
         frames = load_video(after, *size, fps=own.fps, fit=fit, last=clip)
-        past = encode_end(autoencoder, frames, first=own.first, chunk=own.chunk, most=own.clip_frames, device=device)
-    return Beginning(first_chunk(past.shape[1], own.first, own.chunk), past=past)
+        most = own.clip_frames
+        past, last = encode_end(autoencoder, frames, first=own.first, chunk=own.chunk, most=most, device=device)
+    return Beginning(first_chunk(past.shape[1], own.first, own.chunk), past=past, last=last)
 
 
 def _check(latents: Tensor, shape: tuple[int, int, int]) -> Tensor:

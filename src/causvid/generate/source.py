@@ -42,10 +42,13 @@ class SourceChunk:
 
 def encode_end(
     autoencoder: Autoencoder, frames: Iterable[Frame], *, first: int, chunk: int, most: int, device: torch.device
-) -> Tensor:
-    """Encode the end of a video, as many whole chunks of it as fit into `most` latent frames: `[1, F, C, h, w]`.
+) -> tuple[Tensor, Tensor]:
+    """Encode the end of a video, as many whole chunks of it as fit into `most` latent frames.
 
     A video too short for the first chunk gives its last frame alone.
+
+    Returns:
+        The latents `[1, F, C, h, w]`, and the last frame as it is, `[1, 1, 3, H, W]` in [0, 1].
 
     Raises:
         ValueError: if there are no frames.
@@ -55,7 +58,8 @@ def encode_end(
         raise ValueError("the video has no frames: nothing to go on from")
     whole = [size for size in (1, *range(first, most + 1, chunk)) if pixel_frames(size) <= len(last)]
     kept = list(last)[-pixel_frames(max(whole)) :]
-    return autoencoder.encode(to_pixels(kept, device))
+    pixels = to_pixels(kept, device)
+    return autoencoder.encode(pixels), pixels[:, -1:]
 
 
 def to_pixels(frames: Iterable[Frame], device: torch.device) -> Tensor:

@@ -82,7 +82,8 @@ class Point:
     embedding: of the text that holds now, `[1, M, D]`; text: what the blocks see of it. history: all clean latents that
     are seen, the newest chunk included; pending: that chunk, while its keys are not in the cache.
     given: latents that stand in for the next chunk. former: what the next chunk would be had the prompt not changed,
-    which it dissolves from. latest: the newest chunk. frames: pixel frames given out.
+    which it dissolves from. lost: what encoding lost of the frame before, `[1, 1, 3, H, W]`, which fades out over it.
+    latest: the newest chunk. frames: pixel frames given out.
     """
 
     changes: tuple[Change, ...]
@@ -92,6 +93,7 @@ class Point:
     pending: Tensor | None = None
     given: Tensor | None = None
     former: Tensor | None = None
+    lost: Tensor | None = None
     latest: Tensor | None = None
     blend: Blend | None = None
     decoder: AutoencoderState | None = None

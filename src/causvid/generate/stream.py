@@ -108,6 +108,8 @@ class Stream(Iterator[Tensor]):
             change = now.changes[-1]
             steps = change.chunks if change.mode == "blend" else 1
             pixels = crossfade(former, pixels, frames=-(-pixels.shape[1] // steps))
+        if now.lost is not None:
+            pixels = crossfade(pixels + now.lost, pixels, frames=pixels.shape[1])
         lasting = pixels.shape[1] if source is None else source.frames
         if self.length is not None:
             lasting = min(lasting, self.length - now.frames)
@@ -118,6 +120,7 @@ class Stream(Iterator[Tensor]):
             pending=latest,
             given=None,
             former=None,
+            lost=None,
             latest=latest,
             decoder=decoder,
             frames=now.frames + len(frames),
@@ -195,10 +198,11 @@ class Stream(Iterator[Tensor]):
         self._now = replace(self._now, given=latents.to(self._now.history.latents))
 
     @torch.inference_mode()
-    def take_up(self, latents: Tensor) -> None:
+    def take_up(self, latents: Tensor, last: Tensor | None = None) -> None:
         """Take clean latents `[1, F, C, H, W]` as the past of a stream that has none: it goes on from their end.
 
-        Their frames are not given out.
+        Their frames are not given out. last: the frame that was encoded last, `[1, 1, 3, H, W]` in [0, 1]; what
+        encoding lost of it fades out over the first chunk, instead of being gone at once.
         """
         assert self._now.history.frames == 0, "a past is taken up before the first chunk"
         latents, settings = latents.to(self._now.history.latents), self.settings
@@ -206,9 +210,10 @@ class Stream(Iterator[Tensor]):
         sizes = chunk_sizes(latents.shape[1], settings.first, settings.chunk)
         for part in latents.split(sizes, dim=1):
             history = history.append(part)
-            _, decoder = self._autoencoder.decode_chunk(part, decoder)
+            pixels, decoder = self._autoencoder.decode_chunk(part, decoder)
+        lost = None if last is None else last - pixels[:, -1:]
         self.past = latents
-        self._now = replace(self._now, history=history, decoder=decoder, latest=latents[:, -sizes[-1] :])
+        self._now = replace(self._now, history=history, decoder=decoder, latest=latents[:, -sizes[-1] :], lost=lost)
         rebuild(self._transformer, self._now.text, self._cache, history)
 
     @torch.inference_mode()
