@@ -14,7 +14,7 @@ from causvid.train.loop import Run, Stage, step_generator
 from causvid.train.optimizer import Ema, adamw, autocast, learning_rate, update
 from causvid.train.samples import write_samples
 from causvid.train.start import AUTOENCODER, load_start
-from causvid.train.world import captions, lazy_pool, render_batch
+from causvid.train.world import captions, clip_batches, render_batch
 
 SHORTCUT_CLIPS = 256
 
@@ -36,17 +36,14 @@ def autoencoder_stage(preset: Preset, run: Run) -> Stage:
         clips = render_batch(preset, SHORTCUT_CLIPS, frames=config.frames, generator=generator, device=run.device)[0]
         model.initialise_shortcut(clips)
     channels_last(model.to(run.device))
-    pool = lazy_pool(preset, run, config.pool, frames=config.frames)
+    draw = clip_batches(preset, run, batch=config.batch, frames=config.frames, pool=config.pool)
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = adamw(parameters, config)
     average = Ema(model, config.ema)
 
     def step(n: int) -> dict[str, Tensor]:
         generator = step_generator(run.seed, "autoencoder", n, run.device)
-        if config.pool:
-            pixels, _ = pool().draw(config.batch, generator)
-        else:
-            pixels, _ = render_batch(preset, config.batch, frames=config.frames, generator=generator, device=run.device)
+        pixels, _ = draw(generator)
         with autocast(run):
             loss, metrics = autoencoder_loss(
                 model,

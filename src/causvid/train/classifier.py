@@ -7,7 +7,7 @@ from causvid.preset import Preset
 from causvid.seeding import lend_seed
 from causvid.train.loop import Run, Stage, step_generator
 from causvid.train.optimizer import adamw, learning_rate, update
-from causvid.train.world import lazy_pool, render_batch, world_of
+from causvid.train.world import clip_batches, world_of
 
 
 def vocabularies(preset: Preset) -> dict[str, tuple[str, ...]]:
@@ -22,19 +22,13 @@ def classifier_stage(preset: Preset, run: Run) -> Stage:
     with lend_seed(step_generator(run.seed, "classifier weights", 0)):
         model = AttributeClassifier(vocabularies(preset), frames=config.frames)
     model.to(run.device)
-    pool = lazy_pool(preset, run, config.pool, frames=config.frames)
+    draw = clip_batches(preset, run, batch=config.batch, frames=config.frames, pool=config.pool)
     parameters = list(model.parameters())
     optimizer = adamw(parameters, config)
 
     def step(n: int) -> dict[str, Tensor]:
         generator = step_generator(run.seed, "classifier", n, run.device)
-        if config.pool:
-            pixels, index = pool().draw(config.batch, generator)
-            scenes = [pool().scenes[i] for i in index.tolist()]
-        else:
-            pixels, scenes = render_batch(
-                preset, config.batch, frames=config.frames, generator=generator, device=run.device
-            )
+        pixels, scenes = draw(generator)
         labels = {name: value.to(run.device) for name, value in model.labels([s.readable() for s in scenes]).items()}
         loss = classifier_loss(model, pixels, labels, generator=generator)
         norm = update(optimizer, loss, parameters, rate=learning_rate(config, n), clip=config.clip)

@@ -21,7 +21,7 @@ from causvid.train.loop import Run, Stage, step_generator
 from causvid.train.optimizer import Ema, adamw, autocast, learning_rate, update
 from causvid.train.samples import write_samples
 from causvid.train.teacher import load_text_encoder, new_transformer, teacher_visibility
-from causvid.train.world import captions, render_batch
+from causvid.train.world import captions, clip_batches, render_batch
 
 
 def decoder_stage(preset: Preset, run: Run) -> Stage:
@@ -35,6 +35,7 @@ def decoder_stage(preset: Preset, run: Run) -> Stage:
     teacher = new_transformer(preset, run, weights="teacher.safetensors").eval().requires_grad_(False)
     optimizer = adamw(parameters, config)
     average = Ema(model, config.ema)
+    draw = clip_batches(preset, run, batch=config.batch, frames=config.frames, pool=config.pool)
 
     @torch.no_grad()
     def brought_back(pixels: Tensor, prompts: list[str], strength: float, generator: torch.Generator) -> Tensor:
@@ -49,9 +50,7 @@ def decoder_stage(preset: Preset, run: Run) -> Stage:
 
     def step(n: int) -> dict[str, Tensor]:
         generator = step_generator(run.seed, "decoder", n, run.device)
-        pixels, scenes = render_batch(
-            preset, config.batch, frames=config.frames, generator=generator, device=run.device
-        )
+        pixels, scenes = draw(generator)
         strength = config.strength * float(torch.rand((), generator=generator, device=run.device).clamp_min(0.01))
         with autocast(run):
             latents = brought_back(pixels, captions(scenes, [s.seed for s in scenes]), strength, generator)

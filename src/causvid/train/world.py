@@ -67,15 +67,26 @@ class ClipPool:
         return self.pixels[index].float() / 255, index
 
 
-def lazy_pool(preset: Preset, run: Run, clips: int, *, frames: int) -> Callable[[], ClipPool]:
-    """Return a function that renders a pool when it is first called, the same one however often a stage resumes."""
+def clip_batches(
+    preset: Preset, run: Run, *, batch: int, frames: int, pool: int
+) -> Callable[[torch.Generator], tuple[Tensor, list[Scene]]]:
+    """Return a function that draws a batch of clips of training scenes, `[B, T, 3, H, W]` in [0, 1], and the scenes.
+
+    pool: clips rendered once, at the first call, the same ones however often a stage resumes; 0 renders every batch.
+    """
 
     @cache
-    def pool() -> ClipPool:
+    def rendered() -> ClipPool:
         generator = step_generator(run.seed, "pool", 0)
-        return ClipPool.render(preset, clips, frames=frames, generator=generator, device=run.device)
+        return ClipPool.render(preset, pool, frames=frames, generator=generator, device=run.device)
 
-    return pool
+    def draw(generator: torch.Generator) -> tuple[Tensor, list[Scene]]:
+        if not pool:
+            return render_batch(preset, batch, frames=frames, generator=generator, device=run.device)
+        pixels, index = rendered().draw(batch, generator)
+        return pixels, [rendered().scenes[i] for i in index.tolist()]
+
+    return draw
 
 
 def captions(scenes: Sequence[Scene], seeds: Sequence[int], *, terse: bool = False) -> list[str]:
