@@ -219,7 +219,7 @@ class TeacherStage(StageConfig):
 class DecoderStage(StageConfig):
     """Training of the decoder on clips of `frames` pixel frames that the teacher brought back in `euler_steps` steps.
 
-    strength: up to which noise level they were lost. edges, motion, energy: weights as for the autoencoder.
+    strength: up to which noise level they were lost. edges, motion, energy, pool: as for the autoencoder.
     """
 
     batch: int
@@ -230,6 +230,7 @@ class DecoderStage(StageConfig):
     edges: float = Field(default=1.0, ge=0)
     motion: float = Field(default=0.0, ge=0)
     energy: float = Field(default=0.0, ge=0)
+    pool: int = Field(default=0, ge=0)
 
 
 class PairsStage(Settings):
