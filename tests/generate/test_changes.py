@@ -240,6 +240,8 @@ def test_changes_at_one_moment_dissolve_from_what_was_to_come_before_the_first(s
     first = stream._now.former
     stream.set_prompt(SNOW)
     assert first is not None and stream._now.former is first
+    stream.set_prompt(SWAN, "blend")
+    assert stream._now.former is first
     stream.set_prompt(SNOW, "cut")
     assert stream._now.former is None, "a cut cuts"
 

@@ -182,7 +182,11 @@ class Stream(Iterator[Tensor]):
         end = self._embed(prompt)
         self._settle()
         change = Change(self.frames, prompt, mode, chunks, keep_sink, carry, dissolve)
-        former = self._former() if mode == "recache" and dissolve else None
+        former = self._now.former
+        if mode == "cut" or not dissolve:
+            former = None
+        elif mode == "recache":
+            former = self._former()
         now = replace(self._now, changes=(*self._now.changes, change), blend=None, former=former)
         if mode == "blend":
             now = replace(now, blend=Blend(now.embedding, end, chunks))
