@@ -166,9 +166,8 @@ class AutoencoderStage(StageConfig):
     """Training of the autoencoder on clips of `frames` pixel frames; `noise` perturbs latents before decoding.
 
     edges: weight of the error of differences; 0 until colours and shapes are there. motion: weight of the squared error
-    of differences in time. energy: weight of the error of how much moves. ema: how much of the average of the weights
-    is kept at a step, also below. pool: clips rendered once to draw every batch from; 0 renders new ones for every
-    batch.
+    of differences in time. ema: how much of the average of the weights is kept at a step, also below. pool: clips
+    rendered once to draw every batch from; 0 renders new ones for every batch.
     """
 
     batch: int
@@ -177,7 +176,6 @@ class AutoencoderStage(StageConfig):
     noise: float = 0.2
     edges: float = Field(default=0.0, ge=0)
     motion: float = Field(default=0.0, ge=0)
-    energy: float = Field(default=0.0, ge=0)
     pool: int = Field(default=0, ge=0)
 
 
@@ -219,7 +217,8 @@ class TeacherStage(StageConfig):
 class DecoderStage(StageConfig):
     """Training of the decoder on clips of `frames` pixel frames that the teacher brought back in `euler_steps` steps.
 
-    strength: up to which noise level they were lost. edges, motion, energy, pool: as for the autoencoder.
+    strength: up to which noise level they were lost. edges, motion, pool: as for the autoencoder. energy:
+    weight of the error of how much moves.
     """
 
     batch: int

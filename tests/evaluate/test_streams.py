@@ -15,7 +15,7 @@ from causvid.cli import streams as command
 from causvid.config import TextConfig
 from causvid.evaluate import endless
 from causvid.evaluate.adherence import Tally
-from causvid.evaluate.bench import Bench, Case, Said, Steps, largest_seam, pooled, seam
+from causvid.evaluate.bench import Bench, Case, Said, Steps, pooled, seam
 from causvid.evaluate.classifier import AttributeClassifier
 from causvid.evaluate.endless import Endless, Past, colours, follow, measure_without_end
 from causvid.evaluate.report import MEASURED, REPORT, StreamReport
@@ -160,7 +160,7 @@ def test_a_seam_is_counted_in_ordinary_steps() -> None:
     video[7:] += 12
     assert seam(video, 7) == pytest.approx(7.0)
     assert seam(video, 6) == pytest.approx(1.0)
-    assert [largest_seam(video, 3, stop) for stop in (7, 8)] == pytest.approx([1.0, 7.0])
+    assert [seam(video, 3, stop) for stop in (7, 8)] == pytest.approx([1.0, 7.0])
     video[:] = 9
     video[5:] = 10
     assert seam(video, 5) == pytest.approx(10.0)  # of a still video, an ordinary step counts as a tenth of a level

@@ -163,23 +163,19 @@ class Steps(Settings):
         )
 
 
-def seam(video: Tensor, at: int) -> float:
-    """Return the mean absolute step into frame `at` of a video, uint8 [T, H, W, 3], over the median of the others."""
+def seam(video: Tensor, at: int, stop: int | None = None) -> float:
+    """Return the mean absolute step into frame `at` of a video, uint8 [T, H, W, 3], over the median of the others.
+
+    With `stop`, the largest of the steps into the frames from `at` to before it.
+    """
     steps = difference(video[1:], video[:-1])
-    return float(steps[at - 1]) / ordinary_step(video, at)
+    return float(steps[at - 1 : (stop or at + 1) - 1].max()) / ordinary_step(video, at, stop)
 
 
-def largest_seam(video: Tensor, at: int, stop: int) -> float:
-    """Return the largest mean absolute step into the frames from `at` to `stop`, over the median of all others."""
+def ordinary_step(video: Tensor, at: int, stop: int | None = None) -> float:
+    """Return the median mean absolute step of a video, uint8 [T, H, W, 3], without those into frames `at` to `stop`."""
     steps = difference(video[1:], video[:-1])
-    others = torch.cat((steps[: at - 1], steps[stop - 1 :]))
-    return float(steps[at - 1 : stop - 1].max()) / max(float(others.median()), _STILL)
-
-
-def ordinary_step(video: Tensor, at: int) -> float:
-    """Return the median mean absolute step of a video, uint8 [T, H, W, 3], without the one into frame `at`."""
-    steps = difference(video[1:], video[:-1])
-    return max(float(torch.cat((steps[: at - 1], steps[at:])).median()), _STILL)
+    return max(float(torch.cat((steps[: at - 1], steps[(stop or at + 1) - 1 :])).median()), _STILL)
 
 
 def difference(a: Tensor, b: Tensor) -> Tensor:

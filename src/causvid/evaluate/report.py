@@ -67,10 +67,7 @@ def targets(report: StreamReport) -> list[Target]:
         result.append(Target(wanted, f"{steps.median:.2f}", steps.median <= SMOOTH))
 
     alone = measured.changes.alone_soon
-    unasked = (one for one in measured.changes.changes if one.keep_sink == measured.changes.keeps_sink)
-    for change in unasked:
-        if change.mode != "cut" and not change.dissolve:
-            continue
+    for change in measured.changes.unasked:
         name = f"prompt, {change.mode}"
         close(f"{name}: new attribute seen within {SOON:g} s", change.soon.seen, alone.seen, "the new prompt alone")
         close(f"{name}: other attributes kept", change.soon.kept, alone.kept, "the new prompt alone")
@@ -199,7 +196,7 @@ def _changes(changes: PromptChanges) -> str:
 
 
 def _named(change: PromptChange) -> str:
-    return change.mode if change.dissolve or change.mode == "cut" else f"{change.mode}, no dissolve"
+    return f"{change.mode}, no dissolve" if change.hard else change.mode
 
 
 def _extensions(measured: StreamMeasurements) -> str:

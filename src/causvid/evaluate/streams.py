@@ -21,7 +21,6 @@ from causvid.evaluate.bench import (
     Readings,
     Steps,
     difference,
-    largest_seam,
     ordinary_step,
     pooled,
     seam,
@@ -59,6 +58,11 @@ class PromptChange(Settings):
     seam: Steps
     largest: Steps
 
+    @property
+    def hard(self) -> bool:
+        """Tell whether it jumps where it could have dissolved."""
+        return self.mode != "cut" and not self.dissolve
+
 
 class PromptChanges(Settings):
     """All ways to change a prompt, beside videos of the new prompt alone and the seam of videos that keep the old.
@@ -75,6 +79,11 @@ class PromptChanges(Settings):
     unchanged: Steps
     unchanged_largest: Steps
     changes: tuple[PromptChange, ...]
+
+    @property
+    def unasked(self) -> tuple[PromptChange, ...]:
+        """Return every mode as the model changes its prompt if it is told nothing else."""
+        return tuple(one for one in self.changes if one.keep_sink == self.keeps_sink and not one.hard)
 
 
 class Extension(Settings):
@@ -186,7 +195,7 @@ def measure_changes(
         unchanged = torch.cat((start, take(stream, 2 * soon)))
         for i, video in enumerate([*videos, unchanged]):
             seams[i].append(seam(video, before))
-            largest[i].append(largest_seam(video, before, before + soon))
+            largest[i].append(seam(video, before, before + soon))
         videos.append(take(bench.pipeline.stream(new.prompt, seed=seed), before + 2 * soon))
         stretches = ((early, before + soon - second, before + soon), (late, before + soon, before + 2 * soon))
         for followings, first, last in stretches:

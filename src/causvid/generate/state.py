@@ -74,6 +74,11 @@ class Change:
     carry: int | None = None
     dissolve: bool = True
 
+    @property
+    def steps(self) -> int:
+        """Return in how many chunks the text gets there."""
+        return self.chunks if self.mode == "blend" else 1
+
 
 @dataclass(frozen=True)
 class Point:

@@ -105,9 +105,7 @@ class Stream(Iterator[Tensor]):
         pixels, decoder = self._autoencoder.decode_chunk(latest, now.decoder)
         if now.former is not None:
             former, _ = self._autoencoder.decode_chunk(now.former, now.decoder)
-            change = now.changes[-1]
-            steps = change.chunks if change.mode == "blend" else 1
-            pixels = crossfade(former, pixels, frames=-(-pixels.shape[1] // steps))
+            pixels = crossfade(former, pixels, frames=-(-pixels.shape[1] // now.changes[-1].steps))
         if now.lost is not None:
             pixels = crossfade(pixels + now.lost, pixels, frames=pixels.shape[1])
         lasting = pixels.shape[1] if source is None else source.frames
@@ -164,8 +162,8 @@ class Stream(Iterator[Tensor]):
                 "blend" moves the text's embedding there over `chunks` chunks.
             carry: how many of the window's latent frames stay visible; by default what the model's settings say, which
                 may be all. The fewer, the sooner what they show gives way to what the prompt says.
-            keep_sink: whether the first frames stay visible for ever, by default if all of the window does; otherwise
-                the oldest of what is visible take their place, and the past is made anew.
+            keep_sink: whether the first frames stay visible for ever, by default unless `carry` is given, here or by
+                the model; otherwise the oldest of what is visible take their place, and the past is made anew.
             dissolve: unless it is a cut, let the frames that were to come dissolve into those of the next chunk; of
                 a blend, each of its steps, over as much of a chunk as the step is of the way. It takes the time of as
                 many more chunks. Nothing dissolves before the first frame, or in video-to-video, where the video given

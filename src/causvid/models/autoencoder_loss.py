@@ -19,23 +19,19 @@ def autoencoder_loss(
     noise: float,
     edges: float = 0.0,
     motion: float = 0.0,
-    energy: float = 0.0,
     generator: torch.Generator,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Measure how well clips survive encoding and decoding, and how close their latent is to unit variance.
 
     The loss is L1 plus squared error on pixels, plus `edges` times the L1 error of their differences along height,
-    width and time, plus `motion` times the squared error of their differences in time, plus `energy` times the L1 error
-    of the motion's energy (see `motion_energy`), plus the divergence of every latent channel's moments over the batch
-    from a standard normal's. The latent is decoded after adding Gaussian noise whose deviation is drawn for each clip
-    from [0, noise]: neighbouring latents then decode to similar pixels, so the small errors of a generated latent stay
-    small in the video.
+    width and time, plus `motion` times the squared error of their differences in time, plus the divergence of every
+    latent channel's moments over the batch from a standard normal's. The latent is decoded after adding Gaussian noise
+    whose deviation is drawn for each clip from [0, noise]: neighbouring latents then decode to similar pixels, so the
+    small errors of a generated latent stay small in the video.
 
     The term of the edges keeps outlines and motion crisp, but rewards flat grey as long as the picture is poor: raise
     its weight from 0 once colours and shapes are there. The term of the motion, being squared, prefers four small steps
-    to three frames that stand still and a jump where the next latent begins, which costs the other terms no more. What
-    is left of that is the caution of a mean: a decoder that is unsure where things go blurs them, and they hardly move.
-    The term of the energy asks for as much motion as there is, wherever it goes, and for none where all stands still.
+    to three frames that stand still and a jump where the next latent begins, which costs the other terms no more.
 
     Args:
         autoencoder: the model in training.
@@ -43,7 +39,6 @@ def autoencoder_loss(
         noise: largest deviation of the perturbation, in units of the latent's own; 0 for an evaluation.
         edges: weight of the error of differences.
         motion: weight of the squared error of differences in time.
-        energy: weight of the error of how much moves, and where.
         generator: source of the noise, on any device.
 
     Returns:
@@ -51,9 +46,9 @@ def autoencoder_loss(
         `latent_std` and `psnr` (dB, of the clamped reconstruction).
 
     Raises:
-        ValueError: if `noise`, `edges`, `motion` or `energy` is negative or a size does not fit the autoencoder.
+        ValueError: if `noise`, `edges` or `motion` is negative or a size does not fit the autoencoder.
     """
-    for name, value in (("noise", noise), ("edges", edges), ("motion", motion), ("energy", energy)):
+    for name, value in (("noise", noise), ("edges", edges), ("motion", motion)):
         if value < 0:
             raise ValueError(f"{name}={value} is not at least 0")
     latent = autoencoder.encode(pixels)
@@ -61,7 +56,7 @@ def autoencoder_loss(
     perturbation = spread * torch.randn(latent.shape, generator=generator, device=generator.device)
     reconstruction = autoencoder.reconstruct(latent + perturbation.to(latent) * autoencoder.latent_scale)
 
-    loss, metrics = reconstruction_loss(reconstruction, pixels, edges=edges, motion=motion, energy=energy)
+    loss, metrics = reconstruction_loss(reconstruction, pixels, edges=edges, motion=motion)
     variance, mean = torch.var_mean((latent / autoencoder.latent_scale).float(), dim=(0, 1, 3, 4))
     moments = moment_divergence(mean, variance)
     return loss + MOMENT_WEIGHT * moments, {
@@ -75,6 +70,10 @@ def reconstruction_loss(
     reconstruction: Tensor, pixels: Tensor, *, edges: float = 0.0, motion: float = 0.0, energy: float = 0.0
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Measure how far decoded clips are from the clips, `[B, T, 3, H, W]` both: the pixel terms of `autoencoder_loss`.
+
+    And, times `energy`, the L1 error of the motion's energy (see `motion_energy`). All other terms are content with the
+    caution of a mean: a decoder that is unsure where things go blurs them, and they hardly move. This one asks for as
+    much motion as there is, wherever it goes, and for none where all stands still.
 
     Returns the scalar loss, and `l1`, `edges`, `motion`, `energy` and `psnr` detached.
     """

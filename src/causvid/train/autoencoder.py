@@ -46,13 +46,7 @@ def autoencoder_stage(preset: Preset, run: Run) -> Stage:
         pixels, _ = draw(generator)
         with autocast(run):
             loss, metrics = autoencoder_loss(
-                model,
-                pixels,
-                noise=config.noise,
-                edges=config.edges,
-                motion=config.motion,
-                energy=config.energy,
-                generator=generator,
+                model, pixels, noise=config.noise, edges=config.edges, motion=config.motion, generator=generator
             )
         norm = update(optimizer, loss, parameters, rate=learning_rate(config, n), clip=config.clip)
         average.update(model)
