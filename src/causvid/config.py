@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, 
 Widths = tuple[PositiveInt, PositiveInt, PositiveInt, PositiveInt]
 Stages = tuple[bool, bool, bool]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Settings(BaseModel):
@@ -201,10 +202,12 @@ class DataStage(Settings):
 class TeacherStage(StageConfig):
     """Training of teacher and text encoder by flow matching, in batches and clips of the phases' sizes.
 
-    causal: the teacher sees no more than the student does, with a noise level for each chunk.
+    causal: the teacher sees no more than the student does, with a noise level for each chunk. image: share of the clips
+    whose first chunk is given clean, so that the teacher can go on from an image.
     """
 
     causal: bool = False
+    image: Share = 0.0
     ema: float = 0.0
     drop_prompt: float = 0.1
     phases: tuple[Phase, ...]
@@ -233,11 +236,15 @@ class DecoderStage(StageConfig):
 
 
 class PairsStage(Settings):
-    """Teacher trajectories for ODE initialisation; `steps` of the teacher's sampler."""
+    """Teacher trajectories for ODE initialisation; `steps` of the teacher's sampler.
+
+    image: share of the trajectories that go on from the first chunk of a clip of the store.
+    """
 
     clips: int
     batch: int
     steps: int
+    image: Share = 0.0
 
     def lasting(self) -> dict[str, Any]:
         """Return what the stage must keep: all but how many trajectories it makes."""
@@ -245,16 +252,22 @@ class PairsStage(Settings):
 
 
 class OdeStage(StageConfig):
-    """ODE initialisation of the student."""
+    """ODE initialisation of the student.
+
+    clean_past: share of the clips in which the chunks before a drawn one are clean, as they are in a rollout; in the
+    others every chunk has a noise level of its own.
+    """
 
     batch: int
     ema: float = 0.0
+    clean_past: Share = 0.0
 
 
 class DmdStage(StageConfig):
     """Distribution matching distillation.
 
-    start: whose weights the student begins with, those of ODE initialisation or the teacher's.
+    start: whose weights the student begins with, those of ODE initialisation or the teacher's. image: share of the
+    rollouts that go on from the first chunk of a clip of the store.
     """
 
     start: Literal["ode", "teacher"] = "ode"
@@ -264,6 +277,7 @@ class DmdStage(StageConfig):
     critic_learning_rate: float
     critic_updates: int = 5
     guidance: float
+    image: Share = 0.0
 
 
 class Ablations(Settings):

@@ -50,6 +50,20 @@ def velocity_from_x0(x: Tensor, x0: Tensor, sigma: Tensor) -> Tensor:
     return ((x.float() - x0.float()) / _expand(sigma, x).float()).to(x.dtype)
 
 
+def flow_matching_loss(velocity: Tensor, x0: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
+    """Return the mean squared error of a velocity over the frames that are noisy.
+
+    What noise a frame at `sigma` 0 would have had, nobody can know: such frames were given, and are left out.
+    """
+    return noisy_mean((velocity.float() - velocity_target(x0, noise).float()).square(), sigma)
+
+
+def noisy_mean(error: Tensor, sigma: Tensor) -> Tensor:
+    """Return the mean of `error` `[B, F, ...]` over the frames whose `sigma` `[B, F]` is above zero; of none, zero."""
+    noisy = (sigma > 0).to(error.dtype)
+    return (error.flatten(2).mean(dim=2) * noisy).sum() / noisy.sum().clamp_min(1)
+
+
 def shift_sigma(u: Tensor, shift: float) -> Tensor:
     """Warp nominal levels `u` in [0, 1] towards noise: sigma = s u / (1 + (s - 1) u)."""
     if shift <= 0:

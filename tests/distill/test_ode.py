@@ -51,6 +51,21 @@ def test_levels_are_one_draw_a_chunk_and_independent_between_chunks(layout):
     assert together == pytest.approx(0.25, abs=0.03)
 
 
+def test_chunks_before_a_drawn_one_are_clean_in_the_asked_share_of_clips():
+    layout = (1, 3, 3)
+    firsts = [
+        draw_chunk_levels(layout, batch=4000, levels=5, generator=seeded(), clean_past=share)[:, [0, 1, 4]]
+        for share in (0.0, 0.5, 1.0)
+    ]
+    plain, half, always = ((index[:, :2] == 4).all(dim=1).float().mean().item() for index in firsts)
+    assert plain == pytest.approx(1 / 25, abs=0.02)
+    # A third of the clips draws the last chunk, a third the middle one, before which chance must make one chunk clean.
+    assert always == pytest.approx(1 / 3 + 1 / 3 / 5 + 1 / 3 / 25, abs=0.03)
+    assert half == pytest.approx((plain + always) / 2, abs=0.03)
+    last = torch.stack([torch.bincount(index[:, 2], minlength=5) for index in firsts]) / 4000
+    torch.testing.assert_close(last, torch.full_like(last, 0.2), rtol=0, atol=0.03)  # the last chunk has no future
+
+
 def test_every_frame_takes_the_state_of_its_own_level():
     trajectory = torch.randn(2, 5, 4, 3, 6, 10, generator=seeded())
     index = torch.randint(5, (2, 4), generator=seeded())

@@ -69,6 +69,8 @@ def test_a_draw_keeps_clip_and_caption_together_and_reaches_all_of_them():
     assert torch.equal(x[:, 0, 0, 0, 0] // 10, (drawn[:, 0] // 10).float())
     assert torch.equal(x[:, 1], x[:, 0] + 1) and (x[:, 0] % 10 == 0).all()
     assert len(set(drawn[:, 0].tolist())) == clips * phrasings
+    last = (drawn[:, 0] % 10 == phrasings - 1).float().mean().item()
+    assert last == pytest.approx(0.5, abs=0.08), "as often as all the others together"
 
 
 def test_a_caption_is_embedded_once_and_found_by_its_row(chain, monkeypatch):

@@ -9,9 +9,20 @@ import torch
 from torch import Tensor
 
 
-def draw_chunk_levels(layout: Sequence[int], *, batch: int, levels: int, generator: torch.Generator) -> Tensor:
-    """Draw a level index for every chunk independently and repeat it over the chunk's frames: int64 `[B, F]`."""
+def draw_chunk_levels(
+    layout: Sequence[int], *, batch: int, levels: int, generator: torch.Generator, clean_past: float = 0.0
+) -> Tensor:
+    """Draw a level index for every chunk independently and repeat it over the chunk's frames: int64 `[B, F]`.
+
+    In a share `clean_past` of the clips a chunk is drawn as well, and those before it get the last level, which must
+    then be the clean one: what a chunk of a rollout sees, and independent draws seldom show.
+    """
     draws = torch.randint(levels, (batch, len(layout)), generator=generator, device=generator.device)
+    if clean_past > 0:
+        chunk = torch.randint(len(layout), (batch, 1), generator=generator, device=draws.device)
+        rolled = torch.rand((batch, 1), generator=generator, device=draws.device) < clean_past
+        past = torch.arange(len(layout), device=draws.device) < chunk
+        draws = draws.masked_fill(rolled & past, levels - 1)
     return draws.repeat_interleave(torch.tensor(layout, device=draws.device), dim=1)
 
 

@@ -5,12 +5,12 @@ Source: CausVid (2412.07772), section 4.3, equation 7.
 
 from torch import Tensor
 
+from causvid.flow import noisy_mean
+
 
 def ode_loss(x0: Tensor, clean: Tensor, sigma: Tensor) -> Tensor:
     """Return the mean squared error between predicted and final latents `[B, F, C, H, W]`.
 
     Frames whose `sigma` `[B, F]` is zero were given clean and are left out; with nothing left the loss is zero.
     """
-    error = (x0.float() - clean.float()).square().flatten(2).mean(dim=2)
-    noisy = (sigma > 0).to(error.dtype)
-    return (error * noisy).sum() / noisy.sum().clamp_min(1)
+    return noisy_mean((x0.float() - clean.float()).square(), sigma)

@@ -97,9 +97,12 @@ def rollout(
     sigmas: Sequence[float],
     generator: Noise,
     grad_step: int | None = None,
+    latest: Tensor | None = None,
 ) -> Iterator[Tensor]:
-    """Yield clean chunks `[B, c, C, H, W]`, one for every size in `chunks`; options as in `next_chunk`."""
-    latest: Tensor | None = None
+    """Yield clean chunks `[B, c, C, H, W]`, one for every size in `chunks`; options as in `next_chunk`.
+
+    `latest`, if given, is the chunk that comes before the first.
+    """
     for size in chunks:
         latest = next_chunk(
             model,

@@ -36,6 +36,16 @@ def guided_velocity(
     return velocity
 
 
+def held(velocity: Velocity, frames: Tensor) -> Velocity:
+    """Return the velocity that keeps some frames, bool `[B, F]`, as they are: given clean, at level 0."""
+
+    def still(x: Tensor, sigma: Tensor) -> Tensor:
+        v = velocity(x, sigma.masked_fill(frames, 0.0))
+        return v.masked_fill(frames[..., None, None, None], 0.0)
+
+    return still
+
+
 @torch.no_grad()
 def solve(
     velocity: Velocity, noise: Tensor, *, sigmas: Sequence[float], keep: Sequence[float] = ()

@@ -107,13 +107,14 @@ class ClipStore:
     def draw(
         self, batch: int, *, frames: int, generator: torch.Generator, device: torch.device
     ) -> tuple[Tensor, Tensor]:
-        """Draw clips, and for each one of its captions.
+        """Draw clips, and for each one of its captions: half of the time the last, which leaves things out.
 
         Returns the clips' first `frames` latent frames, fp32 `[B, F, C, h, w]`, and ids int64 `[B, M]` or `[B]`.
         """
         here, drawn = self.latents.device, generator.device
         index = torch.randint(len(self.latents), (batch,), generator=generator, device=drawn).to(here)
-        phrasing = torch.randint(self.ids.shape[1], (batch,), generator=generator, device=drawn).to(here)
+        last = self.ids.shape[1] - 1
+        phrasing = torch.randint(max(1, 2 * last), (batch,), generator=generator, device=drawn).clamp(max=last).to(here)
         latents = self.latents[index, :frames].to(device, torch.float32)
         return latents, self.ids[index, phrasing].long().to(device)
 

@@ -4,6 +4,7 @@ Where the teacher was trained to be causal, its score and the critic's are causa
 """
 
 from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -31,6 +32,14 @@ from causvid.train.teacher import (
 )
 
 
+class Made(NamedTuple):
+    """What the student made: clean latents `[B, F, C, h, w]`, of which `given` frames were real, and their captions."""
+
+    x0: Tensor
+    given: int
+    embedding: Tensor
+
+
 def dmd_stage(preset: Preset, run: Run) -> Stage:
     """Distil: `critic_updates` critic steps to one student step; the result is the average of the student."""
     config, g = preset.recipe.dmd, preset.generation
@@ -51,14 +60,18 @@ def dmd_stage(preset: Preset, run: Run) -> Stage:
     levels = torch.tensor(few, device=run.device)
     null = text.embed([""], run.device)
 
-    def from_data(real: Tensor, keys: TextKeys, generator: torch.Generator) -> Tensor:
-        """Predict x0 from real latents, every chunk noised to a level of its own."""
+    def from_data(real: Tensor, given: int, keys: TextKeys, generator: torch.Generator) -> Tensor:
+        """Predict x0 from real latents, every chunk noised to a level of its own, the `given` frames not at all."""
         sigma = levels[draw_chunk_levels(layout, batch=len(real), levels=len(few), generator=generator)]
+        sigma[:, :given] = 0.0
         x = add_noise(real, randn_like(real, generator), sigma)
         return x0_from_velocity(x, student(x, sigma, keys, visibility=visibility), sigma)
 
-    def from_rollout(real: Tensor, keys: TextKeys, generator: torch.Generator) -> Tensor:
-        """Predict x0 by generating the clip with the student's own cache, leaving all chunks at one drawn step."""
+    def from_rollout(real: Tensor, given: int, keys: TextKeys, generator: torch.Generator) -> Tensor:
+        """Predict x0 by generating the clip with the student's own cache, leaving all chunks at one drawn step.
+
+        The `given` frames, none or the first chunk's, are real.
+        """
         batch, _, channels, height, width = latent_shape(preset, len(real), 1)
         cache = student.new_cache(batch=batch, height=height, width=width, window=g.window, sink=g.sink)
         exit_step = int(torch.randint(len(few), (), generator=generator, device=generator.device))
@@ -66,58 +79,60 @@ def dmd_stage(preset: Preset, run: Run) -> Stage:
             student,
             keys,
             cache,
-            chunks=layout,
+            chunks=layout[1:] if given else layout,
             shape=(batch, channels, height, width),
             sigmas=few,
             generator=generator,
             grad_step=exit_step,
+            latest=real[:, :given] if given else None,
         )
-        return torch.cat(list(chunks), dim=1)
+        return torch.cat([real[:, :given], *chunks], dim=1)
 
     make = {"data": from_data, "rollout": from_rollout}[config.student_input]
 
-    def compare_levels(batch: int, generator: torch.Generator) -> Tensor:
-        sigma = sample_timestep_sigma((batch, 1), shift=g.shift, generator=generator, device=run.device)
-        return sigma.expand(-1, g.clip_frames)
+    def compare_levels(given: int, generator: torch.Generator) -> Tensor:
+        sigma = sample_timestep_sigma((config.batch, 1), shift=g.shift, generator=generator, device=run.device)
+        sigma = sigma.repeat(1, g.clip_frames)
+        sigma[:, :given] = 0.0
+        return sigma
 
-    def prompt_batch(generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def student_batch(generator: torch.Generator) -> Made:
         real, row = store.draw(config.batch, frames=g.clip_frames, generator=generator, device=run.device)
-        return real, embeddings[row]
+        image = config.image > 0 and torch.rand((), generator=generator, device=generator.device) < config.image
+        given, embedding = g.first if image else 0, embeddings[row]
+        with autocast(run):
+            return Made(make(real, given, student.encode_text(embedding), generator), given, embedding)
 
     def velocity_of(model: Transformer, embedding: Tensor, guidance: float = 1.0) -> Velocity:
         keys = model.encode_text(embedding)
         null_keys = keys if guidance == 1 else model.encode_text(null.expand(len(embedding), -1, -1))
         return guided_velocity(model, keys, null_keys, guidance=guidance, visibility=score_visibility)
 
-    def critic_step(x0: Tensor, embedding: Tensor, generator: torch.Generator, rate: float) -> Tensor:
-        sigma = compare_levels(len(x0), generator)
+    def critic_step(made: Made, generator: torch.Generator, rate: float) -> Tensor:
+        sigma, noise = compare_levels(made.given, generator), randn_like(made.x0, generator)
         with autocast(run):
-            loss = critic_loss(x0, critic=velocity_of(critic, embedding), sigma=sigma, noise=randn_like(x0, generator))
+            loss = critic_loss(made.x0, critic=velocity_of(critic, made.embedding), sigma=sigma, noise=noise)
         update(critic_optimizer, loss, critic_parameters, rate=rate, clip=config.clip)
         return loss.detach()
-
-    def critic_batch(generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        real, embedding = prompt_batch(generator)
-        with torch.no_grad(), autocast(run):
-            return make(real, student.encode_text(embedding), generator), embedding
 
     def step(n: int) -> dict[str, Tensor]:
         generator = step_generator(run.seed, "dmd", n, run.device)
         rate = learning_rate(config, n, config.critic_learning_rate)
-        x0, embedding = critic_batch(generator)
-        losses = [critic_step(x0, embedding, generator, rate)]
+        with torch.no_grad():
+            made = student_batch(generator)
+        losses = [critic_step(made, generator, rate)]
         for _ in range(1, config.critic_updates):
             # A rollout costs more than an update: all updates share one, each with noise of its own.
             if config.student_input == "data":
-                x0, embedding = critic_batch(generator)
-            losses.append(critic_step(x0, embedding, generator, rate))
-        real, embedding = prompt_batch(generator)
+                with torch.no_grad():
+                    made = student_batch(generator)
+            losses.append(critic_step(made, generator, rate))
+        made = student_batch(generator)
         with autocast(run):
-            x0 = make(real, student.encode_text(embedding), generator)
             with torch.no_grad():
-                scores = velocity_of(teacher, embedding, config.guidance), velocity_of(critic, embedding)
-            sigma = compare_levels(len(real), generator)
-            loss = student_loss(x0, teacher=scores[0], critic=scores[1], sigma=sigma, noise=randn_like(x0, generator))
+                scores = velocity_of(teacher, made.embedding, config.guidance), velocity_of(critic, made.embedding)
+            sigma, noise = compare_levels(made.given, generator), randn_like(made.x0, generator)
+            loss = student_loss(made.x0, teacher=scores[0], critic=scores[1], sigma=sigma, noise=noise)
         norm = update(optimizer, loss, parameters, rate=learning_rate(config, n), clip=config.clip)
         average.update(student)
         return {"loss": loss.detach(), "critic_loss": torch.stack(losses).mean(), "grad_norm": norm}

@@ -51,8 +51,10 @@ def ode_stage(preset: Preset, run: Run) -> Stage:
 
     def step(n: int) -> dict[str, Tensor]:
         generator = step_generator(run.seed, "ode", n, run.device)
-        index = draw_chunk_levels(layout, batch=config.batch, levels=len(levels), generator=generator)
-        x, clean, row = store.draw(index, generator, run.device)
+        index = draw_chunk_levels(
+            layout, batch=config.batch, levels=len(levels), generator=generator, clean_past=config.clean_past
+        )
+        x, clean, index, row = store.draw(index, generator, run.device)
         sigma = levels[index]
         with autocast(run):
             keys = student.encode_text(embeddings[row])

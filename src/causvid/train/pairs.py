@@ -10,13 +10,20 @@ from torch import Tensor
 
 from causvid.distill.levels import gather_states
 from causvid.flow import schedule, warped_steps
-from causvid.generate.solver import guided_velocity, solve
+from causvid.generate.solver import guided_velocity, held, solve
 from causvid.preset import Preset
 from causvid.train.data import ClipStore
 from causvid.train.loop import Run, Stage, step_generator
 from causvid.train.optimizer import autocast
 from causvid.train.shards import Shards
-from causvid.train.teacher import latent_shape, load_text_encoder, new_transformer, teacher_visibility, token_mask
+from causvid.train.teacher import (
+    given_frames,
+    latent_shape,
+    load_text_encoder,
+    new_transformer,
+    teacher_visibility,
+    token_mask,
+)
 
 
 def student_sigmas(preset: Preset) -> tuple[float, ...]:
@@ -30,7 +37,7 @@ def pairs_stage(preset: Preset, run: Run) -> Stage:
     store = ClipStore.open(preset, run)
     text = load_text_encoder(preset, run)
     teacher = new_transformer(preset, run, weights="teacher.safetensors").eval()
-    frames = preset.generation.clip_frames
+    frames, first = preset.generation.clip_frames, preset.generation.first
     keep = (*student_sigmas(preset), 0.0)
     sigmas = schedule(config.steps, shift).tolist()
     shards = _shards(preset, run)
@@ -40,13 +47,15 @@ def pairs_stage(preset: Preset, run: Run) -> Stage:
     @torch.no_grad()
     def step(n: int) -> dict[str, Tensor]:
         generator = step_generator(run.seed, "pairs", n, run.device)
-        _, ids = store.draw(config.batch, frames=1, generator=generator, device=run.device)
+        real, ids = store.draw(config.batch, frames=first, generator=generator, device=run.device)
         noise = torch.randn(latent_shape(preset, config.batch, frames), generator=generator, device=run.device)
+        given = given_frames(config.image, noise, first, generator)
+        noise[:, :first] = torch.where(given[:, :first, None, None, None], real, noise[:, :first])
         with autocast(run):
             keys = teacher.encode_text(text(ids, token_mask(ids)))
             null_keys = teacher.encode_text(null.expand(config.batch, -1, -1))
             velocity = guided_velocity(teacher, keys, null_keys, guidance=guidance, visibility=visibility)
-            clean, states = solve(velocity, noise, sigmas=sigmas, keep=keep)
+            clean, states = solve(held(velocity, given), noise, sigmas=sigmas, keep=keep)
         shards.save(n, {"trajectory": states.half(), "ids": ids.to(torch.int32)})
         return {"clean_std": clean.std()}
 
@@ -69,7 +78,8 @@ def _shards(preset: Preset, run: Run) -> Shards:
 class PairStore:
     """Trajectories in memory: half `[N, S + 1, F, C, h, w]`, the last state clean, and token ids int32 `[N, M]`.
 
-    In place of token ids, `ids` may hold one number for each caption, `[N]`.
+    A frame that the teacher was given is the same in every state. In place of token ids, `ids` may hold one number for
+    each caption, `[N]`.
     """
 
     trajectory: Tensor
@@ -81,12 +91,17 @@ class PairStore:
         trajectory, ids = _shards(preset, run).read("trajectory", "ids", device=run.device)
         return cls(trajectory, ids)
 
-    def draw(self, index: Tensor, generator: torch.Generator, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    def draw(
+        self, index: Tensor, generator: torch.Generator, device: torch.device
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Draw trajectories and pick the state at level `index` `[B, F]` of each frame.
 
-        Returns the states and the clean ends, fp32 `[B, F, C, h, w]`, and ids int64 `[B, M]` or `[B]`.
+        Returns the states and the clean ends, fp32 `[B, F, C, h, w]`, the levels, the last one for frames that were
+        given, and ids int64 `[B, M]` or `[B]`.
         """
         rows = torch.randint(len(self.trajectory), (len(index),), generator=generator, device=generator.device)
         rows = rows.to(self.trajectory.device)
         trajectory = self.trajectory[rows].to(device, torch.float32)
-        return gather_states(trajectory, index.to(device)), trajectory[:, -1], self.ids[rows].long().to(device)
+        given = (trajectory[:, 0] == trajectory[:, -1]).flatten(2).all(dim=2)
+        index = index.to(device).masked_fill(given, trajectory.shape[1] - 1)
+        return gather_states(trajectory, index), trajectory[:, -1], index, self.ids[rows].long().to(device)

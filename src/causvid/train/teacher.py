@@ -4,10 +4,9 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from causvid.config import Phase
-from causvid.flow import add_noise, randn_like, sample_logit_normal, schedule, velocity_target
+from causvid.flow import add_noise, flow_matching_loss, randn_like, sample_logit_normal, schedule
 from causvid.generate.solver import guided_velocity, solve
 from causvid.models.text import TextEncoder
 from causvid.models.transformer import Transformer
@@ -72,6 +71,19 @@ def phase_at(phases: tuple[Phase, ...], progress: float) -> Phase:
     return next((phase for phase in phases if progress < phase.until), phases[-1])
 
 
+def given_frames(share: float, clips: Tensor, first: int, generator: torch.Generator) -> Tensor:
+    """Draw which frames of `clips` `[B, F, ...]` are given: the first chunk's, in a share of them; bool `[B, F]`.
+
+    Nothing is drawn for a share of 0. Clips that are no longer than the first chunk are never given.
+    """
+    batch, frames = clips.shape[:2]
+    given = torch.zeros(batch, frames, dtype=torch.bool, device=clips.device)
+    if share > 0 and frames > first:
+        drawn = torch.rand((batch, 1), generator=generator, device=generator.device) < share
+        given[:, :first] = drawn.to(clips.device)
+    return given
+
+
 def token_mask(ids: Tensor) -> Tensor:
     """Return which ids `[B, M]` are real tokens; 0 is padding."""
     return ids != 0
@@ -119,11 +131,12 @@ def teacher_stage(preset: Preset, run: Run) -> Stage:
             (len(ids), len(sizes)), shift=preset.generation.shift, generator=generator, device=run.device
         )
         sigma = sigma.repeat_interleave(sizes, dim=1, output_size=phase.frames)
+        sigma = sigma.masked_fill(given_frames(config.image, x0, preset.generation.first, generator), 0.0)
         noise = randn_like(x0, generator)
         with autocast(run):
             keys = model.encode_text(text(ids, token_mask(ids)))
             velocity = model(add_noise(x0, noise, sigma), sigma, keys, visibility=visibility)
-        loss = functional.mse_loss(velocity.float(), velocity_target(x0, noise))
+        loss = flow_matching_loss(velocity, x0, noise, sigma)
         norm = update(optimizer, loss, parameters, rate=learning_rate(config, n), clip=config.clip)
         averages["model"].update(model)
         averages["text"].update(text)
