@@ -67,7 +67,7 @@ def test_a_causal_teacher_is_trained_with_what_the_student_sees_and_a_level_for_
 
     monkeypatch.setattr("causvid.models.transformer.Transformer.forward", stop)
     for causal in (False, True):
-        stage = teacher.teacher_stage(changed("teacher", causal=causal), chain.run())
+        stage = teacher.teacher_stage(changed("teacher", causal=causal, image=0.0), chain.run())
         with pytest.raises(InterruptedError):
             stage.step(3)  # of the last phase: whole clips, [1, 3]
     (whole, full), (levels, limited) = seen
