@@ -209,13 +209,13 @@ def test_a_recache_dissolves_over_one_chunk_into_what_it_would_be_without(small:
     assert (hard[:12] - former).abs().mean() > 1
 
 
-def test_every_step_of_a_blend_dissolves_over_its_share_of_a_chunk(small: Pipeline) -> None:
+def test_every_step_of_a_blend_dissolves_over_the_square_of_its_share_of_a_chunk(small: Pipeline) -> None:
     stream = begin(small, seconds=9)
     take(stream, 2)
     options: dict[str, Any] = {"mode": "blend", "chunks": 3}
     hard, soft = frames_of(stream, MAMMOTH, dissolve=False, **options), frames_of(stream, MAMMOTH, **options)
     differs = [bool((hard[i] - soft[i]).abs().max() > 0) for i in range(48)]
-    assert differs == ([True] * 4 + [False] * 8) * 3 + [False] * 12
+    assert differs == ([True] * 2 + [False] * 10) * 3 + [False] * 12
 
 
 def test_a_cut_a_first_frame_and_a_video_that_is_followed_dissolve_nothing(small: Pipeline) -> None:

@@ -105,7 +105,7 @@ class Stream(Iterator[Tensor]):
         pixels, decoder = self._autoencoder.decode_chunk(latest, now.decoder)
         if now.former is not None:
             former, _ = self._autoencoder.decode_chunk(now.former, now.decoder)
-            pixels = crossfade(former, pixels, frames=-(-pixels.shape[1] // now.changes[-1].steps))
+            pixels = crossfade(former, pixels, frames=-(-pixels.shape[1] // now.changes[-1].steps ** 2))
         if now.lost is not None:
             pixels = crossfade(pixels + now.lost, pixels, frames=pixels.shape[1])
         lasting = pixels.shape[1] if source is None else source.frames
@@ -164,10 +164,10 @@ class Stream(Iterator[Tensor]):
                 may be all. The fewer, the sooner what they show gives way to what the prompt says.
             keep_sink: whether the first frames stay visible for ever, by default unless `carry` is given, here or by
                 the model; otherwise the oldest of what is visible take their place, and the past is made anew.
-            dissolve: unless it is a cut, let the frames that were to come dissolve into those of the next chunk; of
-                a blend, each of its steps, over as much of a chunk as the step is of the way. It takes the time of as
-                many more chunks. Nothing dissolves before the first frame, or in video-to-video, where the video given
-                holds the frames together.
+            dissolve: unless it is a cut, let the frames that were to come dissolve into those of the next chunk, over
+                all of it; each step of a blend, over a part as small as the square of its share of the way. It takes
+                the time of as many more chunks. Nothing dissolves before the first frame, or in video-to-video, where
+                the video given holds the frames together.
 
         Raises:
             ValueError: if the mode is unknown, `chunks` or `carry` is below 1, or the prompt too long.
