@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from copy import copy
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any, cast
 
@@ -75,6 +76,12 @@ class Painted(Iterator[Tensor]):
 
     def fork(self) -> "Painted":
         return copy(self)
+
+    def snapshot(self) -> dict[str, Any]:
+        return vars(self).copy()
+
+    def restore(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
 
     def set_prompt(self, prompt: str, mode: str, *, chunks: int, keep_sink: bool, dissolve: bool) -> None:
         if mode == "cut":
@@ -251,16 +258,30 @@ def test_colours_of_known_frames() -> None:
     assert torch.allclose(colours(torch.cat((grey, red, half))), expected, atol=1e-4)
 
 
+def watch(monkeypatch: pytest.MonkeyPatch, seconds: Callable[[int], float]) -> None:
+    """Let a clock stand still but for the seconds that a chunk takes which ends at so many frames of its stream."""
+    now, paint_next = [0.0], Painted.__next__
+
+    def slow(stream: Painted) -> Tensor:
+        chunk = paint_next(stream)
+        now[0] += seconds(stream.frames)
+        return chunk
+
+    monkeypatch.setattr(Painted, "__next__", slow)
+    monkeypatch.setattr(endless.time, "perf_counter", lambda: now[0])
+
+
 def test_a_stream_that_fades_is_told_span_by_span(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    memory, ticks = iter((100.0, 100.5)), iter(range(1000))
+    memory = iter((100.0, 100.5))
     monkeypatch.setattr(endless, "resident_mib", lambda: next(memory))
-    monkeypatch.setattr(endless.time, "perf_counter", lambda: 0.05 * next(ticks))
+    watch(monkeypatch, lambda frames: 0.05)
     past = Past(name="no sink", policy="window", sink=0)
     told: list[float] = []
     first, last = follow(bench, past, minutes=0.25, told=told.append)
     assert (first.end, last.end) == (7.5, 15.0) and told[-1] == 15.0
     assert (first.memory, last.memory) == (100.0, 100.5)
     assert first.chunk_ms == last.chunk_ms == 50.0 and first.noise_ms == 0.0
+    assert first.over_early == last.over_early == 1.0
     assert first.adherence.accuracy == 1.0 and last.adherence == Tally(correct=2, count=8)
     assert last.luminance < first.luminance - 0.2 and last.contrast < 0.01 < first.contrast
     assert cast(Shown, bench.show) == [("endless", "no sink, 0.25 minutes: 1011", endless.STILLS)]
@@ -270,13 +291,29 @@ def test_a_stream_that_fades_is_told_span_by_span(bench: Bench, monkeypatch: pyt
     assert run.model_copy(update={"spans": (unknown, last)}).growth is None
 
 
+@pytest.mark.parametrize("slows", [0.0, 0.4])
+def test_a_stream_that_slows_down_is_told_from_a_machine_that_does(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, slows: float
+) -> None:
+    monkeypatch.setattr(endless, "resident_mib", lambda: None)
+    made = count()
+    watch(monkeypatch, lambda frames: (1 + slows * (frames > 60)) * (1 + 0.01 * next(made)))
+    past = Past(name="sink", policy="window")
+    spans = tuple(follow(bench, past, minutes=0.25, told=lambda done: None))
+    assert spans[1].chunk_ms > 1.1 * spans[0].chunk_ms
+    run = Endless(past=past, spans=spans, start={}, end={})
+    assert run.slowing == pytest.approx(slows, abs=0.02)
+    brief = spans[0].model_copy(update={"over_early": None})
+    assert run.model_copy(update={"spans": (brief, spans[1])}).slowing is None
+
+
 def test_both_ends_of_a_stream_are_read(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(endless, "resident_mib", lambda: None)
     pasts = (Past(name="sink", policy="window"), Past(name="no sink", policy="window", sink=0))
     done: dict[str, list[tuple[int, int]]] = {}
 
     def stage(name: str) -> Callable[[int, int], None]:
-        return lambda count, total: done.setdefault(name, []).append((count, total))
+        return lambda number, total: done.setdefault(name, []).append((number, total))
 
     result = measure_without_end(bench, replace(bench, cases=bench.cases[:2]), pasts, minutes=0.25, stage=stage)
     stays, fades = result.runs

@@ -29,7 +29,7 @@ from causvid.evaluate.adherence import (
 from causvid.evaluate.bench import gap, pooled
 from causvid.evaluate.classifier import AttributeClassifier
 from causvid.evaluate.frechet import clip_features, frechet_distance
-from causvid.evaluate.markdown import heading, share, share_within, table
+from causvid.evaluate.markdown import Report, share, share_within, table
 
 REPORT = "README.md"
 MEASURED = "ablations.json"
@@ -80,16 +80,12 @@ class Row(Settings):
     drift: Drift | None = None
 
 
-class AblationReport(Settings):
-    """Everything that was measured, of whom, and how.
+class AblationReport(Report):
+    """Everything that was measured.
 
     ceiling, floor: adherence and Fréchet distance of renders. missing: row → the command that makes it.
     """
 
-    model: str
-    versions: dict[str, str]
-    machine: str
-    command: str
     prompts: int
     seed: int
     ceiling: Adherence
@@ -235,13 +231,7 @@ def render_report(report: AblationReport) -> str:
 def _introduction(report: AblationReport) -> str:
     return "\n\n".join(
         [
-            heading(
-                "What each part of the recipe is good for",
-                model=report.model,
-                machine=report.machine,
-                versions=report.versions,
-                command=report.command,
-            ),
+            report.heading("What each part of the recipe is good for"),
             "Made by this command, every number. The recipe of [CausVid](https://arxiv.org/abs/2412.07772), and the "
             f"same with one idea taken out. {report.prompts} held-out prompts, seed {report.seed}, the same for every "
             "row. A classifier trained on renders of the world reads the attributes off every clip. The Fréchet "

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -19,11 +20,14 @@ from causvid.evaluate.adherence import Progress, Tally
 from causvid.evaluate.bench import Bench, Case, Counts, Readings, pooled, take
 from causvid.evaluate.classifier import MIN_FRAMES
 from causvid.generate.state import Policy
+from causvid.generate.stream import Stream
 
 READ_SECONDS = 2.0
 READ_ONE_IN = 3
 """Of a long stream, one clip of so many is read: the classifier is not what is timed."""
 EDGE_SECONDS = 10.0
+EARLY_SECONDS = 10.0
+"""After so much of a long stream its chunks are timed beside the one that came then."""
 STILLS = 7
 
 
@@ -41,6 +45,8 @@ class Span(Settings):
     saturation: mean of (max - min) / max of a pixel's colours. contrast: deviation of the luminance of a frame's pixels
     from its mean, root mean square. luminance: its mean. All in [0, 1]. memory: resident, in MiB, at the end of the
     stretch; None where it cannot be read. chunk_ms: median time of a chunk; noise_ms: median absolute deviation.
+    over_early: median of a chunk's time over that of an early chunk which is made again right after it; None if the
+    stream is too short for one.
     """
 
     end: float
@@ -51,6 +57,7 @@ class Span(Settings):
     memory: float | None
     chunk_ms: float
     noise_ms: float
+    over_early: float | None = None
 
 
 class Endless(Settings):
@@ -68,6 +75,12 @@ class Endless(Settings):
         if len(memory) < len(self.spans):
             return None
         return memory[-1] / memory[0] - 1, max(memory) / memory[0] - 1
+
+    @property
+    def slowing(self) -> float | None:
+        """Return by what share a chunk takes longer in the last stretch than in the first; None if not timed."""
+        first, last = self.spans[0].over_early, self.spans[-1].over_early
+        return None if first is None or last is None else last / first - 1
 
 
 class WithoutEnd(Settings):
@@ -120,6 +133,7 @@ class _Stretch:
     counts: Counts = field(default_factory=Counts)
     colours: list[Tensor] = field(default_factory=list)
     times: list[float] = field(default_factory=list)
+    over_early: list[float] = field(default_factory=list)
 
     def span(self, end: float) -> Span:
         saturation, contrast, luminance = torch.cat(self.colours).mean(0).tolist()
@@ -133,6 +147,7 @@ class _Stretch:
             memory=resident_mib(),
             chunk_ms=round(1000 * middle, 2),
             noise_ms=round(1000 * statistics.median(abs(one - middle) for one in self.times), 2),
+            over_early=round(statistics.median(self.over_early), 4) if self.over_early else None,
         )
 
 
@@ -141,14 +156,18 @@ def follow(bench: Bench, past: Past, *, minutes: float, told: Callable[[float], 
     case, frames = bench.cases[0], bench.frames(60 * minutes)
     bounds = [frames * (i + 1) // max(2, round(minutes)) for i in range(max(2, round(minutes)))]
     pictured = {frames * i // (STILLS - 1) for i in range(STILLS)}
-    stream = bench.pipeline.stream(case.said.prompt, seed=bench.seed, sink=past.sink, policy=past.policy)
+    stream = cast(Stream, bench.pipeline.stream(case.said.prompt, seed=bench.seed, sink=past.sink, policy=past.policy))
     length = max(bench.frames(READ_SECONDS), MIN_FRAMES)
     waiting, stills = [], []
     stretch, done, clips = _Stretch(), 0, 0
+    early: _Early | None = None
     while done < frames:
-        started = time.perf_counter()
-        chunk = next(stream)
-        stretch.times.append(time.perf_counter() - started)
+        chunk, spent = _timed(stream)
+        stretch.times.append(spent)
+        if early is not None:
+            stretch.over_early.append(spent / early.again())
+        elif done >= min(bench.frames(EARLY_SECONDS), bounds[0] // 2):
+            early = _Early(stream)
         stretch.colours.append(colours(chunk))
         waiting.append(chunk)
         if sum(map(len, waiting)) >= length:
@@ -164,6 +183,26 @@ def follow(bench: Bench, past: Past, *, minutes: float, told: Callable[[float], 
             yield stretch.span(bounds.pop(0) / bench.pipeline.fps)
             stretch = _Stretch()
     bench.show("endless", f"{past.name}, {minutes:g} minutes: {case.said.prompt}", torch.stack(stills))
+
+
+class _Early:
+    """The chunk that a stream is about to make, to be made again whenever it is asked for."""
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream.fork()
+        self._state = self._stream.snapshot()
+
+    def again(self) -> float:
+        """Make it and return the seconds it took."""
+        self._stream.restore(self._state)
+        return _timed(self._stream)[1]
+
+
+def _timed(stream: Iterator[Tensor]) -> tuple[Tensor, float]:
+    """Return the next chunk and the seconds it took."""
+    started = time.perf_counter()
+    chunk = next(stream)
+    return chunk, time.perf_counter() - started
 
 
 def edges(bench: Bench, past: Past, seed: int, case: Case, *, minutes: float) -> Iterator[tuple[bool, Tensor]]:

@@ -1,12 +1,28 @@
 """How measured numbers look in a report: tables, fractions, gaps, and whether a target is reached."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from causvid.config import Settings
 from causvid.evaluate.adherence import Tally
 
 POINTS = 5.0
 """Percentage points by which a score may be below its reference."""
+
+
+class Report(Settings):
+    """What was measured: of whom, on which machine, with which versions, and by which command."""
+
+    model: str
+    versions: dict[str, str]
+    machine: str
+    command: str
+
+    def heading(self, title: str) -> str:
+        """Begin the report with what it is and where it comes from."""
+        versions = ", ".join(f"{name} {version}" for name, version in self.versions.items())
+        source = f"Model: {self.model}. Machine: {self.machine}. Versions: {versions}."
+        return f"# {title}\n\n{source}\n\n```sh\n{self.command}\n```"
 
 
 @dataclass(frozen=True)
@@ -16,12 +32,6 @@ class Target:
     wanted: str
     measured: str
     reached: bool
-
-
-def heading(title: str, *, model: str, machine: str, versions: Mapping[str, str], command: str) -> str:
-    """Begin a report: of what it is, on which machine, with which versions, and by which command it was made."""
-    named = ", ".join(f"{name} {version}" for name, version in versions.items())
-    return f"# {title}\n\nModel: {model}. Machine: {machine}. Versions: {named}.\n\n```sh\n{command}\n```"
 
 
 def reached_section(targets: Sequence[Target]) -> str:

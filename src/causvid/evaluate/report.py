@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from causvid.config import Settings
 from causvid.evaluate.bench import SMOOTH, Readings, Steps, gap, pooled
-from causvid.evaluate.endless import READ_ONE_IN, READ_SECONDS, WithoutEnd
-from causvid.evaluate.markdown import POINTS, Target, heading, points, reached_section, share_within, table
+from causvid.evaluate.endless import EARLY_SECONDS, READ_ONE_IN, READ_SECONDS, WithoutEnd
+from causvid.evaluate.markdown import POINTS, Report, Target, points, reached_section, share_within, table
 from causvid.evaluate.streams import SOON, Extension, ImageToVideo, PromptChange, PromptChanges, Translations, Variety
 
 if TYPE_CHECKING:
@@ -22,6 +22,8 @@ MEASURED = "streams.json"
 PICTURE_BYTES = 300_000
 MEMORY = 0.01
 """Share by which memory may differ from that of the first minute."""
+SLOWING = 0.05
+"""Share by which a chunk's time may have grown since the first minute."""
 SINKS = {True: "kept", False: "dropped"}
 
 
@@ -39,13 +41,9 @@ class StreamMeasurements(Settings):
     endless: WithoutEnd
 
 
-class StreamReport(Settings):
-    """What was measured, of whom, and how."""
+class StreamReport(Report):
+    """What was measured of one model's streams."""
 
-    model: str
-    versions: dict[str, str]
-    machine: str
-    command: str
     measured: StreamMeasurements
 
 
@@ -91,6 +89,9 @@ def targets(report: StreamReport) -> list[Target]:
             wanted = f"{run.past.name}: memory within {MEMORY:.0%} of that after the first stretch"
             flat = max(abs(last), abs(peak)) <= MEMORY
             result.append(Target(wanted, f"{last:+.2%} at the end, {peak:+.2%} at most", flat))
+        if run.slowing is not None:
+            wanted = f"{run.past.name}: a chunk's time grows by at most {SLOWING:.0%} after the first stretch"
+            result.append(Target(wanted, f"{run.slowing:+.1%} at the end", run.slowing <= SLOWING))
     ends = [(gap(pooled(run.end), pooled(run.start)), run.past.name) for run in measured.endless.runs]
     if ends:
         below, name = min(ends)
@@ -142,13 +143,7 @@ def _introduction(report: StreamReport) -> str:
     measured = report.measured
     return "\n\n".join(
         [
-            heading(
-                "What can be done to a stream, measured",
-                model=report.model,
-                machine=report.machine,
-                versions=report.versions,
-                command=report.command,
-            ),
+            report.heading("What can be done to a stream, measured"),
             "Made by this command, every number and picture. "
             f"{measured.prompts} held-out prompts with one subject each, seed {measured.seed}; a clip lasts "
             f"{measured.clip_seconds:.2f} s. A classifier trained on renders of the world reads attributes off the "
@@ -283,7 +278,7 @@ def _endless(endless: WithoutEnd) -> str:
         "## Streams without end",
         f"For each way to see the past, one stream of {endless.minutes:g} minutes of the first prompt, of which one "
         f"clip of {READ_SECONDS:g} s in {READ_ONE_IN} is read, all attributes together; and streams of "
-        f"{endless.short_minutes:g} minutes of the first {endless.prompts} prompts, whose first and last "
+        f"{60 * endless.short_minutes:g} s of the first {endless.prompts} prompts, whose first and last "
         f"{endless.edge_seconds:g} s are read in clips of {READ_SECONDS:g} s. Clips of one stream resemble each other: "
         "the intervals are narrower than the truth.",
     ]
@@ -294,7 +289,8 @@ def _endless(endless: WithoutEnd) -> str:
         for part, readings in (("first", run.start), ("last", run.end))
     ]
     lines.append(table(["past", f"{endless.edge_seconds:g} s", "all", *names], rows))
-    columns = ["until (min)", "as asked", "saturation", "contrast", "luminance", "memory (MiB)", "chunk (ms)", "± (ms)"]
+    colours, times = ["saturation", "contrast", "luminance"], ["chunk (ms)", "± (ms)", "over an early one"]
+    columns = ["until (min)", "as asked", *colours, "memory (MiB)", *times]
     for run in endless.runs:
         rows = [
             [
@@ -306,6 +302,7 @@ def _endless(endless: WithoutEnd) -> str:
                 "–" if span.memory is None else f"{span.memory:.1f}",
                 f"{span.chunk_ms:.1f}",
                 f"{span.noise_ms:.1f}",
+                "–" if span.over_early is None else f"{span.over_early:.3f}",
             ]
             for span in run.spans
         ]
@@ -313,7 +310,8 @@ def _endless(endless: WithoutEnd) -> str:
     lines.append(
         "Saturation, contrast (root mean square) and mean luminance are those of pixels in [0, 1]. Memory is what the "
         "whole process holds at the end of the stretch. Times of a chunk are the median and the median absolute "
-        "deviation from it."
+        "deviation from it, which say how busy the machine was; hence the last column: after every chunk the one that "
+        f"followed the stream's first {EARLY_SECONDS:g} s is made again, and the median is that of both times' ratio."
     )
     return "\n\n".join(lines)
 
