@@ -1,7 +1,7 @@
 """Write a Wan 2.1 with random weights in diffusers' layout, to measure memory and speed without a download.
 
-    python benchmarks/synthetic_wan.py /tmp/wan --preset wan-1.3b
-    causvid plan --model /tmp/wan --student /tmp/wan/transformer --measure -o docs/benchmarks/wan-1.3b.json
+    python benchmarks/synthetic_wan.py runs/wan --preset wan-1.3b
+    causvid plan --model runs/wan --student runs/wan/transformer --measure -o docs/benchmarks/wan-1.3b.json
 
 Sizes are a preset's, except that the text encoder has few layers and knows few words. What it makes is noise.
 """

@@ -51,9 +51,9 @@ def velocity_from_x0(x: Tensor, x0: Tensor, sigma: Tensor) -> Tensor:
 
 
 def flow_matching_loss(velocity: Tensor, x0: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
-    """Return the mean squared error of a velocity over the frames that are noisy.
+    """Return the mean squared error of a velocity `[B, F, C, H, W]` over the frames that are noisy; of none, zero.
 
-    What noise a frame at `sigma` 0 would have had, nobody can know: such frames were given, and are left out.
+    What noise a frame at `sigma` `[B, F]` 0 would have had, nobody can know: such frames were given, and are left out.
     """
     return noisy_mean((velocity.float() - velocity_target(x0, noise).float()).square(), sigma)
 

@@ -115,6 +115,21 @@ def test_a_chunk_is_committed_when_the_next_is_asked_for(model, text):
     assert seen == [0, 1, 4] and cache.frames == 4
 
 
+def test_a_rollout_goes_on_from_the_chunk_before_it(model, text):
+    given, generator = noise_of(1), seeded()
+    cache = cache_of(model)
+    commit_chunk(model, given, text, cache)
+    expected = []
+    for _ in range(2):
+        if expected:
+            commit_chunk(model, expected[-1], text, cache)
+        x = torch.randn(2, 3, 4, *SIZE, generator=generator)
+        expected.append(denoise_chunk(model, x, text, cache, sigmas=SIGMAS, generator=generator))
+    for made, chunk in zip(stream(model, text, (3, 3), latest=given), expected, strict=True):
+        assert torch.equal(made, chunk)
+    assert not torch.equal(next(stream(model, text, (3, 3))), expected[0])
+
+
 def test_an_endless_layout_outlives_the_window(model, text):
     cache = cache_of(model, window=3, sink=1)
     made = list(islice(stream(model, text, chunks(1, 3), cache=cache), 8))

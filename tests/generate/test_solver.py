@@ -7,7 +7,7 @@ import torch
 
 from causvid.config import TransformerConfig
 from causvid.flow import schedule, x0_from_velocity
-from causvid.generate.solver import guided_velocity, solve
+from causvid.generate.solver import guided_velocity, held, solve
 from causvid.models.transformer import Transformer
 from causvid.nn.visibility import Visibility
 
@@ -55,6 +55,19 @@ def test_kept_states_lie_on_the_trajectory(noise):
     assert torch.equal(states[:, 0], noise) and torch.equal(states[:, -1], end)
     for i, level in enumerate(keep):
         torch.testing.assert_close(states[:, i], gaussian_state(noise, level), rtol=0, atol=0.02)
+
+
+def test_held_frames_are_clean_to_the_velocity_and_stay_as_they_are(noise):
+    asked = []
+
+    def velocity(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+        asked.append(sigma)
+        return torch.ones_like(x)
+
+    frames = torch.tensor([[True, False, False], [False, False, False]])
+    v = held(velocity, frames)(noise, torch.full((2, 3), 0.7))
+    assert torch.equal(asked[0], torch.where(frames, 0.0, 0.7))
+    assert torch.equal(v, torch.where(frames, 0.0, 1.0)[..., None, None, None].to(v.dtype).expand_as(v))
 
 
 def test_keeping_states_changes_nothing_and_follows_the_order_asked_for(noise):

@@ -29,12 +29,12 @@ def is_from(store: ClipStore, first: torch.Tensor) -> bool:
 
 def test_first_chunks_are_given_in_the_asked_share_of_clips_that_go_on_after_them():
     clips = torch.zeros(2000, 4, 1)
-    given = given_frames(0.3, clips, 2, seeded())
+    given = given_frames(clips, share=0.3, first=2, generator=seeded())
     assert given[:, 0].float().mean().item() == pytest.approx(0.3, abs=0.04)
     assert torch.equal(given[:, 0], given[:, 1]) and not given[:, 2:].any()
-    assert not given_frames(1.0, clips, 4, seeded()).any()
+    assert not given_frames(clips, share=1.0, first=4, generator=seeded()).any()
     generator = seeded()
-    assert not given_frames(0.0, clips, 2, generator).any()
+    assert not given_frames(clips, share=0.0, first=2, generator=generator).any()
     assert torch.equal(generator.get_state(), seeded().get_state()), "nothing is drawn for a share of 0"
 
 

@@ -23,7 +23,8 @@ def draw_chunk_levels(
         rolled = torch.rand((batch, 1), generator=generator, device=draws.device) < clean_past
         past = torch.arange(len(layout), device=draws.device) < chunk
         draws = draws.masked_fill(rolled & past, levels - 1)
-    return draws.repeat_interleave(torch.tensor(layout, device=draws.device), dim=1)
+    parts = zip(draws.split(1, dim=1), layout, strict=True)
+    return torch.cat([drawn.expand(-1, size) for drawn, size in parts], dim=1)
 
 
 def gather_states(trajectory: Tensor, index: Tensor) -> Tensor:

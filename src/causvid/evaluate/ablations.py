@@ -177,7 +177,9 @@ class Finding:
         no_worse = self.claim.row == "teacher"
         held = self.better >= 0 if no_worse else self.better > 0
         word = "held" if held else "did not hold"
-        return f"{word}, within the error" if self.error is not None and abs(self.better) < self.error else word
+        if self.error is None:
+            return f"{word}, error unknown"
+        return f"{word}, within the error" if abs(self.better) < self.error else word
 
 
 def findings(report: AblationReport) -> list[Finding]:
@@ -291,7 +293,7 @@ def _claims(report: AblationReport) -> str:
         first = one.claim is not named
         named = one.claim
         text, paper = (one.claim.text, one.claim.paper) if first else ("", "")
-        verdict = one.verdict if one.verdict.startswith("held") else f"**{one.verdict}**"
+        verdict = "**did not hold**" if one.verdict == "did not hold" else one.verdict
         rows.append([text, paper, one.measure, one.recipe, one.other, verdict])
     short = next((row for row in report.rows if row.name == "short"), None)
     beside = ""

@@ -177,9 +177,10 @@ def _changes(changes: PromptChanges) -> str:
         [
             "## A prompt that changes",
             f"After {changes.before} frames one attribute becomes another; the attributes take turns. A cut changes "
-            f"the text alone, a recache also makes the visible past anew under it, a blend goes there over "
-            f"{changes.chunks} chunks; unless it is said, the last two dissolve. Seconds are counted from the change; "
-            "videos of the new prompt alone are read at the same frames. Unasked, this model has its sink "
+            "the text alone, a recache also makes the visible past anew under it, a blend goes there over "
+            f"{changes.chunks} chunks; unless it is said, the last two dissolve. Where the sink is dropped, all make "
+            "the past anew. Seconds are counted from the change; videos of the new prompt alone are read at the same "
+            "frames. Unasked, this model has its sink "
             f"{SINKS[changes.keeps_sink]}: the targets are for that.",
             table(columns, rows),
             f"The new attribute, seen {half} after the change, by what changed:",
@@ -310,8 +311,8 @@ def _endless(endless: WithoutEnd) -> str:
     lines.append(
         "Saturation, contrast (root mean square) and mean luminance are those of pixels in [0, 1]. Memory is what the "
         "whole process holds at the end of the stretch. Times of a chunk are the median and the median absolute "
-        "deviation from it, which say how busy the machine was; hence the last column: after every chunk the one that "
-        f"followed the stream's first {EARLY_SECONDS:g} s is made again, and the median is that of both times' ratio."
+        "deviation from it, which say how busy the machine was; hence the last column: after every chunk one of "
+        f"the stream's first {EARLY_SECONDS:g} s is made again, and the median is that of both times' ratio."
     )
     return "\n\n".join(lines)
 

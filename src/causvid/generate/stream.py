@@ -159,11 +159,12 @@ class Stream(Iterator[Tensor]):
 
         Args:
             mode: "cut" changes the text alone, "recache" also makes the keys of the visible past anew under it,
-                "blend" moves the text's embedding there over `chunks` chunks.
+                "blend" moves the text's embedding there over `chunks` chunks. Where the sink is dropped, the past is
+                made anew in every mode, and at every step of a blend.
             carry: how many of the window's latent frames stay visible; by default what the model's settings say, which
                 may be all. The fewer, the sooner what they show gives way to what the prompt says.
             keep_sink: whether the first frames stay visible for ever, by default unless `carry` is given, here or by
-                the model; otherwise the oldest of what is visible take their place, and the past is made anew.
+                the model; otherwise the oldest of what is visible take their place.
             dissolve: unless it is a cut, let the frames that were to come dissolve into those of the next chunk, over
                 all of it; each step of a blend, over a part as small as the square of its share of the way. It takes
                 the time of as many more chunks. Nothing dissolves before the first frame, or in video-to-video, where

@@ -33,7 +33,7 @@ from causvid.train.teacher import (
 
 
 class Made(NamedTuple):
-    """What the student made: clean latents `[B, F, C, h, w]`, of which `given` frames were real, and their captions."""
+    """What the student made: clean latents `[B, F, C, h, w]`, and their captions. given: how many frames were real."""
 
     x0: Tensor
     given: int
@@ -60,21 +60,27 @@ def dmd_stage(preset: Preset, run: Run) -> Stage:
     levels = torch.tensor(few, device=run.device)
     null = text.embed([""], run.device)
 
-    def from_data(real: Tensor, given: int, keys: TextKeys, generator: torch.Generator) -> Tensor:
+    # `choose` is on the CPU, which has to know what is chosen: a device's draw would have to be waited for.
+
+    def from_data(
+        real: Tensor, given: int, keys: TextKeys, generator: torch.Generator, choose: torch.Generator
+    ) -> Tensor:
         """Predict x0 from real latents, every chunk noised to a level of its own, the `given` frames not at all."""
         sigma = levels[draw_chunk_levels(layout, batch=len(real), levels=len(few), generator=generator)]
         sigma[:, :given] = 0.0
         x = add_noise(real, randn_like(real, generator), sigma)
         return x0_from_velocity(x, student(x, sigma, keys, visibility=visibility), sigma)
 
-    def from_rollout(real: Tensor, given: int, keys: TextKeys, generator: torch.Generator) -> Tensor:
+    def from_rollout(
+        real: Tensor, given: int, keys: TextKeys, generator: torch.Generator, choose: torch.Generator
+    ) -> Tensor:
         """Predict x0 by generating the clip with the student's own cache, leaving all chunks at one drawn step.
 
         The `given` frames, none or the first chunk's, are real.
         """
         batch, _, channels, height, width = latent_shape(preset, len(real), 1)
         cache = student.new_cache(batch=batch, height=height, width=width, window=g.window, sink=g.sink)
-        exit_step = int(torch.randint(len(few), (), generator=generator, device=generator.device))
+        exit_step = int(torch.randint(len(few), (), generator=choose))
         chunks = rollout(
             student,
             keys,
@@ -96,12 +102,12 @@ def dmd_stage(preset: Preset, run: Run) -> Stage:
         sigma[:, :given] = 0.0
         return sigma
 
-    def student_batch(generator: torch.Generator) -> Made:
+    def student_batch(generator: torch.Generator, choose: torch.Generator) -> Made:
         real, row = store.draw(config.batch, frames=g.clip_frames, generator=generator, device=run.device)
-        image = config.image > 0 and torch.rand((), generator=generator, device=generator.device) < config.image
+        image = len(layout) > 1 and float(torch.rand((), generator=choose)) < config.image
         given, embedding = g.first if image else 0, embeddings[row]
         with autocast(run):
-            return Made(make(real, given, student.encode_text(embedding), generator), given, embedding)
+            return Made(make(real, given, student.encode_text(embedding), generator, choose), given, embedding)
 
     def velocity_of(model: Transformer, embedding: Tensor, guidance: float = 1.0) -> Velocity:
         keys = model.encode_text(embedding)
@@ -117,17 +123,18 @@ def dmd_stage(preset: Preset, run: Run) -> Stage:
 
     def step(n: int) -> dict[str, Tensor]:
         generator = step_generator(run.seed, "dmd", n, run.device)
+        choose = step_generator(run.seed, "dmd choices", n)
         rate = learning_rate(config, n, config.critic_learning_rate)
         with torch.no_grad():
-            made = student_batch(generator)
+            made = student_batch(generator, choose)
         losses = [critic_step(made, generator, rate)]
         for _ in range(1, config.critic_updates):
             # A rollout costs more than an update: all updates share one, each with noise of its own.
             if config.student_input == "data":
                 with torch.no_grad():
-                    made = student_batch(generator)
+                    made = student_batch(generator, choose)
             losses.append(critic_step(made, generator, rate))
-        made = student_batch(generator)
+        made = student_batch(generator, choose)
         with autocast(run):
             with torch.no_grad():
                 scores = velocity_of(teacher, made.embedding, config.guidance), velocity_of(critic, made.embedding)

@@ -49,7 +49,7 @@ def pairs_stage(preset: Preset, run: Run) -> Stage:
         generator = step_generator(run.seed, "pairs", n, run.device)
         real, ids = store.draw(config.batch, frames=first, generator=generator, device=run.device)
         noise = torch.randn(latent_shape(preset, config.batch, frames), generator=generator, device=run.device)
-        given = given_frames(config.image, noise, first, generator)
+        given = given_frames(noise, share=config.image, first=first, generator=generator)
         noise[:, :first] = torch.where(given[:, :first, None, None, None], real, noise[:, :first])
         with autocast(run):
             keys = teacher.encode_text(text(ids, token_mask(ids)))

@@ -71,7 +71,7 @@ def phase_at(phases: tuple[Phase, ...], progress: float) -> Phase:
     return next((phase for phase in phases if progress < phase.until), phases[-1])
 
 
-def given_frames(share: float, clips: Tensor, first: int, generator: torch.Generator) -> Tensor:
+def given_frames(clips: Tensor, *, share: float, first: int, generator: torch.Generator) -> Tensor:
     """Draw which frames of `clips` `[B, F, ...]` are given: the first chunk's, in a share of them; bool `[B, F]`.
 
     Nothing is drawn for a share of 0. Clips that are no longer than the first chunk are never given.
@@ -131,7 +131,8 @@ def teacher_stage(preset: Preset, run: Run) -> Stage:
             (len(ids), len(sizes)), shift=preset.generation.shift, generator=generator, device=run.device
         )
         sigma = sigma.repeat_interleave(sizes, dim=1, output_size=phase.frames)
-        sigma = sigma.masked_fill(given_frames(config.image, x0, preset.generation.first, generator), 0.0)
+        given = given_frames(x0, share=config.image, first=preset.generation.first, generator=generator)
+        sigma = sigma.masked_fill(given, 0.0)
         noise = randn_like(x0, generator)
         with autocast(run):
             keys = model.encode_text(text(ids, token_mask(ids)))
