@@ -1,0 +1,85 @@
+"""What runs on a CPU runs on CUDA, and makes the same there."""
+
+import json
+import math
+from itertools import islice
+from pathlib import Path
+
+import pytest
+import torch
+
+from causvid.pipeline import Pipeline, Stream
+from causvid.train import stages
+from causvid.worlds.storybook import FULL, render, sample_scene
+
+pytestmark = pytest.mark.gpu
+PROMPT, OTHER = "a red swan moving to the right over a lake", "a blue mammoth over the snow"
+
+
+@pytest.fixture(scope="module")
+def pipeline() -> Pipeline:
+    return Pipeline.from_pretrained(device="cuda")
+
+
+def begin(pipeline: Pipeline, **options: object) -> Stream:
+    stream = pipeline.stream(PROMPT, seed=1, **options)  # type: ignore[arg-type]
+    assert isinstance(stream, Stream)
+    return stream
+
+
+def take(stream: Stream, chunks: int) -> torch.Tensor:
+    return torch.cat(list(islice(stream, chunks)))
+
+
+def test_the_whole_recipe_runs_and_its_model_streams(tmp_path: Path) -> None:
+    assert stages.run("all", "test", tmp_path / "run", device="cuda")
+    for stage in stages.ORDER:
+        metrics = tmp_path / "run" / stage / "metrics.jsonl"
+        rows = [json.loads(line) for line in metrics.read_text().splitlines()]
+        assert rows and all(math.isfinite(value) for row in rows for value in row.values())
+    trained = Pipeline.from_pretrained(tmp_path / "run" / "bundle", device="cuda")
+    assert len(take(begin(trained, seconds=2), 99)) == round(2 * trained.fps)
+
+
+def test_renders_are_those_of_the_cpu() -> None:
+    scenes = [sample_scene(FULL, seed, split="train") for seed in range(8)]
+    options = {"frames": 5, "height": 64, "width": 96, "fps": 12}
+    there, here = render(scenes, device="cuda", **options), render(scenes, **options)
+    assert there.device.type == "cuda"
+    assert (there.cpu() - here).abs().mean() < 1 / 255
+
+
+@pytest.mark.parametrize("mode", ["student", "teacher"])
+def test_videos_are_those_of_the_cpu(pipeline: Pipeline, mode: str) -> None:
+    options = {"seeds": [0, 1], "seconds": 2, "mode": mode}
+    there = pipeline.generate_batch([PROMPT, OTHER], **options)  # type: ignore[arg-type]
+    here = Pipeline.from_pretrained().generate_batch([PROMPT, OTHER], **options)  # type: ignore[arg-type]
+    assert there.device.type == "cpu"
+    assert (there.int() - here.int()).abs().float().mean() < 2
+
+
+@pytest.mark.parametrize("policy", ["window", "recompute"])
+def test_a_stream_goes_back_and_forks_bit_for_bit(pipeline: Pipeline, policy: str) -> None:
+    stream = begin(pipeline, policy=policy)
+    take(stream, 4)
+    state, fork = stream.snapshot(), stream.fork()
+
+    def change(one: Stream) -> torch.Tensor:
+        one.set_prompt(OTHER, "blend", chunks=2)
+        return take(one, 6)
+
+    changed = change(stream)
+    assert torch.equal(change(fork), changed)
+    stream.restore(state)
+    assert torch.equal(change(stream), changed)
+    stream.restore(state)
+    assert not torch.equal(take(stream, 6), changed)
+
+
+def test_memory_of_a_stream_is_flat(pipeline: Pipeline) -> None:
+    stream = begin(pipeline)
+    held = []
+    for _ in range(3):
+        take(stream, 20)
+        held.append(torch.cuda.memory_allocated())
+    assert held[0] == held[1] == held[2]
