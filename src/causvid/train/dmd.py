@@ -40,6 +40,17 @@ class Made(NamedTuple):
     embedding: Tensor
 
 
+class Draws(NamedTuple):
+    """Where a step's random values come from.
+
+    noise: on the run's device. choices: on the CPU, which has to know what is chosen; it would have to wait for a
+    device's own draw.
+    """
+
+    noise: torch.Generator
+    choices: torch.Generator
+
+
 def dmd_stage(preset: Preset, run: Run) -> Stage:
     """Distil: `critic_updates` critic steps to one student step; the result is the average of the student."""
     config, g = preset.recipe.dmd, preset.generation
@@ -60,27 +71,21 @@ def dmd_stage(preset: Preset, run: Run) -> Stage:
     levels = torch.tensor(few, device=run.device)
     null = text.embed([""], run.device)
 
-    # `choose` is on the CPU, which has to know what is chosen: a device's draw would have to be waited for.
-
-    def from_data(
-        real: Tensor, given: int, keys: TextKeys, generator: torch.Generator, choose: torch.Generator
-    ) -> Tensor:
+    def from_data(real: Tensor, given: int, keys: TextKeys, draws: Draws) -> Tensor:
         """Predict x0 from real latents, every chunk noised to a level of its own, the `given` frames not at all."""
-        sigma = levels[draw_chunk_levels(layout, batch=len(real), levels=len(few), generator=generator)]
+        sigma = levels[draw_chunk_levels(layout, batch=len(real), levels=len(few), generator=draws.noise)]
         sigma[:, :given] = 0.0
-        x = add_noise(real, randn_like(real, generator), sigma)
+        x = add_noise(real, randn_like(real, draws.noise), sigma)
         return x0_from_velocity(x, student(x, sigma, keys, visibility=visibility), sigma)
 
-    def from_rollout(
-        real: Tensor, given: int, keys: TextKeys, generator: torch.Generator, choose: torch.Generator
-    ) -> Tensor:
+    def from_rollout(real: Tensor, given: int, keys: TextKeys, draws: Draws) -> Tensor:
         """Predict x0 by generating the clip with the student's own cache, leaving all chunks at one drawn step.
 
         The `given` frames, none or the first chunk's, are real.
         """
         batch, _, channels, height, width = latent_shape(preset, len(real), 1)
         cache = student.new_cache(batch=batch, height=height, width=width, window=g.window, sink=g.sink)
-        exit_step = int(torch.randint(len(few), (), generator=choose))
+        exit_step = int(torch.randint(len(few), (), generator=draws.choices))
         chunks = rollout(
             student,
             keys,
@@ -88,7 +93,7 @@ def dmd_stage(preset: Preset, run: Run) -> Stage:
             chunks=layout[1:] if given else layout,
             shape=(batch, channels, height, width),
             sigmas=few,
-            generator=generator,
+            generator=draws.noise,
             grad_step=exit_step,
             latest=real[:, :given] if given else None,
         )
@@ -102,12 +107,12 @@ def dmd_stage(preset: Preset, run: Run) -> Stage:
         sigma[:, :given] = 0.0
         return sigma
 
-    def student_batch(generator: torch.Generator, choose: torch.Generator) -> Made:
-        real, row = store.draw(config.batch, frames=g.clip_frames, generator=generator, device=run.device)
-        image = len(layout) > 1 and float(torch.rand((), generator=choose)) < config.image
+    def student_batch(draws: Draws) -> Made:
+        real, row = store.draw(config.batch, frames=g.clip_frames, generator=draws.noise, device=run.device)
+        image = len(layout) > 1 and float(torch.rand((), generator=draws.choices)) < config.image
         given, embedding = g.first if image else 0, embeddings[row]
         with autocast(run):
-            return Made(make(real, given, student.encode_text(embedding), generator, choose), given, embedding)
+            return Made(make(real, given, student.encode_text(embedding), draws), given, embedding)
 
     def velocity_of(model: Transformer, embedding: Tensor, guidance: float = 1.0) -> Velocity:
         keys = model.encode_text(embedding)
@@ -122,23 +127,22 @@ def dmd_stage(preset: Preset, run: Run) -> Stage:
         return loss.detach()
 
     def step(n: int) -> dict[str, Tensor]:
-        generator = step_generator(run.seed, "dmd", n, run.device)
-        choose = step_generator(run.seed, "dmd choices", n)
+        draws = Draws(step_generator(run.seed, "dmd", n, run.device), step_generator(run.seed, "dmd choices", n))
         rate = learning_rate(config, n, config.critic_learning_rate)
         with torch.no_grad():
-            made = student_batch(generator, choose)
-        losses = [critic_step(made, generator, rate)]
+            made = student_batch(draws)
+        losses = [critic_step(made, draws.noise, rate)]
         for _ in range(1, config.critic_updates):
             # A rollout costs more than an update: all updates share one, each with noise of its own.
             if config.student_input == "data":
                 with torch.no_grad():
-                    made = student_batch(generator, choose)
-            losses.append(critic_step(made, generator, rate))
-        made = student_batch(generator, choose)
+                    made = student_batch(draws)
+            losses.append(critic_step(made, draws.noise, rate))
+        made = student_batch(draws)
         with autocast(run):
             with torch.no_grad():
                 scores = velocity_of(teacher, made.embedding, config.guidance), velocity_of(critic, made.embedding)
-            sigma, noise = compare_levels(made.given, generator), randn_like(made.x0, generator)
+            sigma, noise = compare_levels(made.given, draws.noise), randn_like(made.x0, draws.noise)
             loss = student_loss(made.x0, teacher=scores[0], critic=scores[1], sigma=sigma, noise=noise)
         norm = update(optimizer, loss, parameters, rate=learning_rate(config, n), clip=config.clip)
         average.update(student)
