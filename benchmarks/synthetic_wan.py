@@ -16,9 +16,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from causvid.config import TransformerConfig
-from causvid.models.names import foreign_shapes
+from causvid.loading.names import foreign_shapes
 from causvid.models.text import TextEncoder, train_tokenizer
-from causvid.models.wan_config import to_diffusers_config
+from causvid.loading.wan_config import to_diffusers_config
 from causvid.preset import load_preset
 
 SHARD = 512 * 2**20

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from causvid.config import AutoencoderConfig, GenerationConfig, TextConfig, TransformerConfig
-from causvid.models.bundle import Bundle
+from causvid.loading.bundle import Bundle
 from causvid.models.text import TextEncoder, train_tokenizer
 from causvid.models.tiny_autoencoder import TinyAutoencoder
 from causvid.models.transformer import Transformer

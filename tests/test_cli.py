@@ -17,8 +17,8 @@ import torch
 from causvid import cli
 from causvid.cli import film, generate
 from causvid.cli.options import Parts, find_device
-from causvid.generate.latents import load_latents
-from causvid.generate.timeline import Timeline
+from causvid.engine.latents import load_latents
+from causvid.timeline import Timeline
 
 CHUNKS = (1, 4, 4, 4)
 COMMANDS = ("generate", "extend", "translate", "play", "decode", "plan", "train", "evaluate", "world")

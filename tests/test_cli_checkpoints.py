@@ -7,7 +7,7 @@ import torch
 
 from causvid.cli import main
 from causvid.config import TransformerConfig
-from causvid.models.bundle import save_transformer
+from causvid.loading.bundle import save_transformer
 from causvid.models.transformer import Transformer
 
 CONFIG = TransformerConfig(dim=128, heads=1, layers=1, ffn_dim=24, text_dim=8, in_channels=4, out_channels=4)

@@ -19,12 +19,12 @@ from causvid import cli
 from causvid.cli import variations
 from causvid.cli.options import Parts
 from causvid.config import GenerationConfig
-from causvid.generate.latents import load_latents, save_latents
-from causvid.generate.timeline import PARTS, Timeline
+from causvid.engine.latents import load_latents, save_latents
+from causvid.timeline import PARTS, Timeline
 from causvid.media import VideoWriter, read_video
-from causvid.models import families
-from causvid.models.names import to_foreign
-from causvid.models.wan_config import to_wan_config
+from causvid.loading import families
+from causvid.loading.names import to_foreign
+from causvid.loading.wan_config import to_wan_config
 from causvid.pipeline import Pipeline
 
 SWAN, MAMMOTH = "a red swan over the snow", "a blue mammoth"

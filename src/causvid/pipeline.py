@@ -10,9 +10,9 @@ from typing import Literal, Self, get_args
 import torch
 from torch import Tensor
 
-from causvid.generate.beginning import begin
-from causvid.generate.film import Film, script
-from causvid.generate.limits import (
+from causvid.engine.beginning import begin
+from causvid.film import Film, script
+from causvid.engine.limits import (
     latent_size,
     layout,
     memory,
@@ -21,16 +21,16 @@ from causvid.generate.limits import (
     student_sigmas,
     teacher_sigmas,
 )
-from causvid.generate.rollout import rollout
-from causvid.generate.solver import guided_velocity, solve
-from causvid.generate.source import STRENGTH, Image, Video, load_image
-from causvid.generate.state import Policy, StreamSettings
-from causvid.generate.stream import Stream, levels_below
-from causvid.generate.timeline import Shot, Timeline
+from causvid.engine.rollout import rollout
+from causvid.engine.solver import guided_velocity, solve
+from causvid.engine.source import STRENGTH, Image, Video, load_image
+from causvid.engine.state import Policy, StreamSettings
+from causvid.stream import Stream, levels_below
+from causvid.timeline import Shot, Timeline
 from causvid.media import Fit, to_bytes
-from causvid.models.assemble import assemble
+from causvid.loading.assemble import assemble
 from causvid.models.autoencoder import pixel_frames
-from causvid.models.bundle import Bundle, save_bundle
+from causvid.loading.bundle import Bundle, save_bundle
 from causvid.models.text import Placement
 from causvid.models.transformer import TextKeys, Transformer
 

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from causvid.evaluate.adherence import Tally
-from causvid.evaluate.bench import Steps, gap
+from causvid.engine.bench import Steps, gap
 from causvid.evaluate.endless import Endless, Past, Span, WithoutEnd
 from causvid.evaluate.report import (
     MEASURED,

@@ -16,7 +16,7 @@ from causvid.cli import streams as command
 from causvid.config import TextConfig
 from causvid.evaluate import endless
 from causvid.evaluate.adherence import Tally
-from causvid.evaluate.bench import Bench, Case, Said, Steps, pooled, seam
+from causvid.engine.bench import Bench, Case, Said, Steps, pooled, seam
 from causvid.evaluate.classifier import AttributeClassifier
 from causvid.evaluate.endless import Endless, Past, colours, follow, measure_without_end
 from causvid.evaluate.report import MEASURED, REPORT, StreamReport

@@ -12,15 +12,15 @@ import torch
 from safetensors.torch import load_file
 
 from causvid import cli
-from causvid.generate import solver
-from causvid.models.assemble import load_bundle
+from causvid.engine import solver
+from causvid.loading.assemble import load_bundle
 from causvid.nn.visibility import FULL
 from causvid.pipeline import Pipeline
 from causvid.train import ablations, dmd, ode, pairs, stages, teacher
 from causvid.train.ablations import variants
 from causvid.train.export import export_bundle
 from causvid.train.loop import Run, step_generator
-from causvid.train.shards import Shards
+from causvid.data.shards import Shards
 
 NAMES = ("no-dmd", "short", "no-ode", "causal-teacher")
 
@@ -47,7 +47,7 @@ def ablated(chain, tmp_path_factory) -> Path:
     folder = chain.copy(tmp_path_factory.mktemp("ablated") / "run")
     shutil.copytree(chain.folder / "bundle", folder / "bundle")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("causvid.train.data.SHARD", 8)
+        patch.setattr("causvid.data.clips.SHARD", 8)
         without_samples(patch)
         before = weights(folder)
         assert ablations.run("test", folder)

@@ -9,12 +9,12 @@ import torch
 from torch.nn import functional
 
 from causvid.flow import add_noise, velocity_target
-from causvid.generate.rollout import rollout
+from causvid.engine.rollout import rollout
 from causvid.models.transformer import Transformer
 from causvid.preset import load_preset
 from causvid.train.optimizer import autocast
 from causvid.train.teacher import compile_blocks
-from causvid.train.world import ClipPool, render_batch
+from causvid.data.storybook import ClipPool, render_batch
 
 BARE = """
 import sys

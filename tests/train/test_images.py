@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from causvid.distill.dmd import critic_loss, student_loss
 from causvid.flow import flow_matching_loss
 from causvid.train import dmd, teacher
-from causvid.train.data import ClipStore
+from causvid.data.clips import ClipStore
 from causvid.train.dmd import dmd_stage
 from causvid.train.loop import Run
 from causvid.train.pairs import PairStore, pairs_stage

@@ -12,13 +12,13 @@ from causvid.flow import add_noise
 from causvid.models.text import TextEncoder
 from causvid.nn.visibility import FULL
 from causvid.train import data, dmd, ode, pairs, teacher
-from causvid.train.data import ClipStore, held_out_prompts, load_autoencoder
+from causvid.data.clips import ClipStore, held_out_prompts, load_autoencoder
 from causvid.train.loop import Stage
 from causvid.train.optimizer import autocast
 from causvid.train.pairs import PairStore, student_sigmas
-from causvid.train.shards import Shards
+from causvid.data.shards import Shards
 from causvid.train.teacher import embed_captions, load_text_encoder, new_transformer, phase_at, token_mask
-from causvid.train.world import render_scenes
+from causvid.data.storybook import render_scenes
 from causvid.worlds.storybook import World, caption, is_held_out, sample_scene
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from causvid.models.assemble import load_bundle
-from causvid.models.layout import SETTINGS
+from causvid.loading.assemble import load_bundle
+from causvid.loading.layout import SETTINGS
 from causvid.train import stages
 from causvid.train.autoencoder import autoencoder_stage
 from causvid.train.export import provenance

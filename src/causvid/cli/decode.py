@@ -25,8 +25,8 @@ def decode(
 ) -> None:
     """Decode the latents of a run into a video; of the model, only the autoencoder is read."""
     check_target(output)
-    from causvid.generate.latents import decode_latents, load_latents
-    from causvid.models.assemble import load_autoencoder
+    from causvid.engine.latents import decode_latents, load_latents
+    from causvid.loading.assemble import load_autoencoder
 
     loaded, fps = load_latents(latents)
     place = find_device(device)

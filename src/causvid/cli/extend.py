@@ -12,7 +12,7 @@ from causvid.cli.options import Parts, flat
 from causvid.media import read_video
 
 if TYPE_CHECKING:
-    from causvid.generate.timeline import Timeline
+    from causvid.timeline import Timeline
     from causvid.pipeline import Pipeline
 
 
@@ -30,7 +30,7 @@ def extend(
     """Let a video go on: the file holds it, at the model's size and rate, and what follows."""
     keeping.check(output)
     pipeline = parts.load()
-    from causvid.generate.timeline import Timeline
+    from causvid.timeline import Timeline
 
     timeline = Timeline.make(
         seconds=pipeline.clip_seconds if seconds is None else seconds,
@@ -45,7 +45,7 @@ def extend(
 
 def _given(pipeline: "Pipeline", video: str, timeline: "Timeline") -> Iterator[Any]:
     """Yield the frames of the given video as the model sees them, uint8 [T, H, W, 3]."""
-    from causvid.generate.latents import SUFFIX, decode_latents, load_latents
+    from causvid.engine.latents import SUFFIX, decode_latents, load_latents
 
     if Path(video).suffix == SUFFIX:
         latents, _ = load_latents(Path(video))

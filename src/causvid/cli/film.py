@@ -20,8 +20,8 @@ from causvid.media import VideoWriter, check_target
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from causvid.generate.film import Film
-    from causvid.generate.timeline import Timeline
+    from causvid.film import Film
+    from causvid.timeline import Timeline
     from causvid.pipeline import Pipeline
 
 READY = 2
@@ -68,8 +68,8 @@ class Keeping:
 
     def check(self, output: Path) -> None:
         """Raise an error unless all of it can be written; touch nothing."""
-        from causvid.generate.latents import SUFFIX
-        from causvid.generate.timeline import check_suffix
+        from causvid.engine.latents import SUFFIX
+        from causvid.timeline import check_suffix
 
         check_target(output)
         if self.save_script is not None:
@@ -124,7 +124,7 @@ def play_film(
     if keeping.latents is not None:
         import torch
 
-        from causvid.generate.latents import save_latents
+        from causvid.engine.latents import save_latents
 
         parts = ([] if past is None else [past.cpu()]) + latents[: written.chunks]
         save_latents(keeping.latents, torch.cat(parts, dim=1), fps=pipeline.fps)
@@ -142,7 +142,7 @@ def _with_latents(film: "Film", latents: list["Tensor"]) -> Iterator[Any]:
 
 def _script(film: "Film", frames: int) -> "Timeline":
     """Return what plays the film again, as far as it is in the file."""
-    from causvid.generate.timeline import versions
+    from causvid.timeline import versions
 
     timeline = film.timeline if frames >= film.length else film.timeline.up_to(frames / film.fps)
     return timeline.model_copy(update={"versions": versions()})
@@ -257,7 +257,7 @@ def _ahead(chunks: Iterable[Any], stop: Event) -> Generator[Any, None, None]:
 
 def note_unknown_words(pipeline: "Pipeline", prompts: Iterable[str]) -> None:
     """Say which words of the prompts the model has never seen."""
-    from causvid.models.bundle import words_command
+    from causvid.loading.bundle import words_command
 
     words = dict.fromkeys(word for prompt in prompts for word in pipeline.unknown_words(prompt))
     if words:

@@ -51,7 +51,7 @@ def generate(
     if teacher:
         _teach(pipeline, prompt, output, making, keeping, seconds=length, image=image, variations=variations)
         return
-    from causvid.generate.timeline import Timeline
+    from causvid.timeline import Timeline
 
     timeline = Timeline.make(
         seconds=length,

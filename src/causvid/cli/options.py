@@ -15,7 +15,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 if TYPE_CHECKING:
     import torch
 
-    from causvid.generate.timeline import Timeline
+    from causvid.timeline import Timeline
     from causvid.pipeline import Pipeline
 
 PLACE = "a path, or owner/name or owner/name/file on the Hugging Face Hub"
@@ -86,7 +86,7 @@ class Parts:
 
         A preset that was told by a student's name or size is said outright: a file may be moved, and renamed.
         """
-        from causvid.generate.timeline import PARTS
+        from causvid.timeline import PARTS
 
         told = None if self.student is None else pipeline.bundle.provenance.get("preset")
         return {name: getattr(self, name) for name in PARTS} | {"preset": self.preset or told}

@@ -31,7 +31,7 @@ from causvid.preset import load_preset, preset_names
 if TYPE_CHECKING:
     import torch
 
-    from causvid.models.plan import Choice, Option, Plan, Sketch
+    from causvid.engine.plan import Choice, Option, Plan, Sketch
     from causvid.pipeline import Pipeline
 
 GB = 10**9
@@ -70,7 +70,7 @@ def plan(
         raise ValueError(f"model={model} is a preset: measure, student and preset need the path of a model")
     if output is not None and not measure:
         raise ValueError(f"output={output} has nothing to hold: add --measure")
-    from causvid.models.plan import Choice, list_options, sketch_files, sketch_preset
+    from causvid.engine.plan import Choice, list_options, sketch_files, sketch_preset
     from causvid.models.tiny_autoencoder import TinyAutoencoder
 
     def sketch(tiny: bool) -> "Sketch":
@@ -190,7 +190,7 @@ def _measure(
 ) -> dict[str, Any]:
     """Load the model, make chunks, and set the peak of memory beside the planned one."""
     from causvid.evaluate.adherence import describe_machine
-    from causvid.models.footprint import peak_taken_bytes, restart_peak, taken_bytes
+    from causvid.engine.footprint import peak_taken_bytes, restart_peak, taken_bytes
 
     needed = sketch.plan(choice, separate=device.type != "cpu", chunks=chunks)
     _make(load_pipeline(None, str(device)), None, chunks=1, steps=1)  # libraries take their share at their first use

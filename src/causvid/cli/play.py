@@ -18,7 +18,7 @@ def play(
 ) -> None:
     """Play a timeline, written by hand or by --save-script, into a file; options here win over what it says."""
     keeping.check(output)
-    from causvid.generate.timeline import Timeline
+    from causvid.timeline import Timeline
 
     script = Timeline.load(timeline)
     parts = parts.over(script)

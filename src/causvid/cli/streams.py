@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from causvid.config import GenerationConfig
     from causvid.evaluate.adherence import Progress
-    from causvid.evaluate.bench import Bench, Case
+    from causvid.engine.bench import Bench, Case
     from causvid.evaluate.report import StreamMeasurements
     from causvid.pipeline import Pipeline
     from causvid.worlds.storybook import Scene, World
@@ -45,7 +45,7 @@ def streams(
     import torch
 
     from causvid.evaluate.adherence import describe_machine
-    from causvid.evaluate.bench import Bench
+    from causvid.engine.bench import Bench
     from causvid.evaluate.report import REPORT, StreamReport, targets, write_report
 
     output.mkdir(parents=True, exist_ok=True)  # before minutes of measuring, not after
@@ -91,7 +91,7 @@ def _measure(
         measure_translation,
         measure_variety,
     )
-    from causvid.generate.source import STRENGTH, to_pixels
+    from causvid.engine.source import STRENGTH, to_pixels
     from causvid.models.autoencoder import TIME_FACTOR
 
     own, autoencoder, seconds = pipeline.generation, pipeline.bundle.autoencoder, pipeline.clip_seconds
@@ -138,7 +138,7 @@ def _measure(
 
 def _cases(world: "World", own: "GenerationConfig", *, count: int, seed: int) -> "list[Case]":
     """Draw held-out scenes of one subject each, and what is asked of them."""
-    from causvid.evaluate.bench import Case, Said
+    from causvid.engine.bench import Case, Said
     from causvid.models.autoencoder import pixel_frames
     from causvid.worlds.storybook import caption, render, sample_scene
 

@@ -30,7 +30,7 @@ def translate(
     """Make a video anew as a sentence says, chunk by chunk, keeping what it shows where."""
     keeping.check(output)
     pipeline = parts.load()
-    from causvid.generate.timeline import Timeline
+    from causvid.timeline import Timeline
 
     timeline = Timeline.make(
         seconds=_length(video, pipeline.fps, pipeline.generation.max_seconds) if seconds is None else seconds,

@@ -12,8 +12,8 @@ from causvid.media import contact_sheet
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from causvid.generate.film import Film
-    from causvid.generate.timeline import Timeline
+    from causvid.film import Film
+    from causvid.timeline import Timeline
     from causvid.pipeline import Pipeline
 
 STILLS = 6

@@ -26,7 +26,7 @@ from causvid.evaluate.adherence import (
     measure_speed,
     score,
 )
-from causvid.evaluate.bench import gap, pooled
+from causvid.engine.bench import gap, pooled
 from causvid.evaluate.classifier import AttributeClassifier
 from causvid.evaluate.frechet import clip_features, frechet_distance
 from causvid.evaluate.markdown import Report, share, share_within, table

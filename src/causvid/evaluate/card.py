@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from causvid.config import Settings
 from causvid.evaluate.adherence import Adherence, Drift, Measurement, Tally, points_below, relative
 from causvid.evaluate.markdown import POINTS, Target, points, reached_section, share, table
-from causvid.models.bundle import CARD, REPORT, SAMPLES, words_command
+from causvid.loading.bundle import CARD, REPORT, SAMPLES, words_command
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -17,10 +17,10 @@ from torch import Tensor
 
 from causvid.config import Settings
 from causvid.evaluate.adherence import Progress, Tally
-from causvid.evaluate.bench import Bench, Case, Counts, Readings, pooled, take
+from causvid.engine.bench import Bench, Case, Counts, Readings, pooled, take
 from causvid.evaluate.classifier import MIN_FRAMES
-from causvid.generate.state import Policy
-from causvid.generate.stream import Stream
+from causvid.engine.state import Policy
+from causvid.stream import Stream
 
 READ_SECONDS = 2.0
 READ_ONE_IN = 3

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from causvid.config import Settings
-from causvid.evaluate.bench import SMOOTH, Readings, Steps, gap, pooled
+from causvid.engine.bench import SMOOTH, Readings, Steps, gap, pooled
 from causvid.evaluate.endless import EARLY_SECONDS, READ_ONE_IN, READ_SECONDS, WithoutEnd
 from causvid.evaluate.markdown import POINTS, Report, Target, points, reached_section, share_within, table
 from causvid.evaluate.streams import SOON, Extension, ImageToVideo, PromptChange, PromptChanges, Translations, Variety

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from causvid.config import Settings
 from causvid.evaluate.adherence import Mode, Progress
-from causvid.evaluate.bench import (
+from causvid.engine.bench import (
     Bench,
     Case,
     Counts,
@@ -27,8 +27,8 @@ from causvid.evaluate.bench import (
     take,
 )
 from causvid.evaluate.classifier import MIN_FRAMES, AttributeClassifier
-from causvid.generate.state import PromptMode
-from causvid.generate.stream import Stream
+from causvid.engine.state import PromptMode
+from causvid.stream import Stream
 
 BEFORE = 2.0
 """Seconds before a prompt changes; the chunk they end in is made to its end."""

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
 
 from causvid.config import TextConfig
-from causvid.models.checkpoint import read_json
-from causvid.models.umt5 import EncoderOnDemand, first_line, quiet, read_umt5
+from causvid.files.checkpoint import read_json
+from causvid.loading.umt5 import EncoderOnDemand, first_line, quiet, read_umt5
 from causvid.seeding import lend_seed
 
 Placement = Literal["keep", "cpu", "release"]

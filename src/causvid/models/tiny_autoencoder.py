@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from causvid.config import AutoencoderConfig, one_line
 from causvid.models.autoencoder import TIME_FACTOR, AutoencoderState, check_latent, check_pixels
-from causvid.models.checkpoint import open_checkpoint, read_json
-from causvid.models.names import compare_shapes
+from causvid.files.checkpoint import open_checkpoint, read_json
+from causvid.loading.names import compare_shapes
 
 
 class MemoryBlock(nn.Module):

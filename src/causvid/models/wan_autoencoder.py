@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from causvid.models.autoencoder import TIME_FACTOR, AutoencoderState, check_latent, check_pixels
-from causvid.models.checkpoint import open_checkpoint, read_json
-from causvid.models.names import check_state
-from causvid.models.writing import write_state
+from causvid.files.checkpoint import open_checkpoint, read_json
+from causvid.loading.names import check_state
+from causvid.files.writing import write_state
 
 FIRST_FRAME_ONLY = "Rep"
 """What diffusers leaves in its list where an upsampler has seen the first frame, which it does not convolve in time."""

@@ -14,7 +14,7 @@ from causvid.train.loop import Run, Stage, step_generator
 from causvid.train.optimizer import Ema, adamw, autocast, learning_rate, update
 from causvid.train.samples import write_samples
 from causvid.train.start import AUTOENCODER, load_start
-from causvid.train.world import captions, clip_batches, render_batch
+from causvid.data.storybook import captions, clip_batches, render_batch
 
 SHORTCUT_CLIPS = 256
 

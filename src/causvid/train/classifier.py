@@ -7,7 +7,7 @@ from causvid.preset import Preset
 from causvid.seeding import lend_seed
 from causvid.train.loop import Run, Stage, step_generator
 from causvid.train.optimizer import adamw, learning_rate, update
-from causvid.train.world import clip_batches, world_of
+from causvid.data.storybook import clip_batches, world_of
 
 
 def vocabularies(preset: Preset) -> dict[str, tuple[str, ...]]:

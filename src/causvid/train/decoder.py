@@ -11,17 +11,17 @@ import torch
 from torch import Tensor
 
 from causvid.flow import add_noise, randn_like
-from causvid.generate.solver import guided_velocity, solve
+from causvid.engine.solver import guided_velocity, solve
 from causvid.models.autoencoder_loss import reconstruction_loss
 from causvid.models.tiny_autoencoder import TinyAutoencoder
 from causvid.preset import Preset
 from causvid.train.artifacts import save_weights
-from causvid.train.data import load_autoencoder
+from causvid.data.clips import load_autoencoder
 from causvid.train.loop import Run, Stage, step_generator
 from causvid.train.optimizer import Ema, adamw, autocast, learning_rate, update
 from causvid.train.samples import write_samples
 from causvid.train.teacher import load_text_encoder, new_transformer, teacher_visibility
-from causvid.train.world import captions, clip_batches, render_batch
+from causvid.data.storybook import captions, clip_batches, render_batch
 
 
 def decoder_stage(preset: Preset, run: Run) -> Stage:

@@ -12,12 +12,12 @@ from torch import Tensor
 from causvid.distill.dmd import critic_loss, student_loss
 from causvid.distill.levels import draw_chunk_levels
 from causvid.flow import Velocity, add_noise, randn_like, sample_timestep_sigma, x0_from_velocity
-from causvid.generate.rollout import rollout
-from causvid.generate.solver import guided_velocity
+from causvid.engine.rollout import rollout
+from causvid.engine.solver import guided_velocity
 from causvid.models.transformer import TextKeys, Transformer
 from causvid.preset import Preset
 from causvid.train.artifacts import save_weights
-from causvid.train.data import ClipStore
+from causvid.data.clips import ClipStore
 from causvid.train.loop import Run, Stage, step_generator
 from causvid.train.ode import student_layout, student_sampler
 from causvid.train.optimizer import Ema, adamw, autocast, learning_rate, update

@@ -11,10 +11,10 @@ from torch import nn
 from causvid.config import GenerationConfig
 from causvid.evaluate.adherence import describe_machine
 from causvid.evaluate.card import EvaluationReport, write_card
-from causvid.models.assemble import load_bundle
-from causvid.models.bundle import REPORT, save_bundle
+from causvid.loading.assemble import load_bundle
+from causvid.loading.bundle import REPORT, save_bundle
 from causvid.preset import Preset
-from causvid.train.data import load_autoencoder
+from causvid.data.clips import load_autoencoder
 from causvid.train.loop import Run
 from causvid.train.stages import RESULTS
 from causvid.train.start import EARLIER

@@ -10,13 +10,13 @@ from torch import Tensor
 from causvid.distill.levels import draw_chunk_levels
 from causvid.distill.ode import ode_loss
 from causvid.flow import x0_from_velocity
-from causvid.generate.rollout import rollout
+from causvid.engine.rollout import rollout
 from causvid.models.text import TextEncoder
 from causvid.models.transformer import Transformer
 from causvid.nn.visibility import chunk_layout
 from causvid.preset import Preset
 from causvid.train.artifacts import save_weights
-from causvid.train.data import held_out_prompts, load_autoencoder
+from causvid.data.clips import held_out_prompts, load_autoencoder
 from causvid.train.loop import Run, Stage, step_generator
 from causvid.train.optimizer import Ema, adamw, autocast, learning_rate, update
 from causvid.train.pairs import PairStore, student_sigmas

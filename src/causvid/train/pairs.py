@@ -10,12 +10,12 @@ from torch import Tensor
 
 from causvid.distill.levels import gather_states
 from causvid.flow import schedule, warped_steps
-from causvid.generate.solver import guided_velocity, held, solve
+from causvid.engine.solver import guided_velocity, held, solve
 from causvid.preset import Preset
-from causvid.train.data import ClipStore
+from causvid.data.clips import ClipStore
 from causvid.train.loop import Run, Stage, step_generator
 from causvid.train.optimizer import autocast
-from causvid.train.shards import Shards
+from causvid.data.shards import Shards
 from causvid.train.teacher import (
     given_frames,
     latent_shape,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import nn
 
-from causvid.models.assemble import load_bundle
+from causvid.loading.assemble import load_bundle
 from causvid.preset import Preset
 from causvid.train.artifacts import load_weights, save_weights
 from causvid.train.loop import Run
@@ -31,7 +31,7 @@ def start_from(folder: Path, preset: Preset, run: Run, *, at: str = "teacher") -
         ValueError: if the run has begun already, or the bundle has no teacher or knows other words than the preset's
             world.
     """
-    from causvid.train.data import new_text_encoder
+    from causvid.data.clips import new_text_encoder
 
     if run.folder.exists() and any(run.folder.iterdir()):
         raise ValueError(f"out={run.folder} is not empty: a run starts from a bundle in a new folder")

@@ -7,13 +7,13 @@ from torch import Tensor
 
 from causvid.config import Phase
 from causvid.flow import add_noise, flow_matching_loss, randn_like, sample_logit_normal, schedule
-from causvid.generate.solver import guided_velocity, solve
+from causvid.engine.solver import guided_velocity, solve
 from causvid.models.text import TextEncoder
 from causvid.models.transformer import Transformer
 from causvid.nn.visibility import FULL, Visibility
 from causvid.preset import Preset
 from causvid.train.artifacts import load_weights, save_weights
-from causvid.train.data import ClipStore, held_out_prompts, load_autoencoder, new_text_encoder
+from causvid.data.clips import ClipStore, held_out_prompts, load_autoencoder, new_text_encoder
 from causvid.train.loop import Run, Stage, step_generator
 from causvid.train.optimizer import Ema, adamw, autocast, learning_rate, update
 from causvid.train.samples import SAMPLES, write_samples

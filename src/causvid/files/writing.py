@@ -1,0 +1,95 @@
+"""Folders and files of weights that appear whole or not at all."""
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from causvid.files.checkpoint import INDEX, Entry
+
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+SHARD_BYTES = 5 * 10**9
+Read = Callable[[Sequence[str]], Iterable[tuple[str, Tensor]]]
+
+
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """Lend a temporary folder beside `folder`; once filled it takes that name, and the place of one that has it."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as name:
+        place = Path(name) / "new"
+        place.mkdir()
+        yield place
+        for weights in place.rglob("*.safetensors"):  # safetensors lets nobody else read what it writes
+            weights.chmod(place.stat().st_mode & 0o666)
+        old = Path(name) / "old"
+        if folder.exists():
+            folder.rename(old)
+        try:
+            place.rename(folder)
+        except OSError:
+            if old.exists():
+                old.rename(folder)
+            raise
+
+
+@contextmanager
+def new_file(file: Path) -> Iterator[Path]:
+    """Lend a temporary path beside `file`; once written it takes that name, and the place of one that has it."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{file.name}.", dir=file.parent) as name:
+        place = Path(name) / file.name
+        yield place
+        os.replace(place, file)
+
+
+def write_weights(
+    folder: Path,
+    settings: Mapping[str, Any],
+    entries: Mapping[str, Entry],
+    read: Read,
+    *,
+    shard_bytes: int = SHARD_BYTES,
+) -> None:
+    """Fill a folder with `config.json` and weights as diffusers does, in shards if they are large.
+
+    Args:
+        entries: name → shape and type of all weights. read: yields those of some names; memory holds one shard.
+    """
+    from huggingface_hub import split_torch_state_dict_into_shards
+
+    folder.mkdir(exist_ok=True)
+    write_json(folder / "config.json", settings)
+    stem, suffix = WEIGHTS.split(".")
+    plan = split_torch_state_dict_into_shards(
+        {name: torch.empty(entry.shape, dtype=entry.dtype, device="meta") for name, entry in entries.items()},
+        filename_pattern=f"{stem}{{suffix}}.{suffix}",
+        max_shard_size=shard_bytes,
+    )
+    for file, names in plan.filename_to_tensors.items():
+        save_file(dict(read(names)), folder / file, metadata={"format": "pt"})
+    if plan.is_sharded:
+        index = {"metadata": plan.metadata, "weight_map": plan.tensor_to_filename}
+        write_json(folder / f"{WEIGHTS}{INDEX}", index)
+
+
+def write_state(folder: Path, settings: Mapping[str, Any], state: Mapping[str, Tensor], dtype: torch.dtype) -> None:
+    """Write a new folder of `config.json` and a state dict, stored as `dtype`."""
+    entries = {name: Entry(tensor.shape, dtype) for name, tensor in state.items()}
+
+    def read(names: Sequence[str]) -> Iterator[tuple[str, Tensor]]:
+        return ((name, state[name].detach().to("cpu", dtype).contiguous()) for name in names)
+
+    write_weights(folder, settings, entries, read)
+
+
+def write_json(file: Path, value: Mapping[str, Any]) -> None:
+    """Write a JSON object."""
+    file.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")

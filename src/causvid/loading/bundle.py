@@ -1,0 +1,166 @@
+"""A bundle: one folder that holds a whole model, in the layout of diffusers' pipelines.
+
+    model_index.json    which library and class reads each part
+    transformer/        the student: config.json and weights, opens in diffusers as `WanTransformer3DModel`
+    teacher/            optional: the teacher, the same way
+    vae/                the tiny autoencoder, or Wan 2.1's as diffusers writes it
+    text_encoder/, tokenizer/   as transformers writes them
+    classifier/         optional: what reads attributes off clips, for measuring
+    causvid.json        how to generate (`GenerationConfig`) and where the weights come from (provenance)
+    README.md           the card; once measured, with evaluation.json and contact_sheet.png
+
+Weights may be stored in half precision; unless another type is asked for, they load as fp32. `assemble` reads it.
+"""
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+
+from causvid.config import GenerationConfig, one_line
+from causvid.models.autoencoder import Autoencoder
+from causvid.files.checkpoint import read_json
+from causvid.loading.layout import SETTINGS
+from causvid.loading.names import to_foreign
+from causvid.models.text import TextEncoder
+from causvid.models.tiny_autoencoder import TinyAutoencoder
+from causvid.models.transformer import Transformer
+from causvid.models.wan_autoencoder import WanAutoencoder
+from causvid.loading.wan_config import to_diffusers_config
+from causvid.files.writing import new_folder, write_json, write_state
+
+INDEX = "model_index.json"
+CARD = "README.md"
+REPORT = "evaluation.json"
+SAMPLES = "contact_sheet.png"
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A whole model in evaluation mode.
+
+    classifier: the folder of the attribute classifier, where there is one. provenance: where the weights come from.
+    folder: where it was loaded from.
+    """
+
+    transformer: Transformer
+    autoencoder: TinyAutoencoder | WanAutoencoder
+    text_encoder: TextEncoder
+    generation: GenerationConfig
+    provenance: Mapping[str, Any]
+    teacher: Transformer | None = None
+    classifier: Path | None = None
+    folder: Path | None = None
+
+
+def save_bundle(
+    folder: str | Path,
+    *,
+    transformer: Transformer,
+    autoencoder: TinyAutoencoder | WanAutoencoder,
+    text_encoder: TextEncoder,
+    generation: GenerationConfig,
+    provenance: Mapping[str, Any],
+    teacher: Transformer | None = None,
+    classifier: str | Path | None = None,
+    card_from: Path | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> None:
+    """Write a bundle, replacing one that is there; the folder appears whole or not at all.
+
+    Args:
+        provenance: anything JSON can hold. classifier: a folder to copy.
+        card_from: a bundle of the same model, whose card is copied with what belongs to it.
+        dtype: how weights are stored.
+
+    Raises:
+        ValueError: if the folder exists and is not a bundle, or the parts do not fit each other.
+    """
+    check_parts(transformer, autoencoder, text_encoder, teacher)
+    wan = isinstance(autoencoder, WanAutoencoder)
+    settings = {"format": FORMAT, "generation": generation.model_dump(mode="json"), "provenance": dict(provenance)}
+    index = {
+        "_class_name": "CausVidPipeline",
+        "transformer": ["diffusers", "WanTransformer3DModel"],
+        "vae": ["diffusers", "AutoencoderKLWan"] if wan else ["causvid", "TinyAutoencoder"],
+        "text_encoder": ["transformers", "UMT5EncoderModel"],
+        "tokenizer": ["transformers", "PreTrainedTokenizerFast"],
+        **({"teacher": ["diffusers", "WanTransformer3DModel"]} if teacher is not None else {}),
+    }
+    target = Path(folder)
+    known = target.is_dir() and ((target / INDEX).is_file() or not any(target.iterdir()))
+    if target.exists() and not known:
+        raise ValueError(f"folder={target} exists and is not a bundle: choose another, or remove it")
+    with new_folder(target) as place:
+        write_json(place / INDEX, index)
+        write_json(place / SETTINGS, settings)
+        save_transformer(place / "transformer", transformer, dtype=dtype)
+        if teacher is not None:
+            save_transformer(place / "teacher", teacher, dtype=dtype)
+        _save_autoencoder(place / "vae", autoencoder, dtype)
+        text_encoder.save(place / "text_encoder", place / "tokenizer", dtype=dtype)
+        if classifier is not None:
+            shutil.copytree(classifier, place / "classifier")
+        name = provenance.get("preset", "causvid")
+        (place / CARD).write_text(f"# {name}\n\nA bundle of `causvid`.\n", encoding="utf-8")
+        for file in (CARD, REPORT, SAMPLES):
+            if card_from is not None and (card_from / file).is_file():
+                shutil.copyfile(card_from / file, place / file)
+
+
+def read_settings(folder: Path) -> tuple[GenerationConfig, Mapping[str, Any]]:
+    """Read how a bundle generates and where its weights come from.
+
+    Raises:
+        ValueError: if that is missing, damaged, or of another version.
+    """
+    settings = read_json(folder / SETTINGS)
+    if settings.get("format") != FORMAT:
+        found = settings.get("format")
+        raise ValueError(f"{folder / SETTINGS}: format={found!r}, expected {FORMAT}; update the package or the bundle")
+    try:
+        generation = GenerationConfig.model_validate(settings.get("generation"))
+    except ValidationError as error:
+        raise ValueError(f"{folder / SETTINGS}: generation: {one_line(error)}") from None
+    return generation, settings.get("provenance") or {}
+
+
+def words_command(provenance: Mapping[str, Any]) -> str:
+    """Return the command that lists the words of the world a bundle was trained on."""
+    world = provenance.get("world") or "nano"
+    return "causvid world words" if world == "nano" else f"causvid world words --preset {world}"
+
+
+def save_transformer(folder: Path, model: Transformer, *, dtype: torch.dtype = torch.float32) -> None:
+    """Write a transformer as diffusers writes a `WanTransformer3DModel`."""
+    state = to_foreign(model.state_dict(), model.config, "diffusers")
+    write_state(folder, to_diffusers_config(model.config), state, dtype)
+
+
+def _save_autoencoder(folder: Path, model: TinyAutoencoder | WanAutoencoder, dtype: torch.dtype) -> None:
+    if isinstance(model, WanAutoencoder):
+        model.save(folder, dtype=dtype)
+    else:
+        settings = {"_class_name": "TinyAutoencoder", **model.config.model_dump(mode="json")}
+        write_state(folder, settings, model.state_dict(), dtype)
+
+
+def check_parts(
+    transformer: Transformer, autoencoder: Autoencoder, text_encoder: TextEncoder, teacher: Transformer | None
+) -> None:
+    """Raise a `ValueError` unless latents and text embeddings are of the size that the transformers take."""
+    for role, model in (("transformer", transformer), ("teacher", teacher)):
+        if model is None:
+            continue
+        channels, text_dim = model.config.in_channels, model.config.text_dim
+        if channels != autoencoder.latent_channels:
+            raise ValueError(
+                f"{role} has in_channels={channels}, but the autoencoder latent_channels={autoencoder.latent_channels}"
+            )
+        if text_dim != text_encoder.dim:
+            raise ValueError(f"{role} has text_dim={text_dim}, but the text encoder dim={text_encoder.dim}")

@@ -1,0 +1,92 @@
+"""What is counted without contents is what the same computation takes with them."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch.nn import functional
+
+from causvid.config import TransformerConfig
+from causvid.engine.tally import peak_bytes, weight_bytes
+from causvid.models.transformer import Transformer
+
+MIB = 2**20
+
+
+def test_what_lives_at_one_time_is_counted_and_what_is_given_back_is_not() -> None:
+    def compute() -> torch.Tensor:
+        a = torch.empty(MIB, dtype=torch.uint8, device="meta")
+        b = a[: MIB // 2].view(2, -1)  # a view takes nothing
+        c = torch.empty(2 * MIB, dtype=torch.uint8, device="meta")
+        del c
+        return torch.cat((a, b.flatten()))
+
+    assert peak_bytes(compute) == 3 * MIB
+
+
+def test_what_was_there_before_is_not_counted() -> None:
+    weight = torch.empty(512, 512, device="meta")
+    assert peak_bytes(lambda: weight.t().contiguous()) == MIB
+    assert peak_bytes(lambda: weight.t().add_(1)) == 0
+
+
+def test_attention_takes_its_result_alone() -> None:
+    q = torch.empty(1, 2, 4096, 8, device="meta")
+    assert peak_bytes(lambda: functional.scaled_dot_product_attention(q, q, q)) == q.nbytes
+
+
+@pytest.mark.parametrize(
+    ("dtype", "ffn_dim", "rows", "columns", "chunk", "past"),
+    [
+        (torch.float32, 160, 6, 10, 1, 2),
+        (torch.float32, 160, 10, 14, 3, 5),
+        (torch.bfloat16, 640, 10, 14, 3, 5),
+        (torch.bfloat16, 640, 14, 18, 2, 3),
+    ],
+)
+@pytest.mark.usefixtures("one_thread")
+def test_a_pass_without_contents_takes_what_a_real_one_does(
+    dtype: torch.dtype, ffn_dim: int, rows: int, columns: int, chunk: int, past: int
+) -> None:
+    config = TransformerConfig(dim=64, heads=2, layers=2, ffn_dim=ffn_dim, text_dim=8)
+
+    def pass_on(device: str) -> Callable[[], Any]:
+        with torch.device(device):
+            model = Transformer(config).to(dtype)
+            latent, levels = torch.empty(1, chunk, 16, rows, columns), torch.ones(1, chunk)
+            with torch.inference_mode():
+                text = model.encode_text(torch.empty(1, 4, 8, dtype=dtype))
+        cache = model.new_cache(batch=1, height=rows, width=columns, window=past - 1, sink=1)
+        cache.advance(past + 1)
+        return lambda: model(latent, levels, text, cache=cache)
+
+    assert peak_bytes(pass_on("meta")) == pytest.approx(allocated_peak(pass_on("cpu")), rel=0.02)
+
+
+def test_weights_are_counted_in_any_precision() -> None:
+    model = torch.nn.Linear(3, 5, device="meta")
+    assert (weight_bytes(model), weight_bytes(model, torch.float16)) == (80, 40)
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Attention on a CPU keeps a scratch for every thread, which weighs only beside sizes as small as these."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def allocated_peak(compute: Callable[[], Any]) -> int:
+    """Return the peak of what torch's profiler sees allocated."""
+    with torch.inference_mode():
+        compute()
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+            compute()
+    live = peak = 0
+    events = (event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]")
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        live += event.nbytes()
+        peak = max(peak, live)
+    return peak
