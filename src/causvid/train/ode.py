@@ -13,7 +13,7 @@ from causvid.flow import x0_from_velocity
 from causvid.engine.rollout import rollout
 from causvid.models.text import TextEncoder
 from causvid.models.transformer import Transformer
-from causvid.nn.visibility import chunk_layout
+from causvid.nn.chunks import chunk_layout
 from causvid.preset import Preset
 from causvid.train.artifacts import save_weights
 from causvid.data.clips import held_out_prompts, load_autoencoder
