@@ -5,13 +5,14 @@ Letters: B batch, F latent frames, C H W a latent frame, T pixel frames.
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Literal, Self, get_args
+from typing import Any, Literal, Self, get_args
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
+from causvid.config import one_line
 from causvid.engine.beginning import begin
-from causvid.film import Film, script
 from causvid.engine.limits import (
     latent_size,
     layout,
@@ -25,14 +26,15 @@ from causvid.engine.rollout import rollout
 from causvid.engine.solver import guided_velocity, solve
 from causvid.engine.source import STRENGTH, Image, Video, load_image
 from causvid.engine.state import Policy, StreamSettings
+from causvid.film import Film, script
+from causvid.loading.assemble import assemble
+from causvid.loading.bundle import Bundle, save_bundle
+from causvid.loading.spec import ModelSpec
+from causvid.media import Fit, to_bytes
+from causvid.models.autoencoder import pixel_frames
+from causvid.models.transformer import TextKeys, Transformer
 from causvid.stream import Stream, levels_below
 from causvid.timeline import Shot, Timeline
-from causvid.media import Fit, to_bytes
-from causvid.loading.assemble import assemble
-from causvid.models.autoencoder import pixel_frames
-from causvid.loading.bundle import Bundle, save_bundle
-from causvid.models.text import Placement
-from causvid.models.transformer import TextKeys, Transformer
 
 Mode = Literal["student", "teacher"]
 
@@ -47,42 +49,23 @@ class Pipeline:
 
     @classmethod
     def from_pretrained(
-        cls,
-        base: str | Path | None = None,
-        *,
-        student: str | Path | None = None,
-        tiny_autoencoder: str | Path | None = None,
-        lora: str | Path | None = None,
-        lora_strength: float = 1.0,
-        preset: str | None = None,
-        dtype: torch.dtype | None = None,
-        device: torch.device | str = "cpu",
-        text_encoder: Placement = "keep",
-        teacher: bool = False,
+        cls, model: str | Path | ModelSpec | None = None, *, device: torch.device | str = "cpu", **options: Any
     ) -> Self:
         """Load a model by path or by name on the Hugging Face Hub; the built-in one by default.
 
         Args:
-            base: a bundle, a folder of diffusers with Wan 2.1, or Wan 2.1's own.
-            student: weights that replace its transformer: a causal student's, in any published layout.
-            tiny_autoencoder, lora, lora_strength, preset, dtype, text_encoder, teacher: as `assemble` has them.
+            model: a bundle, a folder of diffusers with Wan 2.1, Wan 2.1's own, or a whole `ModelSpec`.
+            options: the other fields of `ModelSpec`.
 
         Raises:
             ValueError: if a part is missing, damaged, or does not fit the others.
         """
-        bundle = assemble(
-            base,
-            student=student,
-            tiny_autoencoder=tiny_autoencoder,
-            lora=lora,
-            lora_strength=lora_strength,
-            preset=preset,
-            dtype=dtype,
-            device=device,
-            text_encoder=text_encoder,
-            teacher=teacher,
-        )
-        return cls(bundle)
+        fields = dict(model) if isinstance(model, ModelSpec) else {"model": model}
+        try:
+            spec = ModelSpec.model_validate({**fields, **options})
+        except ValidationError as error:
+            raise ValueError(one_line(error)) from None
+        return cls(assemble(spec, device=device))
 
     def save_pretrained(self, path: str | Path, *, dtype: torch.dtype = torch.float32) -> None:
         """Write the model as a bundle, with the card it was loaded with, replacing one that is there.

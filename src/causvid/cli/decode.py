@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from causvid.cli.film import OutputOption, ScaleOption, write_video
-from causvid.cli.options import DeviceOption, DtypeOption, ModelOption, TinyOption, find_device, find_dtype
+from causvid.cli.options import DeviceOption, DtypeOption, ModelOption, TinyOption, find_device
 from causvid.media import check_target
 
 CHUNK = 3
@@ -27,15 +27,11 @@ def decode(
     check_target(output)
     from causvid.engine.latents import decode_latents, load_latents
     from causvid.loading.assemble import load_autoencoder
+    from causvid.loading.spec import ModelSpec
 
     loaded, fps = load_latents(latents)
     place = find_device(device)
-    autoencoder = load_autoencoder(
-        model,
-        tiny_autoencoder=tiny_autoencoder,
-        dtype=None if dtype is None else find_dtype(dtype),
-        device=place,
-    )
+    autoencoder = load_autoencoder(ModelSpec(model=model, tiny_autoencoder=tiny_autoencoder, dtype=dtype), device=place)
     began = time.perf_counter()
     frames = decode_latents(autoencoder, loaded, chunk=CHUNK, device=place)
     written = write_video(frames, output, fps=fps, scale=scale, began=began)

@@ -15,8 +15,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 if TYPE_CHECKING:
     import torch
 
-    from causvid.timeline import Timeline
     from causvid.pipeline import Pipeline
+    from causvid.timeline import Timeline
 
 PLACE = "a path, or owner/name or owner/name/file on the Hugging Face Hub"
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -62,16 +62,14 @@ class Parts:
         """Load all of it."""
         from causvid.pipeline import Pipeline
 
-        if self.lora is None and self.lora_strength is not None:
-            raise ValueError(f"lora_strength={self.lora_strength:g} needs a LoRA: give --lora")
         return Pipeline.from_pretrained(
             self.model,
             student=self.student,
             tiny_autoencoder=self.tiny_autoencoder,
             lora=self.lora,
-            lora_strength=1.0 if self.lora_strength is None else self.lora_strength,
+            lora_strength=self.lora_strength,
             preset=self.preset,
-            dtype=None if self.dtype is None else find_dtype(self.dtype),
+            dtype=self.dtype,
             device=find_device(self.device),
             text_encoder=self.text_encoder,
             teacher=self.teacher,
