@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from causvid.pipeline import Pipeline
 
+ModelOption = Annotated[str | None, typer.Option(help=ModelSpec.model_fields["model"].description)]
 DeviceOption = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps. Default: cuda if there is one.")]
 
 
@@ -83,11 +84,11 @@ def _plain(annotation: Any) -> Any:
     return annotation
 
 
-def load_pipeline(spec: ModelSpec, device: str | None) -> "Pipeline":
-    """Load a model."""
+def load_pipeline(model: str | ModelSpec | None, device: str | None) -> "Pipeline":
+    """Load a model, the built-in one by default."""
     from causvid.pipeline import Pipeline
 
-    return Pipeline.load(spec, device=find_device(device))
+    return Pipeline.from_pretrained(model, device=find_device(device))
 
 
 def find_device(name: str | None) -> "torch.device":
