@@ -9,13 +9,11 @@ import typer
 from causvid.cli.options import DeviceOption, find_device
 from causvid.preset import load_preset
 
-Stage = Literal["autoencoder", "classifier", "data", "teacher", "decoder", "pairs", "ode", "dmd", "all", "ablations"]
+Stage = Literal["autoencoder", "classifier", "data", "teacher", "decoder", "pairs", "ode", "dmd", "all"]
 
 
 def train(
-    stage: Annotated[
-        Stage, typer.Argument(help="A stage of the recipe, all in order, or what they are compared with.")
-    ],
+    stage: Annotated[Stage, typer.Argument(help="A stage of the recipe, or all in order.")],
     preset: Annotated[str, typer.Option(help="A preset's name, or a .toml file.")] = "nano",
     out: Annotated[Path | None, typer.Option(help="Folder of the run. Default: runs/<preset>.")] = None,
     max_minutes: Annotated[float | None, typer.Option(min=0, help="Stop and checkpoint after so long.")] = None,
@@ -37,13 +35,12 @@ def train(
     """Train a stage; the same command takes up where it was interrupted.
 
     A parcel carries a run to another machine: a few files of at most 16 MiB, without what can be made again.
-    Ablations are variants of a finished run, each with one idea of the recipe taken out: `evaluate ablations`.
     """
     if without_teacher and stage not in ("dmd", "all"):
         raise ValueError(f"--without-teacher is about the bundle, which stage={stage} does not write: use dmd or all")
     folder = out or Path("runs") / load_preset(preset).name
     target = find_device(device)
-    from causvid.train import ablations, handoff, stages
+    from causvid.train import handoff, stages
 
     if start is not None:
         stages.check_folder(folder)
@@ -52,18 +49,15 @@ def train(
         stages.check_folder(folder)
         handoff.unpack(unpack, folder)
     try:
-        if stage == "ablations":
-            done = ablations.run(preset, folder, max_minutes=max_minutes, device=str(target), seed=seed)
-        else:
-            done = stages.run(
-                stage,
-                preset,
-                folder,
-                max_minutes=max_minutes,
-                device=str(target),
-                seed=seed,
-                with_teacher=not without_teacher,
-            )
+        done = stages.run(
+            stage,
+            preset,
+            folder,
+            max_minutes=max_minutes,
+            device=str(target),
+            seed=seed,
+            with_teacher=not without_teacher,
+        )
     except KeyboardInterrupt:
         print(f"stopped: the same command goes on with {stage} from its last checkpoint", file=sys.stderr)
         raise

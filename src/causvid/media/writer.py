@@ -21,7 +21,7 @@ from PIL import Image
 if TYPE_CHECKING:
     from torch import Tensor
 
-SUFFIXES = (".mp4", ".webm", ".gif", ".png")
+SUFFIXES = (".mp4", ".webm", ".mkv", ".gif", ".png")
 _KNOWN = f"{', '.join(SUFFIXES)}, or a folder for numbered PNG frames"
 _SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
@@ -139,7 +139,7 @@ class _Sink(Protocol):
 
 
 class _Stream:
-    """mp4 and webm through PyAV."""
+    """mp4, webm and, without loss, mkv through PyAV."""
 
     def __init__(self, partial: Path, suffix: str, rate: Fraction, size: tuple[int, int]) -> None:
         import av
@@ -147,13 +147,14 @@ class _Stream:
         # Opened here first: the operating system's own error is clearer than the muxer's.
         partial.touch()
         # bitexact leaves out random identifiers and dates: the same frames make the same file.
-        self._container = av.open(str(partial), "w", format=suffix[1:], options={"fflags": "+bitexact"})
-        codec, options = _codec(suffix)
+        kind = {".mkv": "matroska"}.get(suffix, suffix[1:])
+        self._container = av.open(str(partial), "w", format=kind, options={"fflags": "+bitexact"})
+        codec, pixels, options = _codec(suffix)
         stream = self._container.add_stream(codec, rate=rate, options=options)
         assert isinstance(stream, av.VideoStream)
-        self._even = tuple(-(-side // 2) * 2 for side in size)
+        self._even = size if suffix == ".mkv" else tuple(-(-side // 2) * 2 for side in size)
         stream.width, stream.height = self._even
-        stream.pix_fmt = "yuv420p"
+        stream.pix_fmt = pixels
         stream.time_base = stream.codec_context.time_base = 1 / rate
         self._stream = stream
         self._count = 0
@@ -175,14 +176,17 @@ class _Stream:
             self._container.close()
 
 
-def _codec(suffix: str) -> tuple[str, dict[str, str]]:
+def _codec(suffix: str) -> tuple[str, str, dict[str, str]]:
+    """Return codec, pixel format and options."""
     import av
 
+    if suffix == ".mkv":
+        return "ffv1", "bgr0", {"level": "3", "slicecrc": "1"}
     if suffix == ".webm":
-        return "libvpx-vp9", {"crf": "24", "b": "0", "deadline": "realtime", "cpu-used": "5"}
+        return "libvpx-vp9", "yuv420p", {"crf": "24", "b": "0", "deadline": "realtime", "cpu-used": "5"}
     if "libx264" in av.codecs_available:
-        return "libx264", {"crf": "17", "preset": "veryfast"}
-    return "mpeg4", {"q:v": "3"}
+        return "libx264", "yuv420p", {"crf": "17", "preset": "veryfast"}
+    return "mpeg4", "yuv420p", {"q:v": "3"}
 
 
 def _pad(image: Image.Image, size: tuple[int, ...]) -> Image.Image:
