@@ -133,7 +133,7 @@ def test_an_interrupt_before_the_first_frame_leaves_nothing(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("when", ["add", "finish"])
-@pytest.mark.parametrize(("name", "kind"), [("a.mp4", "_Stream"), ("a.gif", "_Gif"), ("a", "_FrameFiles")])
+@pytest.mark.parametrize(("name", "kind"), [("a.mp4", "_Video"), ("a.gif", "_Gif"), ("a", "_FrameFiles")])
 def test_a_full_disk_is_one_line_and_no_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, kind: str, when: str
 ) -> None:
@@ -146,7 +146,7 @@ def test_a_full_disk_is_one_line_and_no_file(
         VideoWriter(tmp_path / name, fps=12, height=64, width=96) as writer,
     ):
         writer.write(clip(3))
-    assert caught.value.strerror == f"cannot write {tmp_path / name}: no space left for it"
+    assert caught.value.strerror == f"cannot write {tmp_path / name}: no space left"
     assert not list(tmp_path.iterdir())
 
 
