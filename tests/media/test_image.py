@@ -1,4 +1,4 @@
-"""Any picture becomes uint8 [H, W, 3]; what is none is refused in one line."""
+"""Any image becomes uint8 [H, W, 3]; anything else is refused in one line."""
 
 import struct
 import zlib
