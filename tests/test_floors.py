@@ -74,9 +74,9 @@ def part(name: str) -> str:
 
 
 def arrows_up(modules: Modules, rank: dict[str, int]) -> list[str]:
-    """List the imports of a part that is not drawn below the importer."""
-    pairs = arrows(modules)
-    return [f"{name} imports {other}" for name, other in pairs if rank[part(other)] >= rank[part(name)]]
+    """List the imports of a part that is not drawn below the importer; parts that are not drawn at all are free."""
+    pairs = [(name, other) for name, other in arrows(modules) if {part(name), part(other)} <= rank.keys()]
+    return [f"{name} imports {other}" for name, other in pairs if rank[part(other)] > rank[part(name)]]
 
 
 def circle(modules: Modules) -> list[str]:
