@@ -15,6 +15,7 @@ from causvid.data.dataset import Dataset
 from causvid.data.latent_folder import LatentFolder
 from causvid.data.renders import corpus, world_of
 from causvid.data.storybook import StorybookDataset
+from causvid.files.writing import new_folder
 from causvid.flow import warped_steps
 from causvid.loading.assemble import assemble
 from causvid.loading.bundle import Bundle
@@ -165,24 +166,25 @@ class Roles:
 
     def text_encoder(self) -> TextEncoder:
         """Return the text encoder that the teacher was trained with, frozen."""
-        places = [self.run.folder / name for name in ("text_encoder", "tokenizer")]
-        if not places[0].is_dir() and self._is_base("teacher") and self.base is not None:
+        place = self.run.folder / RESULTS["teacher"][1]
+        if self._is_base("teacher") and self.base is not None and not place.is_dir():
             self._check_words(self.base.text_encoder)
-            return copy.deepcopy(self.base.text_encoder).to(self.run.device).eval().requires_grad_(False)
-        for place in places:
-            if not place.is_dir():
-                raise ValueError(f"{place} is missing: run `causvid train teacher` first, with the same --out")
-        try:
-            encoder = TextEncoder.load(*places)
-        except (ValueError, OSError) as error:
-            line = " ".join(str(error).split())
-            raise ValueError(f"{places[0]} is damaged ({line}): run `causvid train teacher` again") from None
+            encoder = copy.deepcopy(self.base.text_encoder)
+        elif place.is_dir():
+            try:
+                encoder = TextEncoder.load(place, place / "tokenizer")
+            except (ValueError, OSError) as error:
+                line = " ".join(str(error).split())
+                raise ValueError(f"{place} is damaged ({line}): run `causvid train teacher` again") from None
+        else:
+            raise ValueError(f"{place} is missing: run `causvid train teacher` first, with the same --out")
         return encoder.to(self.run.device).eval().requires_grad_(False)
 
     def save_teacher(self, teacher: Transformer, text: TextEncoder) -> None:
         """Write a trained teacher and its text encoder."""
         save_weights(teacher, self._path("teacher"))
-        text.save(self.run.folder / "text_encoder", self.run.folder / "tokenizer", dtype=torch.float32)
+        with new_folder(self.run.folder / RESULTS["teacher"][1]) as place:
+            text.save(place, place / "tokenizer", dtype=torch.float32)
 
     def classifier(self) -> Path | None:
         """Return the folder of the attribute classifier, if there is one."""

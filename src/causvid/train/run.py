@@ -15,7 +15,7 @@ ORDER = ("autoencoder", "classifier", "data", "teacher", "decoder", "pairs", "od
 RESULTS = {
     "autoencoder": ("autoencoder.safetensors",),
     "classifier": ("classifier_model",),
-    "teacher": ("teacher.safetensors", "text_encoder", "tokenizer"),
+    "teacher": ("teacher.safetensors", "text_encoder"),
     "decoder": ("decoder.safetensors",),
     "ode": ("student_ode.safetensors",),
     "dmd": ("student.safetensors",),
