@@ -12,15 +12,13 @@ import torch
 from safetensors.torch import load_file
 
 from causvid import cli
-from causvid.engine import solver
 from causvid.loading.assemble import load_bundle
-from causvid.nn.visibility import FULL
 from causvid.pipeline import Pipeline
-from causvid.train import ablations, dmd, ode, pairs, stages, teacher
+from causvid.seeding import step_generator
+from causvid.train import ablations, dmd, objective, ode
 from causvid.train.ablations import variants
 from causvid.train.export import export_bundle
-from causvid.train.loop import Run, step_generator
-from causvid.data.shards import Shards
+from causvid.train.run import Run
 
 NAMES = ("no-dmd", "short", "no-ode", "causal-teacher")
 
@@ -47,75 +45,12 @@ def ablated(chain, tmp_path_factory) -> Path:
     folder = chain.copy(tmp_path_factory.mktemp("ablated") / "run")
     shutil.copytree(chain.folder / "bundle", folder / "bundle")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("causvid.data.clips.SHARD", 8)
+        patch.setattr("causvid.data.storybook.SHARD", 8)
         without_samples(patch)
         before = weights(folder)
         assert ablations.run("test", folder)
         assert weights(folder) == before
     return folder
-
-
-# --- what the settings mean
-
-
-def test_a_causal_teacher_is_trained_with_what_the_student_sees_and_a_level_for_each_chunk(chain, changed, monkeypatch):
-    seen = []
-
-    def stop(self, x, sigma, text, *, visibility=FULL, **_):
-        seen.append((sigma, visibility))
-        raise InterruptedError
-
-    monkeypatch.setattr("causvid.models.transformer.Transformer.forward", stop)
-    for causal in (False, True):
-        stage = teacher.teacher_stage(changed("teacher", causal=causal, image=0.0), chain.run())
-        with pytest.raises(InterruptedError):
-            stage.step(3)  # of the last phase: whole clips, [1, 3]
-    (whole, full), (levels, limited) = seen
-    assert full == FULL and limited == teacher.student_visibility(chain.preset) != FULL
-    assert whole.shape == levels.shape == (4, 4)
-    assert torch.equal(whole, whole[:, :1].expand(-1, 4))
-    assert torch.equal(levels[:, 1:], levels[:, 1:2].expand(-1, 3)) and (levels[:, 0] != levels[:, 1]).all()
-
-
-def test_a_causal_teacher_learns_another_model_from_the_same_draws(chain, changed):
-    """Single frames see the same either way; in whole clips a later frame is hidden from an earlier one."""
-    losses = {}
-    for frames in (1, 4):
-        for causal in (False, True):
-            phases = [{"frames": frames, "batch": 2, "until": 1.0}]
-            stage = teacher.teacher_stage(changed("teacher", causal=causal, phases=phases), chain.run())
-            with torch.no_grad():
-                stage.state["model"].head.weight.fill_(0.1)
-            losses[frames, causal] = float(stage.step(0)["loss"])
-    assert losses[1, True] == losses[1, False]
-    assert losses[4, True] != losses[4, False]
-
-
-@pytest.mark.parametrize("causal", [False, True])
-def test_pairs_and_scores_see_what_the_teacher_was_trained_to_see(causal, chain, changed, monkeypatch):
-    preset = changed("teacher", causal=causal)
-    asked = []
-
-    def guided(model, keys, null_keys, *, guidance, visibility=FULL):
-        asked.append(visibility)
-        return solver.guided_velocity(model, keys, null_keys, guidance=guidance, visibility=visibility)
-
-    monkeypatch.setattr(Shards, "save", lambda *_: None)
-    for module, stage in ((pairs, "pairs_stage"), (dmd, "dmd_stage")):
-        monkeypatch.setattr(module, "guided_velocity", guided)
-        getattr(module, stage)(preset, chain.run()).step(0)
-    assert len(asked) == 1 + preset.recipe.dmd.critic_updates + 2  # the ODE; the critic's updates; both scores
-    assert set(asked) == {teacher.student_visibility(preset) if causal else FULL}
-
-
-def test_distillation_starts_from_the_weights_it_is_told_to(chain, changed):
-    for start, name in (("ode", "student_ode"), ("teacher", "teacher")):
-        student = dmd.dmd_stage(changed("dmd", start=start), chain.run()).state["student"].state_dict()
-        wanted = load_file(chain.folder / f"{name}.safetensors")
-        assert all(torch.equal(student[key], wanted[key]) for key in wanted)
-    assert stages.needed(changed("dmd", start="teacher")) == tuple(
-        stage for stage in stages.ORDER if stage not in ("pairs", "ode")
-    )
 
 
 def test_every_variant_differs_from_the_recipe_in_one_idea(chain):
@@ -144,11 +79,9 @@ def test_variants_share_files_with_the_run_and_end_in_bundles_that_say_what_they
     for name in NAMES:
         folder = ablated / "ablations" / name
         assert os.path.samefile(folder / "decoder.safetensors", ablated / "decoder.safetensors")
-        assert os.path.samefile(folder / "data" / "clips_0001.safetensors", ablated / "data" / "clips_0001.safetensors")
+        assert os.path.samefile(folder / "data" / "shard_0001.safetensors", ablated / "data" / "shard_0001.safetensors")
         made[name] = load_bundle(folder / "bundle")
         assert made[name].teacher is None and made[name].provenance["preset"] == f"test {name}"
-    start = ablated / "ablations" / "causal-teacher" / "teacher_start.safetensors"
-    assert os.path.samefile(start, ablated / "teacher.safetensors")
     steps = {name: {s: f["steps"] for s, f in made[name].provenance["stages"].items()} for name in NAMES}
     world = {"autoencoder": 4, "classifier": 4, "data": 2, "decoder": 3}
     assert steps["no-dmd"] == {**world, "teacher": 4, "pairs": 2, "ode": 4}
@@ -164,6 +97,7 @@ def test_variants_share_files_with_the_run_and_end_in_bundles_that_say_what_they
 
 def test_interrupted_ablations_go_on_as_if_they_had_not_been(ablated, chain, tmp_path, monkeypatch):
     folder = chain.copy(tmp_path / "run")
+    shutil.copytree(chain.folder / "bundle", folder / "bundle")
     without_samples(monkeypatch)
     with monkeypatch.context() as patch:
         # A file system without second names.
@@ -171,13 +105,13 @@ def test_interrupted_ablations_go_on_as_if_they_had_not_been(ablated, chain, tmp
         assert not ablations.run("test", folder, max_minutes=0)
     assert (folder / "ablations" / "no-dmd" / "bundle").is_dir()
 
-    def broken(seed, name, number, device="cpu"):
-        if (name, number) == ("dmd", 1):
+    def broken(seed, name, number, *device, part=0):
+        if (name, number) == ("dmd/critic/0", 1):
             os.kill(os.getpid(), signal.SIGINT)
-        return step_generator(seed, name, number, device)
+        return step_generator(seed, name, number, *device, part=part)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(dmd, "step_generator", broken)
+        patch.setattr(objective, "step_generator", broken)
         ablations.run("test", folder)
     short = folder / "ablations" / "short"
     assert torch.load(short / "dmd" / "checkpoint.pt", weights_only=True)["step"] == 2

@@ -34,10 +34,9 @@ def pairs_stage(preset: Preset, run: Run) -> Stage:
         noise = torch.randn(shape, generator=generator, device=run.device)
         clean = draw_clean_first(*shape[:2], first=g.first, share=config.image, generator=generator, device=run.device)
         noise[:, : g.first] = torch.where(clean[:, : g.first, None, None, None], real.latents, noise[:, : g.first])
+        embeddings = [text.embed(texts, run.device) for texts in (prompts, [""] * config.batch)]
         with autocast(run.device):
-            keys, null_keys = (
-                teacher.encode_text(text.embed(texts, run.device)) for texts in (prompts, [""] * config.batch)
-            )
+            keys, null_keys = map(teacher.encode_text, embeddings)
             velocity = guided_velocity(
                 teacher, keys, null_keys, guidance=g.guidance, visibility=teacher_visibility(preset)
             )

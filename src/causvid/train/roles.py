@@ -151,7 +151,7 @@ class Roles:
         return model
 
     def new_text_encoder(self) -> TextEncoder:
-        """Make a text encoder to train: that of `start`, or one with a tokenizer of every word of the captions.
+        """Make a text encoder to train: that of `start`, or one whose tokenizer knows every word of the world.
 
         Raises:
             ValueError: if the one of `start` does not know the words of the preset's world.
@@ -159,8 +159,7 @@ class Roles:
         if self.base is not None:
             self._check_words(self.base.text_encoder)
             return copy.deepcopy(self.base.text_encoder).to(self.run.device)
-        world = self.preset.world is not None
-        tokenizer = train_tokenizer(corpus(world_of(self.preset)) if world else self.dataset().captions)
+        tokenizer = train_tokenizer(corpus(world_of(self.preset)))
         generator = step_generator(self.run.seed, "text", 0)
         return TextEncoder.create(self.preset.text, tokenizer, generator=generator).to(self.run.device)
 
