@@ -7,7 +7,6 @@ Variants of a finished run are trained in `ablations/` within it. Each begins as
 file system can, without the stages that it trains itself. Both commands continue where they were interrupted.
 """
 
-import json
 import os
 import shutil
 from collections.abc import Sequence
@@ -26,10 +25,10 @@ from causvid.evaluate.judge import LONG_BATCH, judge_drift, judge_renders, load_
 from causvid.evaluate.prompts import Prompt, held_out, renders
 from causvid.evaluate.videos import Maker, Manifest, make_videos, read_videos
 from causvid.preset import Preset, load_preset
+from causvid.recipe import required
 from causvid.train.export import export_bundle, provenance
-from causvid.train.loop import Run
-from causvid.train.stages import BUNDLE, RESULTS, countdown, run_in_turn
-from causvid.train.start import EARLIER, TEACHER, TEXT
+from causvid.train.run import RESULTS, Run, deadline_in
+from causvid.train.stages import BUNDLE, run_in_turn
 
 FOLDER = "ablations"
 LONG_PROMPTS, LONG_SECONDS = 20, 30.0
@@ -64,14 +63,14 @@ class Variant:
 def variants(preset: Preset, *, causal_steps: int, dmd_steps: int | None) -> list[Variant]:
     """Return the variants of a recipe, those that take least to train first."""
     recipe = preset.recipe
-    short = min(dmd_steps or recipe.dmd.steps, recipe.dmd.steps)
+    bidirectional, whole = required(recipe.teacher, "teacher"), required(recipe.dmd, "dmd")
+    dmd = whole.model_copy(update={"steps": min(dmd_steps or whole.steps, whole.steps)})
     # Single frames cannot teach what to do without the future; and a rate that falls for long keeps what is known.
-    phases = (recipe.teacher.phases[-1].model_copy(update={"until": 1.0}),)
-    warmup = min(recipe.teacher.warmup, causal_steps // 5)
+    phases = (bidirectional.phases[-1].model_copy(update={"until": 1.0}),)
+    warmup = min(bidirectional.warmup, causal_steps // 5)
     causal = {"causal": True, "steps": causal_steps, "warmup": warmup, "cooldown": 0.8, "phases": phases}
-    dmd = recipe.dmd.model_copy(update={"steps": short})
     from_teacher = dmd.model_copy(update={"start": "teacher"})
-    teacher = recipe.teacher.model_copy(update=causal)
+    teacher = bidirectional.model_copy(update=causal)
     all_stages = ("teacher", "pairs", "ode", "dmd")
 
     def changed(name: str, **parts: object) -> Preset:
@@ -84,7 +83,7 @@ def variants(preset: Preset, *, causal_steps: int, dmd_steps: int | None) -> lis
         Variant("no-ode", changed("no-ode", dmd=from_teacher), all_stages[1:], ("dmd",)),
         Variant("causal-teacher", changed("causal-teacher", teacher=teacher), all_stages, all_stages),
     ]
-    return [variant for variant in found if variant.name != "short" or short < recipe.dmd.steps]
+    return [variant for variant in found if variant.name != "short" or dmd != whole]
 
 
 @app.command()
@@ -97,37 +96,36 @@ def train(
     device: DeviceOption = None,
 ) -> None:
     """Train the variants of a finished run, each to a bundle."""
-    recipe, lender, left = load_preset(preset), Run(run, device=find_device(device)), countdown(max_minutes)
-    missing = [name for stage in RESULTS if stage != "decoder" for name in RESULTS[stage] if not (run / name).exists()]
+    lender = Run(run, device=find_device(device), deadline=deadline_in(max_minutes))
+    results = [run / BUNDLE, *(run / name for stage in RESULTS if stage != "decoder" for name in RESULTS[stage])]
+    missing = [str(path) for path in results if not path.exists()]
     if missing:
-        raise ValueError(f"run={run} has no {', '.join(missing)}: finish it with `causvid train all`")
-    for variant in variants(recipe, causal_steps=causal_steps, dmd_steps=dmd_steps):
-        where = replace(lender, folder=run / FOLDER / variant.name)
+        raise ValueError(f"{', '.join(missing)} missing: finish the run with `causvid train all`")
+    for variant in variants(load_preset(preset), causal_steps=causal_steps, dmd_steps=dmd_steps):
+        where, changed, earlier = replace(lender, folder=run / FOLDER / variant.name), variant.preset, {}
         if not where.folder.exists():
-            _borrow(variant, recipe, lender, where.folder)
-        if not run_in_turn(variant.trained, variant.preset, where, left):
+            _borrow(run, where.folder, without=variant.without)
+        if "teacher" in variant.trained:  # it begins with the run's own teacher
+            changed = changed.model_copy(update={"start": str(run / BUNDLE)})
+            earlier = {"teacher, bidirectional": provenance(changed, lender)["stages"]["teacher"]}
+        if (where.is_over and variant.trained) or not run_in_turn(variant.trained, changed, where):
             print("time is up; the same command continues")
             return
-        export_bundle(variant.preset, where, where.folder / BUNDLE, student=variant.student, with_teacher=False)
-        print(f"{where.folder / BUNDLE} is done")
+        bundle, student = where.folder / BUNDLE, variant.student
+        export_bundle(variant.preset, where, bundle, student=student, with_teacher=False, earlier=earlier)
+        print(f"{bundle} is done")
 
 
-def _borrow(variant: Variant, preset: Preset, lender: Run, folder: Path) -> None:
+def _borrow(run: Path, folder: Path, *, without: Sequence[str]) -> None:
     """Begin a variant's folder with what it shares with the run; the folder appears whole or not at all."""
-    omitted = {*variant.without, *(name for stage in variant.without for name in RESULTS.get(stage, ()))}
+    omitted = {FOLDER, BUNDLE, *without, *(name for stage in without for name in RESULTS.get(stage, ()))}
     partial = folder.with_suffix(".partial")
     shutil.rmtree(partial, ignore_errors=True)
 
     def ignore(place: str, names: list[str]) -> set[str]:
-        return {*omitted, FOLDER, BUNDLE} if Path(place) == lender.folder else set()
+        return omitted if Path(place) == run else set()
 
-    shutil.copytree(lender.folder, partial, copy_function=_link, ignore=ignore)
-    if "teacher" in variant.trained:
-        _link(lender.folder / "teacher.safetensors", partial / TEACHER)
-        _link(lender.folder / "text_encoder.safetensors", partial / TEXT)
-        earlier = {"teacher, bidirectional": provenance(preset, lender)["stages"].get("teacher", {})}
-        (partial / EARLIER).unlink(missing_ok=True)  # a link to the run's own
-        (partial / EARLIER).write_text(json.dumps(earlier, indent=2) + "\n", encoding="utf-8")
+    shutil.copytree(run, partial, copy_function=_link, ignore=ignore)
     os.replace(partial, folder)
 
 

@@ -161,7 +161,7 @@ def test_the_encoder_reports_a_full_disk(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_where_a_video_cannot_go_is_said_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ValueError, match=r"unknown suffix '\.avi'.*\.mp4, \.webm, \.gif, \.png"):
+    with pytest.raises(ValueError, match=r"unknown suffix '\.avi'.*\.mp4, \.webm, \.mkv, \.gif, \.png"):
         check_target(tmp_path / "a.avi")
     with pytest.raises(FileNotFoundError, match="does not exist"):
         check_target(tmp_path / "missing" / "a.mp4")

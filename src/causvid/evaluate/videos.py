@@ -190,7 +190,7 @@ def _continued(folder: Path, request: Manifest) -> Manifest:
     if found.model_copy(update={"videos": unmade}) != request:
         names = [name for name in Manifest.model_fields if name != "videos"]
         other = [f"{name}={getattr(found, name)}" for name in names if getattr(found, name) != getattr(request, name)]
-        raise ValueError(f"folder={folder} holds videos of another request ({', '.join(other) or 'other prompts'})")
+        raise ValueError(f"folder={folder} holds videos of another request ({', '.join(other) or 'other prompts or seeds'})")
     return found
 
 
