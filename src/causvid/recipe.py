@@ -157,7 +157,7 @@ class OdeStage(StageConfig):
     """ODE initialisation of the student.
 
     clean_past: share of the clips in which the chunks before a drawn one are clean, as they are in a rollout; in the
-    others every chunk has a noise level of its own.
+    others every chunk has another noise level.
     """
 
     batch: PositiveInt
@@ -187,7 +187,7 @@ class Ablations(Settings):
     """How far the variants of the recipe are trained that it is compared with.
 
     causal_steps: of the causal teacher, which begins with the teacher's weights. dmd_steps: at most so many of stage
-    `dmd` in every variant, if given; if they are fewer than the recipe's, the recipe is run that short as well.
+    `dmd` in every variant, if set; if they are fewer than the recipe's, the recipe is run that short as well.
     """
 
     causal_steps: PositiveInt = 1000

@@ -39,7 +39,7 @@ class Stage:
     settings: plain values that a checkpoint remembers, and that must be the same for whoever resumes from it.
     finish: write the stage's result once the last step is done. modules, objectives: what is trained, the objectives
     in the order of a step. make: instead, compute and write what step n makes. sample: write pictures of the present
-    state into a folder, given the steps done.
+    state into a folder, after so many steps.
     """
 
     name: str
