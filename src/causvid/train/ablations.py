@@ -16,7 +16,8 @@ from causvid.config import Settings
 from causvid.preset import Preset, load_preset
 from causvid.recipe import required
 from causvid.train.export import Stages, export_bundle, provenance
-from causvid.train.run import RESULTS, Run, deadline_in
+from causvid.train.order import RESULTS
+from causvid.train.run import Run, deadline_in
 from causvid.train.stages import BUNDLE, check_folder, run_in_turn
 
 FOLDER = "ablations"

@@ -26,7 +26,8 @@ from causvid.models.wan_autoencoder import WanAutoencoder
 from causvid.nn.visibility import FULL, Visibility, chunk_layout
 from causvid.preset import Preset
 from causvid.seeding import lend_seed, step_generator
-from causvid.train.run import RESULTS, Run, load_weights, needed, save_weights
+from causvid.train.order import RESULTS, needed
+from causvid.train.run import Run, load_weights, save_weights
 
 WAN_SPATIAL_FACTOR = 8
 
@@ -156,7 +157,7 @@ class Roles:
         """
         if self.base is not None:
             self._check_words(self.base.text_encoder)
-            return copy.deepcopy(self.base.text_encoder).to(self.run.device)
+            return copy.deepcopy(self.base.text_encoder).to(self.run.device).train().requires_grad_()
         tokenizer = train_tokenizer(corpus(world_of(self.preset)))
         generator = step_generator(self.run.seed, "text", 0)
         return TextEncoder.create(self.preset.text, tokenizer, generator=generator).to(self.run.device)
