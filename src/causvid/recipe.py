@@ -183,17 +183,6 @@ class DmdStage(StageConfig):
     image: Share = 0.0
 
 
-class Ablations(Settings):
-    """How far the variants of the recipe are trained that it is compared with.
-
-    causal_steps: of the causal teacher, which begins with the teacher's weights. dmd_steps: at most so many of stage
-    `dmd` in every variant, if set; if they are fewer than the recipe's, the recipe is run that short as well.
-    """
-
-    causal_steps: PositiveInt = 1000
-    dmd_steps: PositiveInt | None = None
-
-
 class TrainConfig(Settings):
     """A recipe: the stages that have settings, which run in this order.
 
@@ -208,7 +197,6 @@ class TrainConfig(Settings):
     pairs: PairsStage | None = None
     ode: OdeStage | None = None
     dmd: DmdStage | None = None
-    ablations: Ablations = Ablations()
 
 
 def required(settings: S | None, stage: str) -> S:

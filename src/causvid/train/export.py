@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 from causvid.config import GenerationConfig
-from causvid.evaluate.adherence import describe_machine
-from causvid.evaluate.card import EvaluationReport, write_card
+from causvid.engine.machine import describe_machine
+from causvid.evaluate.card import write_card
+from causvid.evaluate.report import EvaluationReport
 from causvid.loading.assemble import load_bundle
 from causvid.loading.bundle import REPORT, read_settings, save_bundle
 from causvid.loading.layout import find_layout
