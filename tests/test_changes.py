@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from causvid.engine.rollout import next_chunk
-from causvid.stream import crossfade
+from causvid.engine.step import crossfade
 from causvid.pipeline import Pipeline, Stream
 
 Make = Callable[..., Pipeline]
@@ -32,20 +32,25 @@ def take(stream: Stream, chunks: int) -> torch.Tensor:
     return torch.cat(list(islice(stream, chunks)))
 
 
+def applied(stream: Stream, prompt: str, *args: Any, **options: Any) -> Stream:
+    """Let a change of prompt take effect now, and not only when the next chunk is made."""
+    stream.set_prompt(prompt, *args, **options)
+    stream.engine.apply(stream.session)
+    return stream
+
+
 def settled(stream: Stream) -> Stream:
     """Commit what is pending, by a change of prompt that is none."""
-    stream.set_prompt(stream.prompt, "cut")
-    return stream
+    return applied(stream, stream.prompt, "cut")
 
 
 def test_a_cut_leaves_the_past_and_the_next_chunk_sees_the_new_text_alone(small: Pipeline) -> None:
     stream = begin(small)
     take(stream, 3)
     before = settled(stream.fork()).snapshot()
-    stream.set_prompt(MAMMOTH, "cut")
-    after = stream.snapshot()
+    after = applied(stream, MAMMOTH, "cut").snapshot()
     assert torch.equal(before.cache.keys, after.cache.keys) and torch.equal(before.cache.values, after.cache.values)
-    model, settings = small.bundle.transformer, stream.settings
+    model, settings = small.bundle.transformer, stream.session.geometry
     cache = model.new_cache(batch=1, height=4, width=6, window=settings.window, sink=settings.sink)
     with torch.inference_mode():
         cache.restore(after.cache)
@@ -55,7 +60,6 @@ def test_a_cut_leaves_the_past_and_the_next_chunk_sees_the_new_text_alone(small:
             model,
             model.encode_text(embedded(small, MAMMOTH)),
             cache,
-            latest=None,
             size=3,
             shape=(1, *settings.shape),
             sigmas=settings.sigmas,
@@ -69,15 +73,11 @@ def test_a_recache_sees_the_whole_past_under_the_new_prompt(small: Pipeline) -> 
     stream = begin(small, seconds=4, window=30)
     take(stream, 3)
     before = settled(stream.fork()).snapshot().cache
-    stream.set_prompt(MAMMOTH, "recache")
-    state = stream.snapshot()
-    held = slice(0, state.cache.held * stream._cache.tokens_per_frame)
-    changed = (state.cache.values[:, 0, held] - before.values[:, 0, held]).abs().amax((2, 3))
+    state = applied(stream, MAMMOTH, "recache").snapshot()
+    changed = (state.cache.values[:, 0] - before.values[:, 0]).abs().amax((2, 3))
     assert changed[1].min() > 0, "every token is seen anew"
     assert changed[0].max() == 0, "the first block has not met the text yet"
-    told = begin(small, window=30)
-    told.set_prompt(MAMMOTH)
-    told.take_up(state.point.history.latents)
+    told = small.stream(MAMMOTH, window=30, after=state.point.history.latents)
     assert torch.equal(told.snapshot().cache.keys, state.cache.keys)
 
 
@@ -118,11 +118,11 @@ def test_a_dropped_sink_is_out_of_sight_and_the_oldest_of_the_window_takes_its_p
     take(stream, 5)
     past = stream.snapshot().point.history
     assert past.frames == 13 and past.latents.shape[1] == 7
-    stream.set_prompt(MAMMOTH, mode, keep_sink=False, chunks=1)
+    applied(stream, MAMMOTH, mode, keep_sink=False, chunks=1)
     if mode != "blend":
         state = stream.snapshot()
         assert torch.equal(state.point.history.latents, past.latents[:, 2:])
-        assert state.point.history.frames == state.cache.frames == state.cache.held == 5
+        assert state.point.history.frames == 5 and state.cache.rows == ((5, (0, 1, 2, 3, 4)),)
     take(stream, 3)
     assert torch.equal(stream.snapshot().point.history.latents[:, :2], past.latents[:, 2:4])
 
@@ -130,9 +130,9 @@ def test_a_dropped_sink_is_out_of_sight_and_the_oldest_of_the_window_takes_its_p
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"mode": "fade"}, "mode='fade' is not one of cut, recache, blend"),
-        ({"mode": "blend", "chunks": 0}, "chunks=0 is not at least 1"),
-        ({"carry": 0}, "carry=0 is not at least 1"),
+        ({"mode": "fade"}, "mode='fade': Input should be 'cut', 'recache' or 'blend'"),
+        ({"mode": "blend", "chunks": 0}, "chunks=0: Input should be greater than 0"),
+        ({"carry": 0}, "carry=0: Input should be greater than 0"),
         ({"prompt": " "}, "is empty"),
         ({"prompt": "red " * 9}, "has 10 tokens, at most 9"),
     ],
@@ -147,19 +147,22 @@ def test_a_change_that_cannot_be_made_changes_nothing(small: Pipeline, options: 
 
 
 def read(stream: Stream) -> list[torch.Tensor]:
-    """Return all keys and values that the next chunk sees."""
-    return [part for block in range(2) for part in stream._cache.read(block)]
+    """Return all keys and values that the next chunk sees, the sink first, then the window in order of frames."""
+    cache = stream.session.cache
+    slots, tokens = cache.rows[0].slots, cache.tokens_per_frame
+    order = sorted(range(len(slots)), key=lambda slot: (slot >= cache.sink, slots[slot]))
+    places = torch.cat([torch.arange(slot * tokens, (slot + 1) * tokens) for slot in order])
+    return [buffer[block, :, places] for block in range(2) for buffer in (cache.keys, cache.values)]
 
 
 def test_of_the_past_a_change_carries_on_the_sink_and_the_latest_frames(small: Pipeline) -> None:
     stream = begin(small, window=5, sink=2)
     take(stream, 5)
     whole, latents = settled(stream.fork()), stream.snapshot().point.history.latents
-    stream.set_prompt(MAMMOTH, "cut", carry=2, keep_sink=True)
-    history = stream.snapshot().point.history
+    history = applied(stream, MAMMOTH, "cut", carry=2, keep_sink=True).snapshot().point.history
     assert torch.equal(history.latents, torch.cat((latents[:, :2], latents[:, -2:]), dim=1)) and history.frames == 13
-    tokens = stream._cache.tokens_per_frame
-    assert (stream._cache.frames, stream._cache.held) == (13, 4)
+    tokens = stream.session.cache.tokens_per_frame
+    assert (stream.session.cache.frames, stream.session.cache.filled) == (13, 4)
     for narrow, wide in zip(read(stream), read(whole), strict=True):
         assert torch.equal(narrow[:, 2 * tokens :], wide[:, 5 * tokens :])
     for narrow, wide in zip(read(stream)[1::2], read(whole)[1::2], strict=True):
@@ -175,11 +178,11 @@ def test_a_change_carries_on_what_the_model_does_unless_told_otherwise(make: Mak
     for options in ({}, {"keep_sink": True}, {"carry": 5, "keep_sink": True}):
         stream = begin(pipeline)
         take(stream, 4)
-        stream.set_prompt(MAMMOTH, mode, chunks=1, **options)
+        applied(stream, MAMMOTH, mode, chunks=1, **options)
         if mode == "blend":
             with torch.inference_mode():
-                stream._blend()
-        held.append((stream._cache.held, stream.snapshot().point.history.frames))
+                stream.engine._step_blend(stream.session)
+        held.append((stream.session.cache.filled, stream.snapshot().point.history.frames))
     assert held == [(1, 1), (3, 10), (7, 10)]
 
 
@@ -187,7 +190,7 @@ def test_without_a_sink_a_cut_makes_nothing_anew(small: Pipeline) -> None:
     stream = begin(small, window=5, sink=0)
     take(stream, 3)
     whole = settled(stream.fork())
-    stream.set_prompt(MAMMOTH, "cut", keep_sink=False)
+    applied(stream, MAMMOTH, "cut", keep_sink=False)
     assert all(torch.equal(a, b) for a, b in zip(read(stream), read(whole), strict=True))
 
 
@@ -220,8 +223,7 @@ def test_every_step_of_a_blend_dissolves_over_the_square_of_its_share_of_a_chunk
 
 def test_a_cut_a_first_frame_and_a_video_that_is_followed_dissolve_nothing(small: Pipeline) -> None:
     def former(stream: Stream, mode: Any) -> torch.Tensor | None:
-        stream.set_prompt(MAMMOTH, mode)
-        return stream.snapshot().point.former if stream._source is None else stream._now.former
+        return applied(stream, MAMMOTH, mode).session.point.former
 
     begun = begin(small)
     take(begun, 1)
@@ -236,14 +238,10 @@ def test_a_cut_a_first_frame_and_a_video_that_is_followed_dissolve_nothing(small
 def test_changes_at_one_moment_dissolve_from_what_was_to_come_before_the_first(small: Pipeline) -> None:
     stream = begin(small)
     take(stream, 1)
-    stream.set_prompt(MAMMOTH)
-    first = stream._now.former
-    stream.set_prompt(SNOW)
-    assert first is not None and stream._now.former is first
-    stream.set_prompt(SWAN, "blend")
-    assert stream._now.former is first
-    stream.set_prompt(SNOW, "cut")
-    assert stream._now.former is None, "a cut cuts"
+    first = applied(stream, MAMMOTH).session.point.former
+    assert first is not None and applied(stream, SNOW).session.point.former is first
+    assert applied(stream, SWAN, "blend").session.point.former is first
+    assert applied(stream, SNOW, "cut").session.point.former is None, "a cut cuts"
 
 
 def test_a_state_amid_a_dissolve_is_restored(small: Pipeline) -> None:

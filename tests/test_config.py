@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from causvid.config import TransformerConfig
 from causvid.flow import check_few_steps, warped_steps
-from causvid.nn.visibility import chunk_layout
+from causvid.nn.chunks import chunk_layout
 from causvid.preset import Preset, load_preset, preset_names
 
 SMALL = """

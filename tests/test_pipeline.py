@@ -112,10 +112,10 @@ def test_a_stream_goes_on_beyond_the_trained_length_with_a_fixed_memory(
     pipeline: Pipeline, window: int, sink: int
 ) -> None:
     stream = live(pipeline.stream(PROMPT, window=window, sink=sink))
-    size = stream.snapshot().cache.keys.shape
+    size = stream.session.cache.keys.shape
     frames = torch.cat(list(islice(stream, 15)))
     assert len(frames) == 169 > 5 * pipeline.clip_seconds * pipeline.fps
-    assert stream.snapshot().cache.keys.shape == size
+    assert stream.session.cache.keys.shape == size
     assert frames[-12:].float().std() > 1
 
 
@@ -128,29 +128,27 @@ def test_a_window_changes_nothing_before_it_is_full(pipeline: Pipeline) -> None:
 
 def test_a_batch_holds_what_each_prompt_gives_alone(pipeline: Pipeline) -> None:
     prompts = [PROMPT, "a blue mammoth"]
-    for mode in ("student", "teacher"):
-        both = pipeline.generate_batch(prompts, seeds=[5, 6], seconds=2, mode=mode)
+    student = video(pipeline.stream(prompts[1], seed=6, seconds=2))
+    teacher = pipeline.teach(prompts[1:], seeds=[6], seconds=2)[0]
+    for make_all, alone in ((pipeline.generate_batch, student), (pipeline.teach, teacher)):
+        both = make_all(prompts, seeds=[5, 6], seconds=2)
         assert both.shape == (2, 16, 32, 48, 3) and both.dtype == torch.uint8
-        alone = video(pipeline.stream(prompts[1], seed=6, seconds=2, mode=mode))
         assert (both[1].int() - alone.int()).abs().max() <= 1
     assert pipeline.generate_batch(prompts, seeds=[5, 6]).shape[1] == 25
 
 
 def test_a_batch_tells_after_every_chunk_how_far_it_is(pipeline: Pipeline) -> None:
-    for mode, expected in (("student", [(1, 20), (13, 20), (20, 20)]), ("teacher", [(20, 20)])):
-        told: list[tuple[int, ...]] = []
-        pipeline.generate_batch(
-            [PROMPT], seeds=[0], seconds=2.5, mode=mode, progress=lambda *of, told=told: told.append(of)
-        )
-        assert told == expected
+    told: list[tuple[int, ...]] = []
+    pipeline.generate_batch([PROMPT], seeds=[0], seconds=2.5, progress=lambda *of: told.append(of))
+    assert told == [(1, 20), (13, 20), (20, 20)]
 
 
 def test_the_teacher_makes_a_whole_clip_guided_by_the_prompt(make: Make, pipeline: Pipeline) -> None:
-    (clip,) = pipeline.stream(PROMPT, mode="teacher")
+    (clip,) = pipeline.teach([PROMPT], seeds=[0])
     assert clip.shape == (25, 32, 48, 3)
-    (more,) = pipeline.stream(PROMPT, mode="teacher", steps=5)
+    (more,) = pipeline.teach([PROMPT], seeds=[0], steps=5)
     assert not torch.equal(clip, more)
-    (unguided,) = make(guidance=1.0).stream(PROMPT, mode="teacher")
+    (unguided,) = make(guidance=1.0).teach([PROMPT], seeds=[0])
     assert not torch.equal(clip, unguided)
 
 
@@ -192,7 +190,9 @@ def test_unknown_words_are_named_and_still_make_a_video(pipeline: Pipeline) -> N
         ({"prompt": ""}, "is empty"),
         ({"prompt": " \n. "}, "is empty"),
         ({"prompt": "red " * 9}, "has 10 tokens, at most 9"),
-        ({"seconds": 0}, "seconds=0 is not above 0"),
+        ({"seconds": 0}, "seconds=0: Input should be greater than 0"),
+        ({"seconds": "3"}, "seconds='3': Input should be a valid number"),
+        ({"seed": True}, "seed=True: Input should be a valid integer"),
         ({"seconds": -1}, "seconds=-1"),
         ({"seconds": float("nan")}, "seconds=nan"),
         ({"seconds": float("inf")}, "seconds=inf"),
@@ -208,11 +208,11 @@ def test_unknown_words_are_named_and_still_make_a_video(pipeline: Pipeline) -> N
         ({"window": 10**9}, "window=1000000000"),
         ({"window": 0, "sink": 0}, "at least one frame"),
         ({"seed": -1}, "seed=-1"),
-        ({"mode": "critic"}, "mode='critic'"),
-        ({"policy": "forget"}, "policy='forget' is not one of window, recompute"),
-        ({"keep": -1}, "keep=-1 is not from 0 to 60"),
-        ({"keep": float("inf")}, "keep=inf"),
-        ({"source": [], "strength": 0}, "strength=0 is not above 0"),
+        ({"mode": "critic"}, "mode='critic': Extra inputs are not permitted"),
+        ({"policy": "forget"}, "policy='forget': Input should be 'window' or 'recompute'"),
+        ({"rewind_seconds": -1}, "rewind_seconds=-1: Input should be greater than or equal to 0"),
+        ({"rewind_seconds": float("inf")}, "rewind_seconds=inf"),
+        ({"source": [], "strength": 0}, "strength=0: Input should be greater than 0"),
         ({"source": [], "strength": 1.5}, "strength=1.5"),
         ({"source": "absent.mp4"}, "absent.mp4 does not exist"),
         ({"after": "absent.mp4"}, "absent.mp4 does not exist"),
@@ -220,10 +220,7 @@ def test_unknown_words_are_named_and_still_make_a_video(pipeline: Pipeline) -> N
         ({"after": "absent.safetensors"}, "absent.safetensors is missing"),
         ({"after": torch.zeros(1, 4, 4, 8, 8)}, r"latents are \[1, 4, 4, 8, 8\], expected \[1, F, 4, 4, 6\]"),
         ({"image": "absent.png"}, "absent.png does not exist"),
-        ({"image": "absent.png", "after": []}, "give one of image, after and source"),
-        ({"mode": "teacher", "window": 3}, "window cannot be used with mode"),
-        ({"mode": "teacher", "seconds": 30}, "longer than the teacher's clip of 3.125 seconds"),
-        ({"mode": "teacher", "steps": 0}, "steps=0"),
+        ({"image": "absent.png", "after": []}, "image, after and source: give one"),
     ],
 )
 def test_bad_input_is_refused_at_once_in_one_line(pipeline: Pipeline, options: dict[str, Any], message: str) -> None:
@@ -232,9 +229,13 @@ def test_bad_input_is_refused_at_once_in_one_line(pipeline: Pipeline, options: d
     assert "\n" not in str(caught.value)
 
 
-def test_a_bundle_without_a_teacher_says_so_at_once(make: Make) -> None:
-    with pytest.raises(ValueError, match="needs a bundle with a teacher"):
-        make(teacher=False).stream(PROMPT, mode="teacher")
+def test_a_teacher_that_cannot_make_the_clip_says_so(make: Make, pipeline: Pipeline) -> None:
+    with pytest.raises(ValueError, match="has no teacher"):
+        make(teacher=False).teach([PROMPT], seeds=[0])
+    with pytest.raises(ValueError, match="longer than the teacher's clip of 3.125 seconds"):
+        pipeline.teach([PROMPT], seeds=[0], seconds=30)
+    with pytest.raises(ValueError, match="steps=0"):
+        pipeline.teach([PROMPT], seeds=[0], steps=0)
 
 
 def test_as_many_seeds_as_prompts_are_wanted(pipeline: Pipeline) -> None:

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from causvid.stream import chunk_sizes, first_chunk, levels_below
+from causvid.engine.source import levels_below
+from causvid.nn.chunks import chunk_sizes, first_chunk
 from causvid.timeline import Timeline
 from causvid.pipeline import Pipeline, Stream
 
@@ -115,23 +116,11 @@ def test_a_fork_told_otherwise_is_a_stream_that_was_told_so(small: Pipeline) -> 
 
 
 def addresses(stream: Stream) -> tuple[int, int]:
-    return stream._cache.keys.data_ptr(), stream._cache.values.data_ptr()
-
-
-def test_forks_and_states_share_memory_until_one_differs(small: Pipeline) -> None:
-    parent = begin(small)
-    take(parent, 3)
-    fork, state = parent.fork(), parent.snapshot()
-    assert addresses(fork) == addresses(parent)
-    assert state.cache.keys.data_ptr() == parent._cache.keys.data_ptr()
-    own = addresses(parent)
-    take(parent, 1)
-    assert addresses(parent) == own != addresses(fork)
-    assert state.cache.keys.data_ptr() == fork._cache.keys.data_ptr(), "all that lag behind share one copy"
+    return stream.session.cache.keys.data_ptr(), stream.session.cache.values.data_ptr()
 
 
 def test_buffers_of_a_stream_keep_their_address_whatever_it_does(small: Pipeline) -> None:
-    stream = begin(small, keep=8.0)
+    stream = begin(small, rewind_seconds=8.0)
     own = addresses(stream)
     take(stream, 2)
     fork, state = stream.fork(), stream.snapshot()
@@ -148,7 +137,7 @@ def test_buffers_of_a_stream_keep_their_address_whatever_it_does(small: Pipeline
 
 @pytest.mark.parametrize("policy", ["window", "recompute"])
 def test_nothing_changes_a_state_that_is_held(small: Pipeline, policy: str) -> None:
-    stream = begin(small, policy=policy, keep=8.0)
+    stream = begin(small, policy=policy, rewind_seconds=8.0)
     take(stream, 3)
     state = stream.snapshot()
 
@@ -176,7 +165,7 @@ def test_nothing_changes_a_state_that_is_held(small: Pipeline, policy: str) -> N
 @pytest.mark.parametrize("frames", [1, 36])
 def test_a_rewound_stream_goes_on_as_the_unbroken_one(small: Pipeline, start: str, frames: int) -> None:
     whole = rest(begin(small, start))
-    stream = begin(small, start, keep=6.0)
+    stream = begin(small, start, rewind_seconds=6.0)
     take(stream, 5)
     before = stream.frames
     back = stream.rewind(frames)
@@ -188,7 +177,7 @@ def test_a_rewound_stream_goes_on_as_the_unbroken_one(small: Pipeline, start: st
 
 
 def test_a_rewound_stream_has_the_prompt_it_had(small: Pipeline) -> None:
-    stream = begin(small, keep=6.0)
+    stream = begin(small, rewind_seconds=6.0)
     take(stream, 2)
     stream.prompt = MAMMOTH
     take(stream, 2)
@@ -197,9 +186,9 @@ def test_a_rewound_stream_has_the_prompt_it_had(small: Pipeline) -> None:
 
 
 def test_a_stream_remembers_as_far_back_as_it_was_told_to_and_no_further(small: Pipeline) -> None:
-    stream = begin(small, keep=2.0, seconds=10)
+    stream = begin(small, rewind_seconds=2.0, seconds=10)
     take(stream, 6)
-    assert len(stream._kept) == 3
+    assert len(stream._states) == 3
     with pytest.raises(ValueError, match="frames=37: this stream can go back 36 frames"):
         stream.rewind(37)
     assert stream.rewind(16) == 24
@@ -219,13 +208,13 @@ def test_a_script_plays_a_directed_stream_again(small: Pipeline, tmp_path: Path,
     stream = begin(small, start, window=4, sink=2, steps=2, height=48)
     made = direct(stream)
     file = tmp_path / f"it.{suffix}"
-    small.script(stream).save(file)
+    small.record(stream).save(file)
     film = small.play(Timeline.load(file))
     assert torch.equal(torch.cat(list(film)), made)
 
 
 def test_a_script_of_a_rewound_forked_or_restored_stream_is_that_of_what_it_shows(small: Pipeline) -> None:
-    stream = begin(small, keep=8.0)
+    stream = begin(small, rewind_seconds=8.0)
     shown = [take(stream, 2)]
     stream.set_prompt(MAMMOTH)
     take(stream, 2)
@@ -234,9 +223,9 @@ def test_a_script_of_a_rewound_forked_or_restored_stream_is_that_of_what_it_show
     for one in (stream, stream.fork()):
         one.set_prompt(SNOW, "cut")
         played = torch.cat([*shown, take(one, 2)])
-        assert torch.equal(torch.cat(list(small.play(small.script(one)))), played)
+        assert torch.equal(torch.cat(list(small.play(small.record(one)))), played)
         other.restore(one.snapshot())
-        assert torch.equal(torch.cat(list(small.play(small.script(other)))), played)
+        assert torch.equal(torch.cat(list(small.play(small.record(other)))), played)
 
 
 def test_prompts_set_at_one_moment_are_all_in_the_script(small: Pipeline) -> None:
@@ -247,7 +236,7 @@ def test_prompts_set_at_one_moment_are_all_in_the_script(small: Pipeline) -> Non
     stream.set_prompt(SNOW, "cut", keep_sink=False)
     stream.set_prompt(SWAN, "blend")
     frames.append(rest(stream))
-    assert torch.equal(torch.cat(list(small.play(small.script(stream)))), torch.cat(frames))
+    assert torch.equal(torch.cat(list(small.play(small.record(stream)))), torch.cat(frames))
 
 
 def test_recompute_is_a_rebuild_before_every_chunk(small: Pipeline) -> None:
@@ -268,13 +257,13 @@ def test_recompute_changes_nothing_before_a_frame_has_left_the_window(small: Pip
 @pytest.mark.parametrize(("policy", "chunks"), [("window", 250), ("recompute", 20)])
 def test_hundreds_of_chunks_take_no_more_memory_than_a_few(make: Make, policy: str, chunks: int) -> None:
     pipeline = make(window=3, timesteps=(1000,), height=16, width=16)
-    stream = begin(pipeline, seconds=None, policy=policy, keep=3.0)
+    stream = begin(pipeline, seconds=None, policy=policy, rewind_seconds=3.0)
 
     def size() -> tuple[int, ...]:
         point = stream.snapshot().point
         assert point.decoder is not None
-        held = [stream._cache.keys, stream._cache.values, point.history.latents, *point.decoder.memories]
-        return (len(stream._kept), *(tensor.untyped_storage().nbytes() for tensor in held))
+        held = [stream.session.cache.keys, stream.session.cache.values, point.history.latents, *point.decoder.memories]
+        return (len(stream._states), *(tensor.untyped_storage().nbytes() for tensor in held))
 
     take(stream, 8)
     early = size()
@@ -306,7 +295,7 @@ class TestWan:
     def test_a_script_plays_it_again(self, small_wan: Pipeline) -> None:
         stream = begin(small_wan, seconds=9)
         made = direct(stream)
-        assert torch.equal(torch.cat(list(small_wan.play(small_wan.script(stream)))), made)
+        assert torch.equal(torch.cat(list(small_wan.play(small_wan.record(stream)))), made)
 
 
 @pytest.mark.parametrize(

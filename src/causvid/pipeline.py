@@ -3,38 +3,30 @@
 Letters: B batch, F latent frames, C H W a latent frame, T pixel frames.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Literal, Self, get_args
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
-from causvid.engine.beginning import begin
-from causvid.film import Film, script
-from causvid.engine.limits import (
-    latent_size,
-    layout,
-    memory,
-    own_sigmas,
-    pixel_length,
-    student_sigmas,
-    teacher_sigmas,
-)
-from causvid.engine.rollout import rollout
+from causvid.engine.limits import latent_size, own_sigmas, pixel_length, teacher_sigmas
+from causvid.engine.request import GenerationRequest
+from causvid.engine.session import Session
 from causvid.engine.solver import guided_velocity, solve
-from causvid.engine.source import STRENGTH, Image, Video, load_image
-from causvid.engine.state import Policy, StreamSettings
-from causvid.stream import Stream, levels_below
-from causvid.timeline import Shot, Timeline
-from causvid.media import Fit, to_bytes
+from causvid.engine.source import load_image
+from causvid.engine.start import open_video, start
+from causvid.engine.step import Engine
+from causvid.engine.storage import fingerprint, load_session
 from causvid.loading.assemble import assemble
-from causvid.models.autoencoder import pixel_frames
 from causvid.loading.bundle import Bundle, save_bundle
+from causvid.media import to_bytes
+from causvid.models.autoencoder import pixel_frames
 from causvid.models.text import Placement
 from causvid.models.transformer import TextKeys, Transformer
-
-Mode = Literal["student", "teacher"]
+from causvid.stream import Stream
+from causvid.timeline import Playback, Shot, Timeline, record
 
 
 class Pipeline:
@@ -123,155 +115,77 @@ class Pipeline:
         """List the words of a prompt that the model has never seen."""
         return self.bundle.text_encoder.unknown_words(prompt)
 
-    def stream(
-        self,
-        prompt: str,
-        *,
-        seconds: float | None = None,
-        seed: int = 0,
-        mode: Mode = "student",
-        steps: int | None = None,
-        sigmas: Sequence[float] | None = None,
-        window: int | None = None,
-        sink: int | None = None,
-        height: int | None = None,
-        width: int | None = None,
-        image: Image | None = None,
-        after: Video | Tensor | None = None,
-        source: Video | None = None,
-        strength: float = STRENGTH,
-        adapt: bool = False,
-        fit: Fit = "cover",
-        policy: Policy = "window",
-        keep: float = 0.0,
-    ) -> Iterator[Tensor]:
-        """Make a video chunk by chunk; the student's is a `Stream`, the teacher's one chunk that is the whole clip.
+    @cached_property
+    def fingerprint(self) -> str:
+        """Digest of the weights a session depends on."""
+        parts = self.bundle
+        return fingerprint(parts.transformer, parts.autoencoder)
+
+    def stream(self, prompt: str | GenerationRequest, **options: Any) -> Stream:
+        """Make a video chunk by chunk, without end unless `seconds` says so.
 
         Args:
-            seconds: length; None is without end for the student, and a clip for the teacher.
-            seed: the same seed gives the same video.
-            steps: denoising steps a chunk. Fewer than the model's own are chosen from them, more are spread evenly.
-            sigmas: noise levels instead, from 1 down, without the final 0.
-            window, sink: past latent frames kept, and first ones never forgotten; by default the model's own.
-            height, width: pixels; by default the model's own, which is where it is at its best.
-            image: image-to-video: the first frame, a file or uint8 `[H, W, 3]`.
-            after: extension: a video, from whose end the stream goes on; only new frames are yielded. As much of it is
-                seen as a training clip holds. Or the latents of a run, `[1, F, C, h, w]` or the file that holds them,
-                all of which are taken up.
-            source: video-to-video: a video of which every chunk is made anew under the prompt, at `strength` in (0, 1].
-                With `adapt`, strength falls as the source moves more.
-            fit: how an image or video of another shape is brought to size: "cover" crops, "contain" pads, "stretch".
-            policy: "window" keeps the past as it was seen, "recompute" sees it anew before every chunk.
-            keep: seconds that the stream can be rewound; each chunk of them costs a copy of the cache.
-
-        A video is a file, `webcam`, or an iterable of frames, uint8 `[H, W, 3]`, at this model's own rate.
-
-        Returns:
-            An iterator of uint8 `[T, H, W, 3]` on the CPU.
+            prompt: what to show, or a whole request. options: those of `GenerationRequest`.
 
         Raises:
-            ValueError: if a value cannot be used; at once, not when the first chunk is asked for.
+            ValueError, OSError: if a value cannot be used; at once, not when the first chunk is asked for.
         """
-        self._check_prompts([prompt], [seed])
-        shape = self._latent_shape(height, width)
-        if mode == "teacher":
-            options = {"sigmas": sigmas, "window": window, "sink": sink, "image": image, "after": after}
-            given = [name for name, value in {**options, "source": source}.items() if value is not None]
-            if given or policy != "window" or keep:
-                named = ", ".join(given) or "policy and keep"
-                raise ValueError(f"{named} cannot be used with mode='teacher': it makes whole clips from noise")
-            return self._teach([prompt], [seed], self._teacher(), shape, seconds=seconds, steps=steps)
-        self._check_student(mode)
-        if policy not in get_args(Policy):
-            raise ValueError(f"policy={policy!r} is not one of {', '.join(get_args(Policy))}")
-        if not 0 <= keep <= self.generation.max_seconds:
-            raise ValueError(f"keep={keep:g} is not from 0 to {self.generation.max_seconds:g} seconds")
-        length = None if seconds is None else pixel_length(self.generation, seconds)
-        levels = student_sigmas(self.generation, steps, sigmas)
-        if source is not None:
-            levels_below(strength, levels)
-        own, model, autoencoder = self.generation, self.bundle.transformer, self.bundle.autoencoder
-        device = model.patch_in.weight.device
-        beginning = begin(
-            own, autoencoder, shape=shape, device=device, image=image, after=after, source=source, fit=fit
-        )
-        settings = StreamSettings(
-            first=beginning.first,
-            chunk=own.chunk,
-            shape=shape,
-            sigmas=levels,
-            **memory(own, window, sink),
-            policy=policy,
-            length=length,
-            keep=round(keep * self.fps),
-            carry=own.carry,
-            strength=strength,
-            adapt=adapt,
-        )
-        stream = Stream(model, autoencoder, self._embed, prompt, settings, seed=seed, source=beginning.source)
-        beginning.lay(stream)
-        return stream
+        if isinstance(prompt, str):
+            request = GenerationRequest.make(prompt=prompt, **options)
+        else:
+            request = GenerationRequest.make(**{**dict(prompt), **options})
+        return self._hold(self._start(request))
 
-    def play(self, timeline: Timeline) -> Film:
+    def resume(self, file: str | Path) -> Stream:
+        """Continue a stream that `Stream.save` wrote, as if it had never stopped.
+
+        Raises:
+            ValueError: if the file is missing, damaged, or of another model; OSError: if its source cannot be read.
+        """
+        engine = self._engine()
+        device = engine.transformer.patch_in.weight.device
+        state = load_session(Path(file), model=self.fingerprint, device=device)
+        geometry, chunk = state.geometry, max(state.geometry.first, state.geometry.chunk)
+        _, height, width = geometry.shape
+        with torch.inference_mode():
+            cache = engine.transformer.new_cache(
+                batch=1, height=height, width=width, window=geometry.window, sink=geometry.sink, chunk=chunk
+            )
+        source = open_video(engine, self.generation, state.request, geometry.shape)
+        session = Session(state.request, geometry, state.point, cache, torch.Generator(), source)
+        session.restore(state)
+        return self._hold(session)
+
+    def play(self, timeline: Timeline) -> Playback:
         """Play a timeline: one video whose prompts change as it says.
 
         Raises:
-            ValueError: if a value cannot be used; at once, not when the shot it belongs to is reached.
+            ValueError, OSError: if a value cannot be used; at once, not when the shot it belongs to is reached.
         """
-        t = timeline
-        pixel_length(self.generation, t.seconds)
+        pixel_length(self.generation, timeline.seconds)
         images = {}
-        for number, shot in enumerate(t.shots):
+        for number, shot in enumerate(timeline.shots):
             try:
-                self._check_prompts([shot.prompt], [t.seed])
+                self._check_prompt(shot.prompt)
                 if shot.image is not None:
-                    images[shot.image] = load_image(shot.image, *self._pixel_size(t.height, t.width), fit=t.fit)
+                    size = self._pixel_size(timeline.height, timeline.width)
+                    images[shot.image] = load_image(shot.image, *size, fit=timeline.fit)
             except (ValueError, OSError) as error:
-                if len(t.shots) == 1:
+                if len(timeline.shots) == 1:
                     raise
                 raise ValueError(f"shots.{number}: {error}") from None
 
-        def start(shot: Shot, *, frames: int, seed: int) -> Stream:
-            begins = shot is t.shots[0]
-            stream = self.stream(
-                shot.prompt,
-                seconds=frames / self.fps,
-                seed=seed,
-                steps=t.steps,
-                sigmas=t.sigmas,
-                window=t.window,
-                sink=t.sink,
-                height=t.height,
-                width=t.width,
-                image=None if shot.image is None else images[shot.image],
-                after=t.after if begins else None,
-                source=t.source,
-                strength=t.strength,
-                adapt=t.adapt,
-                fit=t.fit,
-                policy=t.policy,
-            )
-            assert isinstance(stream, Stream)
-            return stream
+        def start_shot(shot: Shot, frames: int, seed: int) -> Stream:
+            options = {**dict(timeline.options), "seconds": frames / self.fps, "seed": seed}
+            if shot is not timeline.shots[0]:
+                options["after"] = None
+            return self.stream(shot.prompt, image=images.get(shot.image or ""), **options)
 
-        return Film(timeline, start, fps=self.fps)
+        return Playback(timeline, start_shot, fps=self.fps)
 
-    def script(
-        self,
-        stream: Stream,
-        *,
-        image: str | None = None,
-        after: str | None = None,
-        source: str | None = None,
-        fit: Fit = "cover",
-    ) -> Timeline:
-        """Return the timeline that plays a stream again, as far as it has come: its seed, its prompts, its settings.
-
-        Args:
-            image, after, source, fit: the file the stream began with, if it began with one.
-        """
-        factor = self.bundle.autoencoder.spatial_factor
-        return script(stream, fps=self.fps, factor=factor, image=image, after=after, source=source, fit=fit)
+    def record(self, stream: Stream) -> Timeline:
+        """Return the timeline that plays a stream again, as far as it has come: its seed, its prompts, its settings."""
+        return record(stream, factor=self.bundle.autoencoder.spatial_factor)
 
     def generate_batch(
         self,
@@ -279,114 +193,109 @@ class Pipeline:
         *,
         seeds: Sequence[int],
         seconds: float | None = None,
-        mode: Mode = "student",
         steps: int | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> Tensor:
-        """Make a video of every prompt, uint8 `[B, T, H, W, 3]` on the CPU; one depends on its own seed alone.
+        """Make a video of every prompt as one batch, uint8 `[B, T, H, W, 3]` on the CPU; each has a seed of its own.
 
         Args:
-            seconds: length; by default that of a training clip, which is the longest that the teacher makes.
-            mode: who makes them. steps: denoising steps a chunk (student) or a clip (teacher).
+            seconds: length; by default that of a training clip. steps: denoising steps a chunk.
             progress: told after every chunk how many frames of each video there are, and will be.
 
         Raises:
             ValueError: if a value cannot be used.
         """
-        self._check_prompts(prompts, seeds)
-        if mode == "teacher":
-            shape = self._latent_shape(None, None)
-            clips = list(self._teach(prompts, seeds, self._teacher(), shape, seconds=seconds, steps=steps))
-            if progress is not None:
-                progress(len(clips[0]), len(clips[0]))
-            return torch.stack(clips)
-        self._check_student(mode)
+        self._check_batch(prompts, seeds)
         length = pixel_length(self.generation, self.clip_seconds if seconds is None else seconds)
-        own, model = self.generation, self.bundle.transformer
-        _, height, width = shape = self._latent_shape(None, None)
-        with torch.inference_mode():
-            made = rollout(
-                model,
-                self._encode(model, prompts),
-                model.new_cache(batch=len(prompts), height=height, width=width, **memory(own, None, None)),
-                chunks=layout(own, length),
-                shape=(len(prompts), *shape),
-                sigmas=student_sigmas(own, steps, None),
-                generator=[torch.Generator().manual_seed(seed) for seed in seeds],
-            )
-            chunks = []
-            for chunk in made:
-                chunks.append(chunk)
-                if progress is not None:
-                    frames = pixel_frames(sum(part.shape[1] for part in chunks))
-                    progress(min(frames, length), length)
-            latents = torch.cat(chunks, dim=1)
-            # One by one: a decoder's activations are larger than all latents together.
-            return torch.stack([to_bytes(self.bundle.autoencoder.decode(one[None])[0, :length]) for one in latents])
+        engine = self._engine()
+        sessions = [
+            self._start(GenerationRequest.make(prompt=prompt, seed=seed, steps=steps, seconds=length / self.fps))
+            for prompt, seed in zip(prompts, seeds, strict=True)
+        ]
+        videos: list[list[Tensor]] = [[] for _ in sessions]
+        done = 0
+        while done < length:
+            for video, frames in zip(videos, engine.advance(sessions), strict=True):
+                assert frames is not None
+                video.append(frames)
+            done += len(videos[0][-1])
+            if progress is not None:
+                progress(done, length)
+        return torch.stack([torch.cat(video) for video in videos])
 
-    def _check_student(self, mode: str) -> None:
-        if mode != "student":
-            raise ValueError(f"mode={mode!r} is not 'student' or 'teacher'")
-        if self.bundle.transformer is self.bundle.teacher:
-            raise ValueError(
-                "mode='student' needs a causal student: this model is a teacher, which sees whole clips; "
-                "give student= (--student), or use mode='teacher' (--teacher)"
-            )
-
-    def _teacher(self) -> Transformer:
-        if self.bundle.teacher is None:
-            raise ValueError("mode='teacher' needs a bundle with a teacher: this one has none")
-        return self.bundle.teacher
-
-    def _teach(
+    def teach(
         self,
         prompts: Sequence[str],
-        seeds: Sequence[int],
-        model: Transformer,
-        shape: tuple[int, int, int],
         *,
-        seconds: float | None,
-        steps: int | None,
-    ) -> Iterator[Tensor]:
-        """Check, then yield whole clips made by the teacher, uint8 `[T, H, W, 3]` each."""
-        own = self.generation
+        seeds: Sequence[int],
+        seconds: float | None = None,
+        steps: int | None = None,
+        height: int | None = None,
+        width: int | None = None,
+    ) -> Tensor:
+        """Let the teacher make a whole clip of every prompt, uint8 `[B, T, H, W, 3]` on the CPU.
+
+        Args:
+            seconds: length; by default, and at most, that of a training clip. steps: of the teacher's solver.
+
+        Raises:
+            ValueError: if a value cannot be used, or the model has no teacher.
+        """
+        self._check_batch(prompts, seeds)
+        own, model = self.generation, self.bundle.teacher
+        if model is None:
+            raise ValueError("this model has no teacher: load one that has, or use its student")
         clip = pixel_frames(own.clip_frames)
-        length = clip if seconds is None else pixel_length(self.generation, seconds)
+        length = clip if seconds is None else pixel_length(own, seconds)
         if length > clip:
             raise ValueError(f"seconds={seconds:g} is longer than the teacher's clip of {self.clip_seconds:g} seconds")
         levels = teacher_sigmas(own, steps)
-        size = (own.clip_frames, *shape)
-
-        @torch.inference_mode()
-        def clips() -> Iterator[Tensor]:
+        size = (own.clip_frames, *self._latent_shape(height, width))
+        with torch.inference_mode():
             noise = torch.stack([torch.randn(size, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
             text, null_text = self._encode(model, prompts), self._encode(model, [""] * len(prompts))
             velocity = guided_velocity(model, text, null_text, guidance=own.guidance)
             latents, _ = solve(velocity, noise.to(model.patch_in.weight.device), sigmas=levels)
-            for latent in latents:
-                yield to_bytes(self.bundle.autoencoder.decode(latent[None])[0, :length])
+            # One by one: a decoder's activations are larger than all latents together.
+            return torch.stack([to_bytes(self.bundle.autoencoder.decode(one[None])[0, :length]) for one in latents])
 
-        return clips()
+    def _start(self, request: GenerationRequest) -> Session:
+        self._check_prompt(request.prompt)
+        shape = self._latent_shape(request.height, request.width)
+        return start(self._engine(), self.generation, request, shape=shape)
+
+    def _hold(self, session: Session) -> Stream:
+        return Stream(self._engine(), session, fps=self.fps, model=self.fingerprint)
+
+    def _engine(self) -> Engine:
+        if self.bundle.transformer is self.bundle.teacher:
+            raise ValueError(
+                "a stream needs a causal student: this model is a teacher, which sees whole clips; "
+                "give student= (--student), or let the teacher make a clip (--teacher)"
+            )
+        return Engine(
+            self.bundle.transformer, self.bundle.autoencoder, embed=self._embed, check=self._check_prompt
+        )
 
     def _encode(self, model: Transformer, prompts: Sequence[str]) -> TextKeys:
         weight = model.patch_in.weight
         return model.encode_text(self.bundle.text_encoder.embed(prompts, weight.device).to(weight.dtype))
 
     def _embed(self, prompt: str) -> Tensor:
-        self._check_prompts([prompt], [0])
         weight = self.bundle.transformer.patch_in.weight
         return self.bundle.text_encoder.embed([prompt], weight.device).to(weight.dtype)
 
-    def _check_prompts(self, prompts: Sequence[str], seeds: Sequence[int]) -> None:
+    def _check_prompt(self, prompt: str) -> None:
+        if not any(character.isalnum() for character in prompt):
+            raise ValueError(f"prompt={prompt!r} is empty: say in a few words what to show")
+        self.bundle.text_encoder.tokens([prompt])
+
+    def _check_batch(self, prompts: Sequence[str], seeds: Sequence[int]) -> None:
         if not prompts or len(prompts) != len(seeds):
             raise ValueError(f"{len(prompts)} prompts and {len(seeds)} seeds: expected as many of each, at least one")
-        for prompt in prompts:
-            if not any(character.isalnum() for character in prompt):
-                raise ValueError(f"prompt={prompt!r} is empty: say in a few words what to show")
-        self.bundle.text_encoder.tokens(prompts)
-        for seed in seeds:
-            if not 0 <= seed < 2**63:
-                raise ValueError(f"seed={seed} is not from 0 to 2^63 - 1")
+        for prompt, seed in zip(prompts, seeds, strict=True):
+            self._check_prompt(prompt)
+            GenerationRequest.make(prompt=prompt, seed=seed)
 
     def _latent_shape(self, height: int | None, width: int | None) -> tuple[int, int, int]:
         """Turn a size in pixels into (C, H, W) of a latent frame."""

@@ -1,84 +1,58 @@
-"""A film as a script: what is shown from when on, and everything else that decides it, as TOML or JSON.
+"""A timeline: prompts at times, and everything else that decides a video, as TOML or JSON; and its playback.
 
-The same file is what a person writes to direct a film and what a finished run leaves behind to be played again.
+The same file is what a person writes to direct a video and what a finished run leaves behind to be played again.
 """
 
 import itertools
 import json
 import os
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Self
 
 import tomli_w
 import torch
-from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
+from torch import Tensor
 
-from causvid.config import Positive, Settings, one_line
-from causvid.engine.source import STRENGTH
-from causvid.engine.state import Policy, PromptMode
-from causvid.media import Fit
+from causvid.config import Positive, one_line
+from causvid.engine.request import GenerationOptions, Transition
+from causvid.loading.spec import ModelSpec
+from causvid.models.autoencoder import TIME_FACTOR
+from causvid.stream import Stream
 
 SUFFIXES = (".toml", ".json")
-PARTS = ("model", "student", "tiny_autoencoder", "lora", "lora_strength", "preset", "dtype")
-"""What a timeline says of the model that plays it, for whoever loads one: named and meant as by `assemble`."""
 LARGEST = 2**20
 """Bytes of a timeline, at most."""
 
 
-class Shot(Settings):
-    """What is shown from `at` seconds on. Of shots at one time, the later ones change what the earlier began.
+class Shot(Transition):
+    """What is shown from `at` seconds on. Of shots at one time, the later ones change what the earlier started.
 
-    mode: how the prompt changes; keep_sink, carry, dissolve: what stays in sight and how soft the change is, all as in
-    `Stream.set_prompt`. over: seconds a blend takes. image: the shot begins anew with this picture as its first frame.
+    over: seconds a blend takes. image: the shot starts anew with this picture as its first frame.
     """
 
     at: float = Field(ge=0, allow_inf_nan=False)
-    prompt: str
-    mode: PromptMode = "recache"
     over: Positive = 1.0
-    keep_sink: bool | None = None
-    carry: PositiveInt | None = None
-    dissolve: bool = True
     image: str | None = None
 
 
-class Timeline(Settings):
-    """A film: its shots, and what holds for all of them; what is None is the model's own.
+class Timeline(ModelSpec, GenerationOptions):
+    """A video: which model makes it, its shots, and what holds for all of them; what is None is the model's own.
 
-    model to dtype: what plays it, see `PARTS`. after: a video to go on from; source: a video to make anew, at
-    `strength`. versions: what made the film, for the record: the same versions on the same machine make it again bit
-    for bit.
+    versions: what made the video, for the record: the same versions on the same machine make it again bit for bit.
     """
 
     seconds: Positive
     shots: tuple[Shot, ...] = Field(min_length=1)
-    seed: int = Field(default=0, ge=0, lt=2**63)
-    model: str | None = None
-    student: str | None = None
-    tiny_autoencoder: str | None = None
-    lora: str | None = None
-    lora_strength: float | None = Field(default=None, allow_inf_nan=False)
-    preset: str | None = None
-    dtype: Literal["fp32", "bf16", "fp16"] | None = None
-    steps: PositiveInt | None = None
-    sigmas: tuple[float, ...] | None = None
-    window: NonNegativeInt | None = None
-    sink: NonNegativeInt | None = None
-    height: PositiveInt | None = None
-    width: PositiveInt | None = None
-    policy: Policy = "window"
     after: str | None = None
     source: str | None = None
-    strength: float = Field(default=STRENGTH, gt=0, le=1)
-    adapt: bool = False
-    fit: Fit = "cover"
     versions: dict[str, str] = Field(default_factory=dict)
 
     @model_validator(mode="after")
-    def _check(self) -> "Timeline":
+    def _check_shots(self) -> Self:
         times = [shot.at for shot in self.shots]
         if times[0] != 0:
             raise ValueError(f"shots.0.at={times[0]:g}: the first shot starts at 0")
@@ -87,14 +61,10 @@ class Timeline(Settings):
                 raise ValueError(f"shots.{number}.at={at:g} is before the shot before it, at {before:g}")
             if at >= self.seconds:
                 raise ValueError(f"shots.{number}.at={at:g} is past the end, seconds={self.seconds:g}")
-        if self.lora is None and self.lora_strength is not None:
-            raise ValueError(f"lora_strength={self.lora_strength:g} needs a LoRA: give lora")
-        if self.after is not None and self.source is not None:
-            raise ValueError("after and source: give one, a film begins in one way")
         if self.shots[0].image is not None and (self.after or self.source):
-            raise ValueError("shots.0.image: a film that follows a video does not begin with an image")
+            raise ValueError("shots.0.image: a video that follows another does not start with an image")
         if self.source is not None and any(shot.image for shot in self.shots):
-            raise ValueError("image and source: a film that follows a video has no images")
+            raise ValueError("image and source: a video that follows another has no images")
         return self
 
     @classmethod
@@ -111,7 +81,7 @@ class Timeline(Settings):
         except OSError as error:
             raise ValueError(f"timeline {path} cannot be read: {error.strerror}") from None
         if len(data) > LARGEST:
-            raise ValueError(f"timeline {path} is of more than {LARGEST} bytes: it is none")
+            raise ValueError(f"timeline {path} is of more than {LARGEST} bytes: it is not a timeline")
         try:
             text = data.decode()
             values = tomllib.loads(text) if path.suffix.lower() == ".toml" else json.loads(text)
@@ -124,24 +94,19 @@ class Timeline(Settings):
         return timeline._with_files(lambda name: _found_in(path.parent, name))
 
     @property
-    def parts(self) -> dict[str, Any]:
-        """Return what it says of the model that plays it."""
-        return {name: getattr(self, name) for name in PARTS}
+    def spec(self) -> ModelSpec:
+        """Return which model plays it."""
+        return ModelSpec(**{name: getattr(self, name) for name in ModelSpec.model_fields})
+
+    @property
+    def options(self) -> GenerationOptions:
+        """Return what holds for all shots."""
+        return GenerationOptions(**{name: getattr(self, name) for name in GenerationOptions.model_fields})
 
     def up_to(self, seconds: float) -> "Timeline":
-        """Return the film cut to so many seconds."""
+        """Return the timeline cut to so many seconds."""
         shots = tuple(shot for shot in self.shots if shot.at < seconds)
         return self.model_copy(update={"seconds": seconds, "shots": shots})
-
-    @classmethod
-    def make(cls, **values: object) -> "Timeline":
-        """Make a timeline; raise a `ValueError` of one line for what is wrong in it, naming place and value."""
-        try:
-            return cls.model_validate(values)
-        except ValidationError as error:
-            value = error.errors()[0]["input"]
-            shown = f"={value:g}: " if isinstance(value, int | float) else ": "
-            raise ValueError(one_line(error).replace(": ", shown, 1)) from None
 
     def save(self, file: str | Path) -> None:
         """Write the timeline as TOML or JSON, by suffix, leaving out what is as by default; `load` finds its files.
@@ -182,7 +147,7 @@ def _seen_from(folder: Path, name: str) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Return what a film is made with here and now."""
+    """Return what a video is made with here and now."""
     return {"causvid": version("causvid"), "torch": torch.__version__}
 
 
@@ -191,3 +156,77 @@ def check_suffix(path: Path) -> Path:
     if path.suffix.lower() not in SUFFIXES:
         raise ValueError(f"timeline {path} has suffix {path.suffix!r}, expected {' or '.join(SUFFIXES)}")
     return path
+
+
+class Playback(Iterator[Tensor]):
+    """A timeline being played: each `next` makes a chunk and returns its frames, uint8 `[T, H, W, 3]`, on the CPU.
+
+    A shot starts with the first chunk that starts at its time or later.
+    """
+
+    def __init__(self, timeline: Timeline, start: Callable[[Shot, int, int], Stream], *, fps: float) -> None:
+        """Start the first shot. start: makes the stream of a shot, so many pixel frames long, with a seed."""
+        self.timeline, self.fps = timeline, fps
+        self.length = max(1, round(timeline.seconds * fps))
+        self.frames = 0
+        self._start = start
+        self._waiting = list(timeline.shots[1:])
+        self.stream = start(timeline.shots[0], self.length, timeline.seed)
+
+    @property
+    def latent(self) -> Tensor | None:
+        """Return the newest chunk before decoding, `[1, F, C, H, W]`; None before the first."""
+        return self.stream.latent
+
+    def __next__(self) -> Tensor:
+        if self.frames >= self.length:
+            raise StopIteration
+        while self._waiting and round(self._waiting[0].at * self.fps) <= self.frames:
+            self._change(self._waiting.pop(0))
+        frames = next(self.stream)
+        self.frames += len(frames)
+        return frames
+
+    def _change(self, shot: Shot) -> None:
+        if shot.image is not None:
+            seed = self.timeline.seed + self.timeline.shots.index(shot)
+            self.stream = self._start(shot, self.length - self.frames, seed)
+            return
+        chunks = max(1, round(shot.over * self.fps / (TIME_FACTOR * self.stream.session.geometry.chunk)))
+        self.stream.set_prompt(chunks=chunks, **shot.model_dump(include=set(Transition.model_fields)))
+
+
+def record(stream: Stream, *, factor: int) -> Timeline:
+    """Return the timeline that plays a stream again, as far as it has come: its seed, its prompts, its settings.
+
+    Args:
+        factor: pixels of a latent position.
+    """
+    request, geometry, fps = stream.request, stream.session.geometry, stream.fps
+    _, height, width = geometry.shape
+    files = {name: getattr(request, name) for name in ("image", "after", "source")}
+    named = {name: str(file) for name, file in files.items() if isinstance(file, str | Path)}
+    image = named.pop("image", None)
+    shots = tuple(
+        Shot(
+            at=frames / fps,
+            over=change.chunks * TIME_FACTOR * geometry.chunk / fps,
+            image=None if number else image,
+            **change.model_dump(exclude={"chunks"}),
+        )
+        for number, (frames, change) in enumerate(stream.changes)
+        if frames < max(1, stream.frames)
+    )
+    kept = {"seed", "strength", "adapt", "fit", "policy"}
+    return Timeline(
+        seconds=max(1, stream.frames) / fps,
+        shots=shots,
+        **request.model_dump(include=kept),
+        **named,
+        sigmas=geometry.sigmas,
+        window=geometry.window,
+        sink=geometry.sink,
+        height=height * factor,
+        width=width * factor,
+        versions=versions(),
+    )

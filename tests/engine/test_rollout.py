@@ -9,7 +9,8 @@ from causvid.config import TransformerConfig
 from causvid.flow import add_noise, x0_from_velocity
 from causvid.engine.rollout import commit_chunk, denoise_chunk, predict_x0, rollout
 from causvid.models.transformer import Transformer
-from causvid.nn.visibility import Visibility, chunks
+from causvid.nn.chunks import chunks
+from causvid.nn.visibility import Visibility
 
 CONFIG = TransformerConfig(dim=16, heads=2, layers=2, ffn_dim=24, text_dim=6, in_channels=4, out_channels=4)
 SIGMAS = (1.0, 0.9, 0.6)

@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -42,9 +41,7 @@ def test_an_interrupted_folder_ends_the_same(small: Pipeline, tmp_path: Path, mo
     make_videos(small, ASKED, tmp_path / "whole", seconds=1.0, seeds=2, batch=2)
     for stop in (3, 2, 4):  # files written before an interrupt
 
-        def interrupted(
-            *arguments: Any, stop: int = stop, write: Callable[..., None] = videos._write, **fps: Any
-        ) -> None:
+        def interrupted(*arguments: Any, stop: int = stop, write: Any = videos._write, **fps: Any) -> None:
             if len(list((tmp_path / "part").glob("[0-9]*"))) >= stop:
                 raise KeyboardInterrupt
             write(*arguments, **fps)

@@ -4,7 +4,8 @@ from itertools import islice
 
 import pytest
 
-from causvid.nn.visibility import FULL, Visibility, chunk_layout, chunks
+from causvid.nn.chunks import chunk_layout, chunks
+from causvid.nn.visibility import FULL, Visibility
 
 LAYOUTS = [(1, 3), (3, 3), (2, 2), (1, 1), (4, 2)]
 PASTS = [(None, 0), (0, 0), (3, 0), (0, 2), (2, 3), (5, 1), (40, 2)]

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from causvid.config import GenerationConfig
 from causvid.flow import check_few_steps, schedule, spread_steps, warped_steps
-from causvid.models.autoencoder import TIME_FACTOR, latent_frames
+from causvid.models.autoencoder import TIME_FACTOR
 
 
 def pixel_length(own: GenerationConfig, seconds: float) -> int:
@@ -13,12 +13,6 @@ def pixel_length(own: GenerationConfig, seconds: float) -> int:
     if not (math.isfinite(seconds) and 0 < seconds <= own.max_seconds):
         raise ValueError(f"seconds={seconds:g} is not above 0 and at most {own.max_seconds:g}")
     return max(1, round(seconds * own.fps))
-
-
-def layout(own: GenerationConfig, length: int) -> list[int]:
-    """Return the chunks, in latent frames, that make at least `length` pixel frames."""
-    more = latent_frames(length) - own.first
-    return [own.first, *[own.chunk] * max(0, -(-more // own.chunk))]
 
 
 def memory(own: GenerationConfig, window: int | None, sink: int | None) -> dict[str, int]:

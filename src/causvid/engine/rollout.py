@@ -1,8 +1,8 @@
-"""Few steps, chunk by chunk: the one causal loop, for training, files and live streams.
+"""Few steps, chunk by chunk, on clean latents: what streams and training have in common.
 
 Letters: B batch, F latent frames, c latent frames of a chunk, C H W a latent frame.
 
-Every denoising pass reads the cached past; one clean pass a chunk commits its keys. Sampling is of the consistency
+Every denoising pass reads the cached history; one clean pass a chunk commits its keys. Sampling is of the consistency
 kind: predict x0, add fresh noise at the next level, predict again (CausVid, 2412.07772, algorithm 1).
 """
 
@@ -36,7 +36,7 @@ def denoise_chunk(
     generator: Noise,
     grad_step: int | None = None,
 ) -> Tensor:
-    """Turn `noise` `[B, c, C, H, W]` at level `sigmas[0]` into a clean chunk by few steps; the cache is only read.
+    """Turn `noise` `[B, c, C, H, W]` at level `sigmas[0]` into a clean chunk by few steps; the history is only read.
 
     With `grad_step` the chunk leaves at that step, the only one that carries gradient (Self Forcing, 2506.08009,
     algorithm 1).
@@ -55,7 +55,7 @@ def denoise_chunk(
 
 @torch.no_grad()
 def commit_chunk(model: Transformer, x0: Tensor, text: TextKeys, cache: KVCache) -> None:
-    """Store a clean chunk `[B, c, C, H, W]` as past: one pass at sigma 0."""
+    """Store a clean chunk `[B, c, C, H, W]` as history: one pass at sigma 0."""
     model(x0, _levels(x0, 0.0), text, cache=cache, commit=True)
 
 
@@ -64,7 +64,6 @@ def next_chunk(
     text: TextKeys,
     cache: KVCache,
     *,
-    latest: Tensor | None,
     size: int,
     shape: tuple[int, int, int, int],
     sigmas: Sequence[float],
@@ -72,14 +71,11 @@ def next_chunk(
     grad_step: int | None = None,
     source: Tensor | None = None,
 ) -> Tensor:
-    """Commit `latest` `[B, c, C, H, W]`, the chunk made before if there is one, and make the next, of `size` frames.
+    """Make the next chunk, of `size` latent frames; `shape` is (B, C, H, W).
 
-    `shape` is (B, C, H, W). Noise is drawn on the generator's device. The commit comes here, off the path to the chunk
-    before; a stream that stops pays no pass it does not need. With `source`, clean latents of the same shape, the chunk
-    starts from them at level `sigmas[0]` instead of from noise (video-to-video).
+    Noise is drawn on the generator's device. With `source`, clean latents of the same shape, the chunk starts from them
+    at level `sigmas[0]` instead of from noise (video-to-video).
     """
-    if latest is not None:
-        commit_chunk(model, latest.detach(), text, cache)
     batch, *frame = shape
     noise = randn((batch, size, *frame), generator).to(model.patch_in.weight.device)
     if source is not None:
@@ -101,18 +97,13 @@ def rollout(
 ) -> Iterator[Tensor]:
     """Yield clean chunks `[B, c, C, H, W]`, one for every size in `chunks`; options as in `next_chunk`.
 
-    `latest`, if given, is the chunk that comes before the first.
+    `latest`, if given, is the chunk that comes before the first. A chunk is committed when the next one is asked for,
+    off the path to itself; a rollout that stops pays no pass it does not need.
     """
     for size in chunks:
+        if latest is not None:
+            commit_chunk(model, latest.detach(), text, cache)
         latest = next_chunk(
-            model,
-            text,
-            cache,
-            latest=latest,
-            size=size,
-            shape=shape,
-            sigmas=sigmas,
-            generator=generator,
-            grad_step=grad_step,
+            model, text, cache, size=size, shape=shape, sigmas=sigmas, generator=generator, grad_step=grad_step
         )
         yield latest

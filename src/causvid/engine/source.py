@@ -5,8 +5,8 @@ Letters: T pixel frames, F latent frames, C channels, H W pixels, h w a latent f
 
 import itertools
 from collections import deque
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,8 +22,6 @@ Frame = NDArray[np.uint8]
 Image = str | Path | Frame
 Video = str | Path | Iterable[Frame]
 """A file (or `webcam`), or frames at the rate of the model."""
-STRENGTH = 0.9
-"""How much of its source a video made anew changes, unless said otherwise: what `evaluate streams` found best."""
 LIVELY = 0.06
 """Mean change of a pixel from frame to frame, of 1, at which motion counts as strong."""
 
@@ -38,6 +36,104 @@ class SourceChunk:
     latents: Tensor
     frames: int
     motion: float
+
+
+@dataclass(frozen=True)
+class SourcePosition:
+    """How far a video was read: its frames, the state of the encoder, and the last frame read, uint8 `[H, W, 3]`."""
+
+    frames: int = 0
+    encoder: AutoencoderState | None = None
+    latest: Tensor | None = None
+
+
+class Source:
+    """A video that chunks start from (video-to-video), encoded as it is read; where it can be reopened, from anywhere.
+
+    chunk: latent frames of each chunk, `first` of the first.
+    """
+
+    def __init__(
+        self,
+        open_at: Callable[[int], Iterator[Frame]],
+        autoencoder: Autoencoder,
+        *,
+        first: int,
+        chunk: int,
+        device: torch.device,
+        replayable: bool,
+        position: SourcePosition | None = None,
+    ) -> None:
+        """Read from what `open_at` returns for a number of frames to pass over."""
+        self.position = position or SourcePosition()
+        self.replayable = replayable
+        self._open_at, self._autoencoder, self._device = open_at, autoencoder, device
+        self._first, self._chunk = first, chunk
+        self._frames = open_at(self.position.frames)
+
+    def at(self, position: SourcePosition) -> "Source":
+        """Return the same video from another position.
+
+        Raises:
+            ValueError: if it comes from a camera or a one-time iterable, which cannot be read twice.
+        """
+        if not self.replayable:
+            raise ValueError("a stream that follows a live video cannot be rewound, forked or saved: the video goes on")
+        return Source(
+            self._open_at,
+            self._autoencoder,
+            first=self._first,
+            chunk=self._chunk,
+            device=self._device,
+            replayable=True,
+            position=position,
+        )
+
+    def next(self) -> SourceChunk | None:
+        """Encode the next chunk, its end filled with the last frame; None at the end of the video."""
+        now = self.position
+        wanted = pixel_frames(self._first) if now.encoder is None else TIME_FACTOR * self._chunk
+        frames = list(itertools.islice(self._frames, wanted))
+        if not frames:
+            return None
+        padded = [*frames, *[frames[-1]] * (wanted - len(frames))]
+        latents, encoder = self._autoencoder.encode_chunk(to_pixels(padded, self._device), now.encoder)
+        before = [] if now.latest is None else [now.latest.numpy()]
+        self.position = replace(
+            now,
+            frames=now.frames + len(frames),
+            encoder=encoder,
+            latest=torch.from_numpy(np.array(padded[-1])),
+        )
+        return SourceChunk(latents, len(frames), motion([*before, *padded]))
+
+
+def open_source(
+    video: Video,
+    autoencoder: Autoencoder,
+    *,
+    height: int,
+    width: int,
+    fps: float,
+    fit: Fit,
+    first: int,
+    chunk: int,
+    device: torch.device,
+    live: bool,
+) -> Source:
+    """Open a video to start chunks from. live: it is a camera, which cannot be read twice.
+
+    Raises:
+        ValueError, OSError: at once, if a file cannot be read.
+    """
+    handed = None if isinstance(video, str | Path | Sequence) else iter(video)
+
+    def open_at(skip: int) -> Iterator[Frame]:
+        frames = load_video(video if handed is None else handed, height, width, fps=fps, fit=fit)
+        return itertools.islice(frames, skip, None)
+
+    replayable = handed is None and not live
+    return Source(open_at, autoencoder, first=first, chunk=chunk, device=device, replayable=replayable)
 
 
 def encode_end(
@@ -55,7 +151,7 @@ def encode_end(
     """
     last = deque(frames, maxlen=pixel_frames(most))
     if not last:
-        raise ValueError("the video has no frames: nothing to go on from")
+        raise ValueError("the video has no frames: nothing to continue")
     whole = [size for size in (1, *range(first, most + 1, chunk)) if pixel_frames(size) <= len(last)]
     kept = list(last)[-pixel_frames(max(whole)) :]
     pixels = to_pixels(kept, device)
@@ -83,7 +179,7 @@ def load_video(
     Frames that are handed over are taken to have the rate.
 
     Raises:
-        ValueError, OSError: at once, if a file is none that can be read.
+        ValueError, OSError: at once, if a file cannot be read.
     """
     if isinstance(video, str | Path):
         frames = read_video(video, height=height, width=width, fps=fps, fit=fit, last=last)
@@ -91,34 +187,7 @@ def load_video(
     return (fit_frame(np.asarray(frame), height, width, fit=fit) for frame in video)
 
 
-def encode_chunks(
-    autoencoder: Autoencoder, frames: Iterable[Frame], *, first: int, chunk: int, device: torch.device
-) -> Iterator[SourceChunk]:
-    """Encode a video as it comes, in chunks of `first` and then `chunk` latent frames; its last frame fills the end."""
-    state: AutoencoderState | None = None
-    waiting: list[Frame] = []
-    before: Frame | None = None
-
-    def encode(real: int) -> SourceChunk:
-        nonlocal state, before
-        latents, state = autoencoder.encode_chunk(to_pixels(waiting, device), state)
-        seen = [before, *waiting] if before is not None else waiting
-        before = waiting[-1]
-        return SourceChunk(latents, real, motion(seen))
-
-    for frame in frames:
-        waiting.append(frame)
-        wanted = pixel_frames(first) if state is None else TIME_FACTOR * chunk
-        if len(waiting) == wanted:
-            yield encode(wanted)
-            waiting = []
-    if waiting:
-        real, wanted = len(waiting), pixel_frames(first) if state is None else TIME_FACTOR * chunk
-        waiting += [waiting[-1]] * (wanted - real)
-        yield encode(real)
-
-
-def motion(frames: list[Frame]) -> float:
+def motion(frames: Sequence[Frame]) -> float:
     """Return the mean absolute change of a pixel value from one frame to the next, in [0, 1]."""
     if len(frames) < 2:
         return 0.0
@@ -133,3 +202,14 @@ def adapted(strength: float, motion: float) -> float:
     StreamDiffusionV2's, the formula our own.
     """
     return strength * (1 - 0.5 * min(1.0, motion / LIVELY))
+
+
+def levels_below(strength: float, sigmas: Sequence[float]) -> tuple[float, ...]:
+    """Return the noise levels of a chunk that starts at `strength` in (0, 1]: it, then those of `sigmas` below it.
+
+    Raises:
+        ValueError: if `strength` is out of range.
+    """
+    if not 0 < strength <= 1:
+        raise ValueError(f"strength={strength:g} is not above 0 and at most 1")
+    return (strength, *(sigma for sigma in sigmas if sigma < strength))

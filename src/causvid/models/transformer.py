@@ -11,7 +11,7 @@ Source: Wan (2503.20314). Modulation is per latent frame, since chunks differ in
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import cast
@@ -24,7 +24,7 @@ from torch.nn import functional
 from causvid.config import TransformerConfig
 from causvid.nn.attention import attend
 from causvid.nn.cache import KVCache
-from causvid.nn.rope import Rotation, frame_shift, rotate, rotation
+from causvid.nn.rope import Rotation, frame_shift, precise, rotate, rotation
 from causvid.nn.visibility import FULL, KeySlice, Span, Visibility
 
 
@@ -38,17 +38,22 @@ class TextKeys:
     keys: tuple[Tensor, ...]
     values: tuple[Tensor, ...]
 
-    def detach(self) -> "TextKeys":
-        """Return the same keys and values, cut from the graph."""
-        return TextKeys(tuple(k.detach() for k in self.keys), tuple(v.detach() for v in self.values))
+    @classmethod
+    def join(cls, texts: "Sequence[TextKeys]") -> "TextKeys":
+        """Return one prompt a row of a batch."""
+        if len(texts) == 1:
+            return texts[0]
+        keys = zip(*(text.keys for text in texts), strict=True)
+        values = zip(*(text.values for text in texts), strict=True)
+        return cls(tuple(torch.cat(k) for k in keys), tuple(torch.cat(v) for v in values))
 
 
 def timestep_embedding(sigma: Tensor, dim: int) -> Tensor:
-    """Embed sigma in [0, 1] as cosines and sines of 1000 sigma: `[...]` -> fp32 `[..., dim]`."""
-    half = dim // 2
-    rates = torch.exp(-math.log(10_000) * torch.arange(half, dtype=torch.float32, device=sigma.device) / half)
-    angles = 1000 * sigma.float()[..., None] * rates
-    return torch.cat((angles.cos(), angles.sin()), dim=-1)
+    """Embed sigma in [0, 1] as cosines and sines of 1000 sigma, in float64: `[...]` -> fp32 `[..., dim]`."""
+    half, dtype = dim // 2, precise(sigma.device)
+    rates = torch.exp(-math.log(10_000) * torch.arange(half, dtype=dtype, device=sigma.device) / half)
+    angles = 1000 * sigma.to(dtype)[..., None] * rates
+    return torch.cat((angles.cos(), angles.sin()), dim=-1).float()
 
 
 def _layer_norm(x: Tensor, eps: float) -> Tensor:
@@ -112,7 +117,7 @@ def _gather(x: Tensor, keys: KeySlice, tokens: int, *, rotated: bool) -> Tensor:
     """Cut the tokens of a key slice out of `[B, L, N, K]`, moved in time if the slice says so."""
     part = x[:, keys.start * tokens : keys.stop * tokens]
     if rotated and keys.shift:
-        part = rotate(part, frame_shift(keys.shift, x.shape[-1], x.device))
+        part = rotate(part, frame_shift(torch.full((1,), keys.shift, device=x.device), x.shape[-1]))
     return part
 
 
@@ -126,6 +131,16 @@ def _attend_spans(q: Tensor, k: Tensor, v: Tensor, spans: tuple[Span, ...], toke
         values = torch.cat([_gather(v, s, tokens, rotated=False) for s in span.keys], dim=1)
         out.append(attend(q[:, span.start * tokens : span.stop * tokens], keys, values))
     return torch.cat(out, dim=1)
+
+
+def _with_history(room: Tensor, new: Tensor) -> Tensor:
+    """Return cached and new keys or values: `[B, L, N, K]`, whose last tokens are the tail, and the tail's content.
+
+    The tail is written in place, and nothing else is copied unless a gradient has to reach the new ones.
+    """
+    stop = room.shape[1] - new.shape[1]
+    room[:, stop:] = new.detach()
+    return torch.cat((room[:, :stop], new), dim=1) if new.requires_grad and torch.is_grad_enabled() else room
 
 
 class Block(nn.Module):
@@ -142,41 +157,43 @@ class Block(nn.Module):
             nn.Linear(config.dim, config.ffn_dim), nn.GELU(approximate="tanh"), nn.Linear(config.ffn_dim, config.dim)
         )
 
+    def encode_text(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the keys and values `[B, M, N, K]` of a prompt's tokens `[B, M, D]` for cross-attention."""
+        return self.cross_attention.keys_values(tokens)
+
     def forward(
         self,
         x: Tensor,
         modulation: Tensor,
         text_keys: Tensor,
         text_values: Tensor,
+        at: Rotation,
+        room_keys: Tensor | None = None,
+        room_values: Tensor | None = None,
+        mask: Tensor | None = None,
         *,
-        where: Rotation,
-        spans: tuple[Span, ...],
-        cache: KVCache | None,
-        index: int,
-        commit: bool,
+        spans: tuple[Span, ...] = (),
     ) -> Tensor:
         """Transform tokens `[B, F, T, D]`.
 
         Args:
             modulation: fp32 `[B, F, 6, D]`. text_keys, text_values: the prompt's, `[B, M, N, K]`.
-            where: the rotation of all tokens. spans: who sees whom, without a cache.
-            cache: the past instead; `index` is this block's place in it, `commit` stores the new keys there.
+            at: the rotation of all tokens. spans: which frames see which, without a cache.
+            room_keys, room_values: with a cache, its slots and behind them the tail for these tokens,
+                `[B, L, N, K]`. mask: which of them each row sees, bool `[B, 1, 1, L]`.
         """
         _, frames, tokens, _ = x.shape
         shift1, scale1, gate1, shift2, scale2, gate2 = (self.modulation[:, None].float() + modulation).unbind(2)
 
         inner = _modulate(_layer_norm(x, self.eps), shift1, scale1, x).flatten(1, 2)
         attention = self.self_attention
-        q = rotate(attention.queries(inner), where)
+        q = rotate(attention.queries(inner), at)
         k, v = attention.keys_values(inner)
-        k = rotate(k, where)
-        if cache is None:
+        k = rotate(k, at)
+        if room_keys is None or room_values is None:
             heads = _attend_spans(q, k, v, spans, tokens)
         else:
-            past_k, past_v = cache.read(index)
-            heads = attend(q, torch.cat((past_k, k), dim=1), torch.cat((past_v, v), dim=1))
-            if commit:
-                cache.write(index, k, v)
+            heads = attend(q, _with_history(room_keys, k), _with_history(room_values, v), mask)
         out = attention.join(heads).unflatten(1, (frames, tokens))
         x = torch.addcmul(x.float(), out.float(), gate1[:, :, None]).to(x.dtype)
 
@@ -226,11 +243,14 @@ class Transformer(nn.Module):
     def encode_text(self, embedding: Tensor) -> TextKeys:
         """Turn text embeddings `[B, M, text_dim]` into the keys and values of every block."""
         tokens = self.text_in(embedding)
-        pairs = [block.cross_attention.keys_values(tokens) for block in cast(Iterable[Block], self.blocks)]
+        pairs = [block.encode_text(tokens) for block in cast(Iterable[Block], self.blocks)]
         return TextKeys(tuple(k for k, _ in pairs), tuple(v for _, v in pairs))
 
-    def new_cache(self, *, batch: int, height: int, width: int, window: int, sink: int) -> KVCache:
-        """Make an empty cache for latents of `height` x `width`, on this model's device and in its type."""
+    def new_cache(self, *, batch: int, height: int, width: int, window: int, sink: int, chunk: int = 0) -> KVCache:
+        """Make an empty cache for latents of `height` x `width`, on this model's device and in its type.
+
+        chunk: latent frames of the largest chunk it will serve; without it, the first pass makes room.
+        """
         cells = self.config.patch
         weight = self.patch_in.weight
         return KVCache.allocate(
@@ -241,6 +261,7 @@ class Transformer(nn.Module):
             head_dim=self.config.head_dim,
             window=window,
             sink=sink,
+            chunk=chunk,
             device=weight.device,
             dtype=weight.dtype,
         )
@@ -271,17 +292,22 @@ class Transformer(nn.Module):
         if commit and cache is None:
             raise ValueError("commit=True needs a cache to write to")
         cells = (height // p) * (width // p)
-        if cache is not None and (cache.keys.shape[1], cache.tokens_per_frame) != (batch, cells):
+        if cache is not None and (cache.batch, cache.tokens_per_frame) != (batch, cells):
             raise ValueError(
-                f"cache is for batch={cache.keys.shape[1]} and {cache.tokens_per_frame} tokens a frame, "
+                f"cache is for batch={cache.batch} and {cache.tokens_per_frame} tokens a frame, "
                 f"expected batch={batch} and {cells} tokens"
             )
         if len(text.keys[0]) not in (1, batch):
             raise ValueError(f"text holds {len(text.keys[0])} prompts, expected 1 or batch={batch}")
 
-        positions = visibility.positions(frames) if cache is None else range(cache.frames, cache.frames + frames)
-        where = rotation(positions, height // p, width // p, self.config.head_dim, x.device)
-        spans = visibility.spans(frames)
+        if cache is None:
+            positions = torch.tensor([visibility.positions(frames)], dtype=precise(x.device))
+            positions = positions.to(x.device, non_blocking=True)
+        else:
+            positions = cache.positions(frames)
+        at = rotation(positions, height // p, width // p, self.config.head_dim)
+        spans = visibility.spans(frames) if cache is None else ()
+        room = None if cache is None else cache.room(frames)
 
         weight = self.patch_in.weight
         tokens = self.patch_in(rearrange(x, "b f c (h p) (w q) -> b f (h w) (c p q)", p=p, q=p).to(weight.dtype))
@@ -290,14 +316,10 @@ class Transformer(nn.Module):
             time = self.time_in(timestep_embedding(sigma, self.config.freq_dim).to(self.head_modulation.dtype))
             modulation = self.time_modulation(time).float().unflatten(-1, (6, -1))
         for index, block in enumerate(self.blocks):
-            keys, values = text.keys[index], text.values[index]
-            # A cache stands elsewhere at every chunk: a compiled block would be compiled anew for each.
-            run = block if cache is None else block.forward
-            tokens = run(
-                tokens, modulation, keys, values, where=where, spans=spans, cache=cache, index=index, commit=commit
-            )
+            history = () if room is None else (room.keys[index], room.values[index], room.mask)
+            tokens = block(tokens, modulation, text.keys[index], text.values[index], at, *history, spans=spans)
         if commit and cache is not None:
-            cache.advance(frames)
+            cache.commit(frames)
 
         shift, scale = (self.head_modulation[:, None].float() + time.float()[:, :, None]).unbind(2)
         out = self.head(_modulate(_layer_norm(tokens, self.config.eps), shift, scale, tokens))

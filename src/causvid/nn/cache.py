@@ -1,82 +1,69 @@
-"""The past of a stream as a value: self-attention keys and values of the latent frames the next chunk sees.
+"""The history of streams as self-attention sees it: keys and values of the latent frames the next chunk attends to.
 
-Letters: D depth (blocks), B batch, S slots = (sink + window) tokens, N heads, K head dim.
+Letters: D depth (blocks), B batch (one row a stream), S slots = sink + window frames, L tokens, N heads, K head dim.
 
-Denoising only reads; one commit a chunk writes. The cache belongs to a stream, never to a module, so streams share
-weights and a stream can be snapshotted, restored and forked. Buffers never change place or size. Keys are stored
-rotated at their absolute frame, which keeps serving while the window slides, since rotary attention depends on distance
-alone; only the sink, whose distance would grow without bound, is re-rotated when it is read.
+A row fills its S slots in order; then each new frame replaces the oldest of the window, a ring. Behind the filled slots
+lies the tail, where a pass writes the keys of the chunk in hand, so no pass copies the history. Denoising leaves the
+history alone; one commit a chunk moves the tail into slots. The order of slots does not matter to attention, and keys
+are stored rotated at their absolute frame, which keeps serving while the window slides since rotary attention depends
+on distance alone. Only the sink, whose distance would grow without bound, is re-rotated, once a commit, from a copy
+that is never rotated twice.
 
-A snapshot costs nothing until its cache is written to: only then is the past copied, once for all snapshots of it.
+What the tensors' shapes depend on (how many slots are filled) is known to the host and stops changing once the window
+is full: one compiled graph then serves every chunk. Positions reach the device as tensors.
 """
 
-from collections.abc import Iterable
-from weakref import WeakSet
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from causvid.nn.rope import Rotation, frame_shift, rotate
+from causvid.nn.rope import frame_shift, precise, rotate
 
 
-class _Buffers:
-    """Keys and values `[D, B, S, N, K]`, and all that hold them: at most one cache that writes here, and borrowers."""
+@dataclass
+class Row:
+    """Where one stream stands: the position of its next frame, and the absolute frame in each of its filled slots."""
 
-    def __init__(self, keys: Tensor, values: Tensor) -> None:
-        self.keys, self.values = keys, values
-        self.holders: WeakSet[_Holder] = WeakSet()
-
-    def lend_copy(self, borrowers: Iterable["_Holder"]) -> None:
-        """Move borrowers on to one copy of what is here."""
-        copy = _Buffers(self.keys.clone(), self.values.clone())
-        for borrower in borrowers:
-            borrower._hold(copy)
+    next: int = 0
+    slots: list[int] = field(default_factory=list)
 
 
-class _Holder:
-    """Whatever has a past: a cache, or the snapshot of one."""
+class Room(NamedTuple):
+    """What one pass attends to: filled slots, then the tail for its own keys.
 
-    _buffers: _Buffers
-
-    def _hold(self, buffers: _Buffers) -> None:
-        if hasattr(self, "_buffers"):
-            self._buffers.holders.discard(self)
-        self._buffers = buffers
-        buffers.holders.add(self)
-
-    @property
-    def keys(self) -> Tensor:
-        """Keys `[D, B, S, N, K]`."""
-        return self._buffers.keys
-
-    @property
-    def values(self) -> Tensor:
-        """Values `[D, B, S, N, K]`."""
-        return self._buffers.values
-
-
-class CacheSnapshot(_Holder):
-    """The whole state of a cache at one moment. A value: no later write to the cache reaches it."""
-
-    def __init__(self, cache: "KVCache") -> None:
-        self._hold(cache._buffers)
-        self.frames, self.held, self.sink = cache.frames, cache.held, cache.sink
-
-
-class KVCache(_Holder):
-    """Sink and window of one stream.
-
-    frames: the position of the next frame. held: frames that a reader sees now.
-    window: how many of the latest frames are kept; sink: how many of the first.
+    keys, values: `[D, B, L, N, K]`. mask: bool `[B, 1, 1, L]`, None where all rows have as many slots filled.
     """
 
-    def __init__(self, keys: Tensor, values: Tensor, *, tokens_per_frame: int, window: int, sink: int) -> None:
-        """Take the buffers `[D, B, S, N, K]`; use `allocate` to make them."""
-        self._hold(_Buffers(keys, values))
-        self._borrows = False
-        self.tokens_per_frame, self.window, self.sink = tokens_per_frame, window, sink
-        self.frames = self.held = 0
-        self._sink_shift: Rotation | None = None
+    keys: Tensor
+    values: Tensor
+    mask: Tensor | None
+
+
+@dataclass(frozen=True)
+class CacheState:
+    """A cache at one moment, as a value: filled slots `[D, B, L, N, K]`, the unrotated sink, and each row's place."""
+
+    keys: Tensor
+    values: Tensor
+    sink: Tensor
+    rows: tuple[tuple[int, tuple[int, ...]], ...]
+
+
+class KVCache:
+    """Sink and window of B streams.
+
+    window: how many of the latest latent frames are kept; sink: how many of the first.
+    """
+
+    def __init__(self, keys: Tensor, values: Tensor, sink_keys: Tensor, *, tokens: int, window: int, sink: int) -> None:
+        """Wrap buffers `[D, B, L, N, K]`; use `allocate` to make them. tokens: of a latent frame."""
+        self.keys, self.values, self.sink_keys = keys, values, sink_keys
+        self.tokens_per_frame, self.window, self.sink = tokens, window, sink
+        self.rows = [Row() for _ in range(keys.shape[1])]
+        self._joined: KVCache | None = None
 
     @classmethod
     def allocate(
@@ -89,117 +76,198 @@ class KVCache(_Holder):
         head_dim: int,
         window: int,
         sink: int = 0,
+        chunk: int = 0,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> "KVCache":
-        """Make an empty cache that holds `sink + window` frames."""
+        """Make an empty cache of `sink + window` frames, with a tail for chunks of `chunk`; a larger one grows it."""
         if window < 0 or sink < 0 or window + sink < 1:
             raise ValueError(f"window={window} and sink={sink} must not be negative and must keep at least one frame")
-        shape = (depth, batch, (sink + window) * tokens_per_frame, heads, head_dim)
-        keys = torch.zeros(shape, device=device, dtype=dtype)
-        return cls(keys, torch.zeros_like(keys), tokens_per_frame=tokens_per_frame, window=window, sink=sink)
 
-    def read(self, block: int) -> tuple[Tensor, Tensor]:
-        """Return the past keys and values of one block, `[B, held tokens, N, K]` each."""
-        stop = self.held * self.tokens_per_frame
-        keys, values = self.keys[block, :, :stop], self.values[block, :, :stop]
-        if self._sink_shift is not None:
-            split = self.sink * self.tokens_per_frame
-            keys = torch.cat((rotate(keys[:, :split], self._sink_shift), keys[:, split:]), dim=1)
-        return keys, values
+        def buffer(frames: int) -> Tensor:
+            return torch.zeros((depth, batch, frames * tokens_per_frame, heads, head_dim), device=device, dtype=dtype)
 
-    def write(self, block: int, keys: Tensor, values: Tensor) -> None:
-        """Store one block's keys and values `[B, new tokens, N, K]` of a chunk; `advance` completes the commit."""
-        self._part()
-        for buffer, new in ((self.keys[block], keys.detach()), (self.values[block], values.detach())):
-            self._place(buffer, new)
+        size = sink + window + chunk
+        return cls(buffer(size), buffer(size), buffer(sink), tokens=tokens_per_frame, window=window, sink=sink)
 
-    def advance(self, frames: int) -> None:
-        """Complete a commit of `frames` latent frames, after every block has written."""
-        self._move_to(self.frames + frames, min(self.held + frames, self.sink + self.window))
+    @property
+    def batch(self) -> int:
+        """Return B."""
+        return len(self.rows)
+
+    @property
+    def frames(self) -> int:
+        """Return the position of the next frame of a cache whose rows are in step."""
+        assert len({row.next for row in self.rows}) == 1, "rows are not in step"
+        return self.rows[0].next
+
+    @property
+    def filled(self) -> int:
+        """Return how many frames the fullest row holds, which is where the tail begins."""
+        return max(len(row.slots) for row in self.rows)
+
+    def positions(self, frames: int) -> Tensor:
+        """Return the positions `[B, frames]` of the next frames, on the device."""
+        places = [[row.next + i for i in range(frames)] for row in self.rows]
+        device = self.keys.device
+        return torch.tensor(places, dtype=precise(device)).to(device, non_blocking=True)
+
+    def room(self, frames: int) -> Room:
+        """Return what a pass over the next `frames` frames attends to."""
+        tokens, filled = self.tokens_per_frame, self.filled
+        self._grow((filled + frames) * tokens)
+        stop = slice(0, (filled + frames) * tokens)
+        mask = None
+        if any(len(row.slots) != filled for row in self.rows):
+            counts = torch.tensor([len(row.slots) for row in self.rows]).to(self.keys.device, non_blocking=True)
+            places = torch.arange(filled + frames, device=self.keys.device)
+            seen = (places < counts[:, None]) | (places >= filled)
+            mask = seen.repeat_interleave(tokens, dim=1)[:, None, None]
+        return Room(self.keys[:, :, stop], self.values[:, :, stop], mask)
+
+    def commit(self, frames: int) -> None:
+        """Move the tail, written by the latest pass over `frames` frames, into slots; the window evicts its oldest."""
+        tail = self.filled
+        for number, row in enumerate(self.rows):
+            for slot, source in self._assign(row, frames).items():
+                if slot != tail + source:
+                    self._copy(number, tail + source, slot)
+                if slot < self.sink:
+                    self.sink_keys[:, number, self._span(slot)] = self.keys[:, number, self._span(slot)]
+        self._place_sink()
 
     def clear(self) -> None:
-        """Forget everything: the next frame is the first."""
-        self._move_to(0, 0)
+        """Evict everything: the next frame is the first."""
+        for row in self.rows:
+            row.next, row.slots[:] = 0, []
 
-    def narrow(self, recent: int) -> None:
-        """Drop all of the window but its latest `recent` frames; the sink stays, and so does the position."""
-        if self.held - self.sink <= recent:
-            return
-        self._part()
-        tokens = self.tokens_per_frame
-        kept, stop = slice(self.sink * tokens, (self.sink + recent) * tokens), self.held * tokens
-        for buffer in (self.keys, self.values):
-            buffer[:, :, kept] = buffer[:, :, stop - recent * tokens : stop].clone()
-        self._move_to(self.frames, self.sink + recent)
+    def evict(self, recent: int) -> None:
+        """Evict all of the window but its latest `recent` frames; sink and position stay."""
+        for number, row in enumerate(self.rows):
+            kept = sorted(row.slots[self.sink :])
+            if len(kept) <= recent:
+                continue
+            kept = kept[len(kept) - recent :]
+            sources = torch.cat([torch.arange(s.start, s.stop) for s in (self._span(row.slots.index(f)) for f in kept)])
+            target = slice(self.sink * self.tokens_per_frame, (self.sink + recent) * self.tokens_per_frame)
+            for buffer in (self.keys, self.values):
+                buffer[:, number, target] = buffer[:, number, sources.to(buffer.device)]
+            row.slots[self.sink :] = kept
+        self._place_sink()
 
     def jump(self, position: int) -> None:
-        """Let the next frame stand at `position`, as if what lies between had been seen and dropped.
+        """Let the next frame stand at `position`, as if the frames up to it had been committed and evicted.
 
-        For a past that is rebuilt: the sink is committed, then the frames of the window, which are not its neighbours.
+        For a cache that is rebuilt: the sink is committed, then frames of the window, which are not its neighbours.
         """
-        if self.held != self.sink or position < self.frames:
-            raise ValueError(f"position={position} with {self.held} frames held: only a bare sink of {self.sink} jumps")
-        self._move_to(position, self.held)
+        for row in self.rows:
+            if len(row.slots) != self.sink or position < row.next:
+                raise ValueError(
+                    f"position={position} with {len(row.slots)} frames cached: only a bare sink of {self.sink} jumps"
+                )
+            row.next = position
+        self._place_sink()
 
-    def _move_to(self, frames: int, held: int) -> None:
-        """Set the position, and the rotation that takes the sink to just before the window."""
-        self.frames, self.held = frames, held
-        gap = frames - held
-        moved = gap > 0 and self.sink > 0
-        self._sink_shift = frame_shift(gap, self.keys.shape[-1], self.keys.device) if moved else None
-
-    def _part(self) -> None:
-        """Stop sharing, before a write: whoever borrows moves to a copy, and an owner's buffers keep their address."""
-        others = [holder for holder in self._buffers.holders if holder is not self]
-        if others:
-            self._buffers.lend_copy([self] if self._borrows else others)
-        self._borrows = False
-
-    def _place(self, buffer: Tensor, new: Tensor) -> None:
-        """Append `new` behind what `buffer` `[B, S, N, K]` holds, dropping the oldest window frames if it is full."""
-        tokens, capacity = self.tokens_per_frame, buffer.shape[1]
-        held = self.held * tokens
-        excess = held + new.shape[1] - capacity
-        if excess <= 0:
-            buffer[:, held : held + new.shape[1]] = new
-            return
-        fixed = self.sink * tokens
-        if held < fixed:  # the sink is still filling: its share of the chunk goes in first
-            room = fixed - held
-            buffer[:, held:fixed] = new[:, :room]
-            new, held = new[:, room:], fixed
-        window = capacity - fixed
-        kept = max(0, min(held - fixed, window - new.shape[1]))
-        if kept:
-            buffer[:, fixed : fixed + kept] = buffer[:, held - kept : held].clone()
-        if window:
-            last = new[:, -min(new.shape[1], window) :]
-            buffer[:, fixed + kept : fixed + kept + last.shape[1]] = last
-
-    def snapshot(self) -> CacheSnapshot:
-        """Return the whole state, which shares memory with this cache until the cache is written to."""
-        return CacheSnapshot(self)
-
-    def restore(self, snapshot: CacheSnapshot) -> None:
-        """Go back to a snapshot of this cache or of one of the same sizes."""
-        if snapshot.keys.shape != self.keys.shape or snapshot.sink != self.sink:
-            raise ValueError(
-                f"snapshot of shape {tuple(snapshot.keys.shape)} and sink={snapshot.sink} does not fit a cache of "
-                f"{tuple(self.keys.shape)} and sink={self.sink}"
-            )
-        if snapshot._buffers is not self._buffers:
-            self._part()
-            self.keys.copy_(snapshot.keys)
-            self.values.copy_(snapshot.values)
-        self._move_to(snapshot.frames, snapshot.held)
-
-    def fork(self) -> "KVCache":
-        """Return a second cache with the same past; they share memory until one of them is written to."""
-        fork = KVCache(
-            self.keys, self.values, tokens_per_frame=self.tokens_per_frame, window=self.window, sink=self.sink
+    def state(self) -> CacheState:
+        """Return a copy of all that later chunks depend on."""
+        stop = self.filled * self.tokens_per_frame
+        rows = tuple((row.next, tuple(row.slots)) for row in self.rows)
+        return CacheState(
+            self.keys[:, :, :stop].clone(), self.values[:, :, :stop].clone(), self.sink_keys.clone(), rows
         )
-        fork._hold(self._buffers)
-        fork._borrows = True
-        fork._move_to(self.frames, self.held)
-        return fork
+
+    def restore(self, state: CacheState) -> None:
+        """Return to a state of this cache or of one of the same sizes; its buffers keep their address."""
+        like = self.keys[:, :, : state.keys.shape[2]]
+        largest = (self.sink + self.window) * self.tokens_per_frame
+        if like.shape != state.keys.shape or state.sink.shape != self.sink_keys.shape or like.shape[2] > largest:
+            raise ValueError(
+                f"a cache of {tuple(state.keys.shape)} with a sink of {state.sink.shape[2]} tokens does not fit one of "
+                f"{tuple(self.keys.shape)} with a sink of {self.sink_keys.shape[2]}"
+            )
+        like.copy_(state.keys)
+        self.values[:, :, : state.keys.shape[2]].copy_(state.values)
+        self.sink_keys.copy_(state.sink)
+        for row, (position, slots) in zip(self.rows, state.rows, strict=True):
+            row.next, row.slots[:] = position, slots
+
+    def like(self) -> "KVCache":
+        """Return an empty cache of the same sizes."""
+        buffers = (torch.zeros_like(buffer) for buffer in (self.keys, self.values, self.sink_keys))
+        return KVCache(*buffers, tokens=self.tokens_per_frame, window=self.window, sink=self.sink)
+
+    @classmethod
+    def join(cls, caches: "Sequence[KVCache]") -> "KVCache":
+        """Return one cache of all rows; `split` gives them back as views of it.
+
+        The same rows in the same order are joined without a copy the next time.
+        """
+        if len(caches) == 1:
+            return caches[0]
+        rows = [row for cache in caches for row in cache.rows]
+        known = caches[0]._joined
+        if known is not None and [id(row) for row in known.rows] == [id(row) for row in rows]:
+            return known
+        size = max(cache.keys.shape[2] for cache in caches)
+        for cache in caches:
+            cache._grow(size)
+        keys, values, sink = (
+            torch.cat([getattr(cache, name) for cache in caches], dim=1) for name in ("keys", "values", "sink_keys")
+        )
+        one = caches[0]
+        joined = cls(keys, values, sink, tokens=one.tokens_per_frame, window=one.window, sink=one.sink)
+        joined.rows = rows
+        return joined
+
+    def split(self) -> "list[KVCache]":
+        """Return the rows as caches of their own, which share this one's memory."""
+        parts = []
+        for number, row in enumerate(self.rows):
+            here = slice(number, number + 1)
+            buffers = (buffer[:, here] for buffer in (self.keys, self.values, self.sink_keys))
+            part = KVCache(*buffers, tokens=self.tokens_per_frame, window=self.window, sink=self.sink)
+            part.rows, part._joined = [row], self
+            parts.append(part)
+        return parts
+
+    def _assign(self, row: Row, frames: int) -> dict[int, int]:
+        """Advance a row by so many frames; return which of them each slot takes."""
+        taken = {}
+        for source in range(frames):
+            if len(row.slots) < self.sink + self.window:
+                slot = len(row.slots)
+                row.slots.append(row.next)
+            elif self.window:
+                slot = row.slots.index(min(row.slots[self.sink :]), self.sink)
+                row.slots[slot] = row.next
+            else:
+                slot = -1
+            if slot >= 0:
+                taken[slot] = source
+            row.next += 1
+        return taken
+
+    def _span(self, frame: int) -> slice:
+        return slice(frame * self.tokens_per_frame, (frame + 1) * self.tokens_per_frame)
+
+    def _copy(self, row: int, source: int, target: int) -> None:
+        for buffer in (self.keys, self.values):
+            buffer[:, row, self._span(target)] = buffer[:, row, self._span(source)]
+
+    def _place_sink(self) -> None:
+        """Rotate each row's sink to just before its window."""
+        stop = self.sink * self.tokens_per_frame
+        gaps = [row.next - len(row.slots) if len(row.slots) >= self.sink else 0 for row in self.rows]
+        if not stop or not any(gaps):
+            return
+        device = self.keys.device
+        shift = torch.tensor(gaps, dtype=precise(device)).to(device, non_blocking=True)
+        self.keys[:, :, :stop] = rotate(self.sink_keys, frame_shift(shift, self.keys.shape[-1]))
+
+    def _grow(self, tokens: int) -> None:
+        """Make the buffers at least so many tokens long."""
+        more = tokens - self.keys.shape[2]
+        if more > 0:
+            pad = (0, 0, 0, 0, 0, more)
+            self.keys, self.values = (torch.nn.functional.pad(buffer, pad) for buffer in (self.keys, self.values))
+            self._joined = None

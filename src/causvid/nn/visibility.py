@@ -5,9 +5,10 @@ each key frame stands. Attention runs once a span over slices of the keys, which
 what ideal block sparsity would.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+
+from causvid.nn.chunks import chunks
 
 
 @dataclass(frozen=True)
@@ -77,20 +78,6 @@ class Visibility:
 
 
 FULL = Visibility()
-
-
-def chunks(first: int, chunk: int) -> Iterator[int]:
-    """Yield chunk sizes without end: `first`, then `chunk` for ever."""
-    yield first
-    while True:
-        yield chunk
-
-
-def chunk_layout(frames: int, first: int, chunk: int) -> tuple[int, ...]:
-    """Return the chunk sizes that make up exactly `frames` frames, or raise `ValueError`."""
-    if frames < first or (frames - first) % chunk:
-        raise ValueError(f"frames={frames} is not first={first} plus a multiple of chunk={chunk}")
-    return (first,) + (chunk,) * ((frames - first) // chunk)
 
 
 @lru_cache(maxsize=256)

@@ -1,0 +1,127 @@
+"""What a user asks for: the one request that command line, timeline, Python and server share.
+
+It knows no model: `engine.limits` turns it into what a given model needs.
+"""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, PositiveInt, ValidationError, model_validator
+
+from causvid.config import Settings, one_line
+
+PromptMode = Literal["cut", "recache", "blend"]
+Policy = Literal["window", "recompute"]
+Fit = Literal["cover", "contain", "stretch"]
+Seed = Annotated[int, Field(ge=0, lt=2**63, strict=True)]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)]
+Frames = Annotated[int, Field(ge=0, strict=True)]
+Pixels = Annotated[int, Field(ge=1, le=2**14, strict=True)]
+STRENGTH = 0.9
+"""How much of its source video-to-video changes by default: what measured best on the built-in model."""
+
+
+class Checked(Settings):
+    """Settings that a user gives by hand."""
+
+    @classmethod
+    def make(cls, **values: object) -> Self:
+        """Validate values; raise a `ValueError` of one line that names the place, the value and what was expected."""
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            value = error.errors()[0]["input"]
+            shown = f"={value!r}: " if isinstance(value, int | float | str) and error.errors()[0]["loc"] else ": "
+            raise ValueError(one_line(error).replace(": ", shown, 1)) from None
+
+
+class GenerationOptions(Checked):
+    """What holds for a whole video, whatever its prompts; what is None is the model's own."""
+
+    seconds: Seconds | None = Field(None, description="Length. Default: that of the clips it was trained on.")
+    seed: Seed = Field(0, description="The same seed gives the same video.")
+    steps: Annotated[int, Field(ge=1, strict=True)] | None = Field(None, description="Denoising steps a chunk.")
+    sigmas: tuple[float, ...] | None = Field(None, description="Noise levels instead, from 1 down, without the last 0.")
+    height: Pixels | None = Field(None, description="Pixels, where the model allows it.")
+    width: Pixels | None = Field(None, description="Pixels, where the model allows it.")
+    window: Frames | None = Field(None, description="Latent frames of history it sees.")
+    sink: Frames | None = Field(None, description="First latent frames that are never evicted.")
+    policy: Policy = Field("window", description="Keep the keys of the history, or recompute them before every chunk.")
+    after: Any = Field(None, description="Extension: a video, or latents, that the new video continues.")
+    source: Any = Field(None, description="Video-to-video: a video, or webcam, that every chunk starts from.")
+    strength: Annotated[float, Field(gt=0, le=1, strict=True)] = Field(
+        STRENGTH, description="How much of the source may change: 1 keeps nothing of it."
+    )
+    adapt: bool = Field(False, description="Change less of what moves more.")
+    fit: Fit = Field("cover", description="How a picture of another shape is brought to size.")
+
+    @model_validator(mode="after")
+    def _check_start(self) -> Self:
+        if self.after is not None and self.source is not None:
+            raise ValueError("after and source: give one, a video starts in one way")
+        return self
+
+
+class GenerationRequest(GenerationOptions):
+    """One video: its prompt, how it starts, and everything else that decides it.
+
+    seconds: None is without end. image: a file or uint8 `[H, W, 3]`. after: a video, from whose end the stream
+    continues, or latents `[1, F, C, h, w]` or the file that holds them; only new frames are returned. As much of a
+    video is seen as a training clip holds; of latents, all. source: a video every chunk of which is regenerated under
+    the prompt. A video is a file, `webcam`, or an iterable of frames, uint8 `[H, W, 3]`, at the model's own rate.
+    """
+
+    prompt: str = Field(description="What to show, in a sentence.")
+    image: Any = Field(None, description="Start with this picture as the first frame.")
+    rewind_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False, strict=True)] = Field(
+        0.0, description="How far back the stream can be rewound; each chunk of it costs a copy of the cache."
+    )
+
+    @model_validator(mode="after")
+    def _check_image(self) -> Self:
+        if self.image is not None and (self.after is not None or self.source is not None):
+            raise ValueError("image, after and source: give one, a video starts in one way")
+        return self
+
+
+class Transition(Checked):
+    """A prompt and how the video comes to show it.
+
+    mode: "cut" changes the text alone, "recache" also recomputes the keys of the visible history under it (LongLive,
+        2509.22622), "blend" moves the text's embedding there over several chunks. Where the sink is dropped, the
+        history is recomputed in every mode, and at every step of a blend.
+    carry: how many of the window's latent frames stay visible; by default what the model's settings say, which may be
+        all. The fewer, the sooner what they show gives way to what the prompt says.
+    keep_sink: whether the first frames stay visible for ever; by default unless `carry` is given, here or by the model.
+        Otherwise the oldest of what is visible take their place.
+    dissolve: unless it is a cut, crossfade from the frames that were to come into those of the next chunk, over all of
+        it; each step of a blend, over a part as small as the square of its share of the way. It takes the time of as
+        many more chunks. Nothing dissolves before the first frame, or in video-to-video, where the source holds the
+        frames together.
+    """
+
+    prompt: str
+    mode: PromptMode = "recache"
+    keep_sink: bool | None = None
+    carry: PositiveInt | None = None
+    dissolve: bool = True
+
+
+class PromptChange(Transition):
+    """A prompt that takes effect at the next chunk; `chunks` is how many a blend takes."""
+
+    chunks: PositiveInt = 3
+
+    @property
+    def steps(self) -> int:
+        """Return over how many chunks the text changes."""
+        return self.chunks if self.mode == "blend" else 1
+
+
+class Adjustment(Checked):
+    """Other values that take effect at the next chunk: a new seed, another strength of video-to-video."""
+
+    seed: Seed | None = None
+    strength: Annotated[float, Field(gt=0, le=1)] | None = None
+
+
+Change = PromptChange | Adjustment
