@@ -11,7 +11,8 @@ import torch
 from causvid.pipeline import Pipeline, Stream
 from causvid.preset import load_preset
 from causvid.train import stages
-from causvid.train.run import ORDER, Run
+from causvid.train.order import ORDER
+from causvid.train.run import Run
 from causvid.worlds.storybook import FULL, render, sample_scene
 
 pytestmark = pytest.mark.gpu

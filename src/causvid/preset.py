@@ -48,7 +48,7 @@ class Preset(Settings):
             if side % edge:
                 raise ValueError(f"generation.{name}={side} is not a multiple of {edge}")
         if self.world is not None and self.data is not None:
-            raise ValueError(f"world={self.world} and data={self.data}: give one thing to train on")
+            raise ValueError(f"world={self.world} and data={self.data}: set one of them")
         clip = self.generation.clip_frames
         for phase in self.train.teacher.phases if self.train and self.train.teacher else ():
             if phase.frames > clip:

@@ -157,7 +157,7 @@ class OdeStage(StageConfig):
     """ODE initialisation of the student.
 
     clean_past: share of the clips in which the chunks before a drawn one are clean, as they are in a rollout; in the
-    others every chunk has a noise level of its own.
+    others every chunk has another noise level.
     """
 
     batch: PositiveInt

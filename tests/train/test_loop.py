@@ -224,7 +224,7 @@ def spoil_at(step: int, toy: Toy) -> Toy:
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(step, tmp_path, unbroken):
     taken: list[int] = []
     toy = spoil_at(step, Toy(before=taken.append))
-    with pytest.raises(ValueError, match=rf"stage toy: loss=nan at step {step + 1};") as error:
+    with pytest.raises(ValueError, match=rf"stage toy stopped at step {step + 1}: loss=nan; ") as error:
         train(toy.stage, Run(tmp_path, checkpoint_minutes=0))
     assert taken == list(range(step + 1)) and not toy.results and "\n" not in str(error.value)
     assert ("no checkpoint was written yet" in str(error.value)) == (step == 0)

@@ -18,9 +18,9 @@ from causvid.recipe import Phase
 from causvid.train import dmd, pairs, prompts, teacher
 from causvid.train.loop import Stage
 from causvid.train.optimizer import autocast
+from causvid.train.order import ORDER, needed
 from causvid.train.prompts import embed_captions, token_mask
 from causvid.train.roles import Roles, student_sigmas, student_visibility
-from causvid.train.run import ORDER, needed
 from causvid.train.teacher import phase_at
 from causvid.worlds.storybook import World, caption, is_held_out, sample_scene
 

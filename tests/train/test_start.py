@@ -15,8 +15,9 @@ from causvid.loading.layout import SETTINGS
 from causvid.pipeline import Pipeline
 from causvid.preset import Preset
 from causvid.train.export import provenance
+from causvid.train.order import needed
 from causvid.train.roles import Roles
-from causvid.train.run import Run, needed
+from causvid.train.run import Run
 from causvid.train.stages import STAGES
 
 Start = Callable[..., Preset]
@@ -160,14 +161,14 @@ def test_a_stage_that_renders_says_that_it_needs_a_world(stage, chain, latents, 
 
 def test_a_recipe_with_nothing_to_begin_with_says_what_to_run(chain, latents, tmp_path: Path) -> None:
     preset = Preset.model_validate({**chain.preset.model_dump(), "world": None, "data": str(latents)})
-    with pytest.raises(ValueError, match=r"autoencoder\.safetensors is missing"):
+    with pytest.raises(ValueError, match="does not train stage autoencoder: set start"):
         chain.train("all", tmp_path / "run", preset)
 
 
 def test_the_command_line_takes_data_and_start(chain, latents, tmp_path: Path, capsys) -> None:
     common = ("train", "all", "--preset", "test", "--out", tmp_path / "run", "--device", "cpu")
     assert command(*common, "--start-at", "pairs") == 2
-    assert "--start-at pairs needs a bundle to begin with: give --start" in capsys.readouterr().err
+    assert "--start-at pairs needs a bundle to begin with: add --start" in capsys.readouterr().err
     arguments = ("--data", latents, "--start", chain.folder / "bundle", "--start-at", "pairs")
     assert command(*common, *arguments, "--max-minutes", "0") == 0
     assert "time is up; the same command resumes all" in capsys.readouterr().out

@@ -36,7 +36,7 @@ def train(
         raise ValueError(f"--without-teacher is about the bundle, which stage={stage} does not write: use dmd or all")
     settings = load_preset(preset)
     if start_at is not None and start is None and settings.start is None:
-        raise ValueError(f"--start-at {start_at} needs a bundle to begin with: give --start")
+        raise ValueError(f"--start-at {start_at} needs a bundle to begin with: add --start")
     changes = {"start": start and str(start), "start_at": start_at, "data": data and str(data)}
     changes = {name: value for name, value in changes.items() if value is not None}
     settings = settings.model_copy(update={**changes, **({"world": None} if data is not None else {})})

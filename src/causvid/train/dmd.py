@@ -58,14 +58,14 @@ def dmd_stage(preset: Preset, run: Run) -> Stage:
     shared: dict[int, Sample] = {}
 
     def from_data(real: Tensor, clean: int, keys: TextKeys, micro: Micro) -> Tensor:
-        """Predict x0 from real latents, every chunk noised to a level of its own, the `clean` frames not at all."""
+        """Predict x0 from real latents, each chunk noised to another level, the `clean` frames not at all."""
         sigma = levels[draw_chunk_levels(layout, batch=len(real), levels=len(few), generator=micro.noise)]
         sigma[:, :clean] = 0.0
         x = add_noise(real, randn_like(real, micro.noise), sigma)
         return x0_from_velocity(x, student(x, sigma, keys, visibility=visibility), sigma)
 
     def from_rollout(real: Tensor, clean: int, keys: TextKeys, micro: Micro) -> Tensor:
-        """Predict x0 by generating the clip with the student's own cache, leaving all chunks at one drawn step.
+        """Predict x0 by generating the clip with the student's cache, leaving all chunks at one drawn step.
 
         The `clean` frames, none or the first chunk's, are real.
         """
@@ -105,7 +105,7 @@ def dmd_stage(preset: Preset, run: Run) -> Stage:
 
     def loss_of_critic(micro: Micro) -> tuple[Tensor, Metrics]:
         with autocast(run.device):
-            # A rollout costs more than an update: all updates of a step share one, each with noise of its own.
+            # A rollout costs more than an update: all updates of a step share one, with different noise.
             if config.student_input == "data" or micro.update == 0:
                 with torch.no_grad():
                     shared[micro.index] = sample(micro)

@@ -13,12 +13,16 @@ from causvid.engine.machine import describe_machine
 from causvid.evaluate.card import write_card
 from causvid.evaluate.report import EvaluationReport
 from causvid.loading.assemble import load_bundle
-from causvid.loading.bundle import REPORT, save_bundle
+from causvid.loading.bundle import REPORT, read_settings, save_bundle
+from causvid.loading.layout import find_layout
 from causvid.preset import Preset
 from causvid.train.metrics import last_row
+from causvid.train.order import ORDER
 from causvid.train.roles import Roles
-from causvid.train.run import ORDER, Run
+from causvid.train.run import Run
 
+OF_THE_STUDENT = {"pairs", "ode", "dmd"}
+"""Stages whose work is in no other weights than the student's."""
 Stages = Mapping[str, Mapping[str, float]]
 """Steps and minutes of stages, by name."""
 LEFT_OUT = "The teacher was measured before it was left out of this folder."
@@ -102,18 +106,19 @@ def provenance(preset: Preset, run: Run, *, earlier: Stages | None = None) -> di
         **({} if preset.start is None else {"start": Path(preset.start).name}),
         "machine": describe_machine(),
         "finished": datetime.now(UTC).date().isoformat(),
-        "stages": {**_stages_of_base(preset, run), **(earlier or {}), **stages},
+        "stages": {**_stages_of_start(preset), **(earlier or {}), **stages},
     }
 
 
-def _stages_of_base(preset: Preset, run: Run) -> dict[str, dict[str, float]]:
-    """Return what the base's stages took whose work is in this run's weights, all earlier runs of one together."""
-    base = Roles(preset, run).base
-    left_behind = {"pairs", "ode", "dmd"}
+def _stages_of_start(preset: Preset) -> dict[str, dict[str, float]]:
+    """Return what the stages of `start` took whose work is in this run's weights, all earlier runs of one together."""
+    layout = None if preset.start is None else find_layout(preset.start, transformer=False, autoencoder=False)
+    if layout is None or layout.kind != "bundle":
+        return {}
     total: dict[str, dict[str, float]] = {}
-    for name, facts in (base.provenance.get("stages", {}) if base is not None else {}).items():
+    for name, facts in read_settings(layout.folder)[1].get("stages", {}).items():
         stage = name.split(",")[0]
-        if stage not in left_behind:
+        if stage not in OF_THE_STUDENT:
             before = total.setdefault(f"{stage}, earlier run", {})
             before.update({key: before.get(key, 0) + value for key, value in facts.items()})
     return total

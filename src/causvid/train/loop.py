@@ -39,7 +39,7 @@ class Stage:
     settings: plain values that a checkpoint remembers, and that must be the same for whoever resumes from it.
     finish: write the stage's result once the last step is done. modules, objectives: what is trained, the objectives
     in the order of a step. make: instead, compute and write what step n makes. sample: write pictures of the present
-    state into a folder, given the steps done.
+    state into a folder, after so many steps.
     """
 
     name: str
@@ -88,7 +88,7 @@ def train(stage: Stage, run: Run) -> bool:
     folder.mkdir(parents=True, exist_ok=True)
     path, state, settings = folder / CHECKPOINT, stage.state, {"seed": run.seed, **stage.settings}
     before = load_checkpoint(path, state, settings=settings, device=run.device)
-    done = before.step
+    done = saved = before.step
     if done >= stage.steps:
         stage.finish()
         return True
@@ -103,7 +103,7 @@ def train(stage: Stage, run: Run) -> bool:
         bar = progress.add_task(stage.name, total=stage.steps, completed=done, note="")
         while done < stage.steps:
             metrics = {name: float(value) for name, value in take_step(stage, run, done).items()}
-            _check_finite(metrics, stage.name, done + 1, path)
+            _check_finite(metrics, stage.name, done + 1, saved)
             done += 1
             now = time.monotonic()
             seconds = before.seconds + now - begin
@@ -114,7 +114,7 @@ def train(stage: Stage, run: Run) -> bool:
             over = run.is_over
             if stop.is_set() or over or done == stage.steps or now - saved_at > 60 * run.checkpoint_minutes:
                 save_checkpoint(path, state, Progress(done, seconds), settings=settings)
-                saved_at = now
+                saved, saved_at = done, now
             if stop.is_set():
                 raise KeyboardInterrupt
             if over:
@@ -129,12 +129,9 @@ def train(stage: Stage, run: Run) -> bool:
     return done >= stage.steps
 
 
-def _check_finite(metrics: Mapping[str, float], stage: str, step: int, path: Path) -> None:
-    """Raise `ValueError` if the loss or another metric is not finite: weights are then spoiled and must not be saved.
-
-    Looked at after every step, which waits for the device once a step.
-    """
+def _check_finite(metrics: Mapping[str, float], stage: str, step: int, saved: int) -> None:
+    """Raise `ValueError` if a loss or another metric is not finite: the weights are spoiled and must not be saved."""
     bad = [f"{name}={value}" for name, value in metrics.items() if not math.isfinite(value)]
     if bad:
-        kept = f"{path} is of an earlier step and kept" if path.exists() else "no checkpoint was written yet"
-        raise ValueError(f"stage {stage}: {bad[0]} at step {step}; {kept}: resume with a lower learning rate")
+        kept = f"the checkpoint of step {saved} is kept" if saved else "no checkpoint was written yet"
+        raise ValueError(f"stage {stage} stopped at step {step}: {bad[0]}; {kept}")

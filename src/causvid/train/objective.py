@@ -1,6 +1,6 @@
 """A loss and what it moves: the unit that the loop optimises.
 
-The loss of a step is the mean over `accumulate` micro-batches. A stage hands the loop objectives; gradients, clipping,
+The loss of a step is the mean over `accumulate` micro-batches. A stage returns objectives; gradients, clipping,
 learning rates and averages are the loop's.
 """
 
@@ -24,8 +24,8 @@ class Micro:
     """The micro-batch that a loss is asked for, and its sources of randomness.
 
     noise: on the run's device, different for every micro-batch. choices: on the CPU, which has to know what is chosen
-    and would have to wait for a device's own draw; for what decides how many passes are run, so processes that train
-    together must draw the same.
+    and would have to wait for a device that draws; for what decides how many passes are run, which must be the same
+    in all processes that train together.
     """
 
     step: int

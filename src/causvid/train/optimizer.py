@@ -34,7 +34,7 @@ def adamw(parameters: Iterable[nn.Parameter], config: StageConfig) -> torch.opti
 def autocast(device: torch.device) -> torch.autocast:
     """Return the precision of a training pass: bf16 products where the machine is fast at them, else fp32.
 
-    Weights stay fp32. Without the cache of cast weights, which can hand a pass that needs gradients what one without
+    Weights stay fp32. Without the cache of cast weights, in which a pass that needs gradients can find what one without
     them has cast: https://github.com/pytorch/pytorch/issues/112583
     """
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=has_fast_bf16(device), cache_enabled=False)

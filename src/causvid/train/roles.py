@@ -1,6 +1,6 @@
 """Who takes part in training: teacher, student, critic, autoencoder and text encoder; what they see and load.
 
-A part is what the run's own stage made of it or, where the recipe has no such stage, the preset's `start`.
+A part is what a stage of the run trained or, where the recipe has no such stage, what the preset's `start` has.
 """
 
 import copy
@@ -26,7 +26,8 @@ from causvid.models.wan_autoencoder import WanAutoencoder
 from causvid.nn.visibility import FULL, Visibility, chunk_layout
 from causvid.preset import Preset
 from causvid.seeding import lend_seed, step_generator
-from causvid.train.run import RESULTS, Run, load_weights, needed, save_weights
+from causvid.train.order import RESULTS, needed
+from causvid.train.run import Run, load_weights, save_weights
 
 WAN_SPATIAL_FACTOR = 8
 
@@ -96,7 +97,7 @@ class Roles:
         if preset.data is not None:
             return LatentFolder.open(Path(preset.data), preset.generation, size=latent_size(preset), device=device)
         if preset.world is None:
-            raise ValueError(f"preset={preset.name} names nothing to train on: give it data, a folder, or a world")
+            raise ValueError(f"preset={preset.name} names nothing to train on: set data, a folder, or a world")
         return StorybookDataset.open(preset, self.run.folder / "data", device=device)
 
     def new_teacher(self) -> Transformer:
@@ -130,18 +131,16 @@ class Roles:
 
     def autoencoder(self, *, decoder: bool = True) -> TinyAutoencoder | WanAutoencoder:
         """Return the autoencoder, frozen; with `decoder` as stage `decoder` left it, if that has run."""
-        trained = (name for name in ("decoder", "autoencoder") if name == "autoencoder" or decoder)
-        own = [stage for stage in trained if self._path(stage).is_file()]
-        if not own and self._is_base("autoencoder") and self.base is not None:
-            found = self.base.autoencoder
-            if isinstance(found, WanAutoencoder):
-                return found.to(self.run.device).eval().requires_grad_(False)
-            model = copy.deepcopy(found)
-        else:
-            stage = own[0] if own else "autoencoder"
+        stage = "decoder" if decoder and self._path("decoder").is_file() else "autoencoder"
+        base = self._base_of(stage)
+        model: TinyAutoencoder | WanAutoencoder
+        if base is None:
             model = TinyAutoencoder(self.preset.autoencoder_sizes)
             load_weights(model, self._path(stage), made_by=stage)
-        return channels_last(model.to(self.run.device)).eval().requires_grad_(False)
+        else:
+            model = copy.deepcopy(base.autoencoder)
+        model = model.to(self.run.device).eval().requires_grad_(False)
+        return channels_last(model) if isinstance(model, TinyAutoencoder) else model
 
     def tiny_autoencoder(self) -> TinyAutoencoder:
         """Return the autoencoder as it was before stage `decoder`, frozen; `ValueError` if it is Wan's."""
@@ -158,17 +157,17 @@ class Roles:
         """
         if self.base is not None:
             self._check_words(self.base.text_encoder)
-            return copy.deepcopy(self.base.text_encoder).to(self.run.device)
+            return copy.deepcopy(self.base.text_encoder).to(self.run.device).train().requires_grad_()
         tokenizer = train_tokenizer(corpus(world_of(self.preset)))
         generator = step_generator(self.run.seed, "text", 0)
         return TextEncoder.create(self.preset.text, tokenizer, generator=generator).to(self.run.device)
 
     def text_encoder(self) -> TextEncoder:
         """Return the text encoder that the teacher was trained with, frozen."""
-        place = self.run.folder / RESULTS["teacher"][1]
-        if self._is_base("teacher") and self.base is not None and not place.is_dir():
-            self._check_words(self.base.text_encoder)
-            encoder = copy.deepcopy(self.base.text_encoder)
+        base, place = self._base_of("teacher"), self.run.folder / RESULTS["teacher"][1]
+        if base is not None:
+            self._check_words(base.text_encoder)
+            encoder = copy.deepcopy(base.text_encoder)
         elif place.is_dir():
             try:
                 encoder = TextEncoder.load(place, place / "tokenizer")
@@ -187,19 +186,24 @@ class Roles:
 
     def classifier(self) -> Path | None:
         """Return the folder of the attribute classifier, if there is one."""
-        own = self.run.folder / RESULTS["classifier"][0]
-        return own if own.is_dir() else None if self.base is None else self.base.classifier
+        if self._path("classifier").is_dir():
+            return self._path("classifier")
+        return None if self.base is None else self.base.classifier
 
     def _path(self, stage: str) -> Path:
         return self.run.folder / RESULTS[stage][0]
 
-    def _is_base(self, stage: str) -> bool:
-        """Tell whether what a stage would train is the base's, as it is."""
-        return self.preset.start is not None and stage not in needed(self.preset)
+    def _base_of(self, stage: str) -> Bundle | None:
+        """Return the model that has the result of a stage which this run does not train, None if it does."""
+        if self._path(stage).exists() or stage in needed(self.preset):
+            return None
+        if self.base is None:
+            raise ValueError(f"preset={self.preset.name} does not train stage {stage}: set start to a model that has")
+        return self.base
 
     def _trained(self, stage: str) -> Transformer:
         model = Transformer(self.preset.transformer)
-        if stage == "teacher" and self._is_base(stage) and not self._path(stage).is_file():
+        if stage == "teacher" and self._base_of(stage) is not None:
             self._copy_base(self._base_teacher(), model)
         else:
             load_weights(model, self._path(stage), made_by=stage)
