@@ -78,7 +78,7 @@ def pixels_of(path: str) -> np.ndarray:
     return np.stack(list(read_video(path, height=32, width=48, fps=FPS)))
 
 
-def test_a_picture_becomes_a_video_that_its_script_makes_again(inputs: Path) -> None:
+def test_a_image_becomes_a_video_that_its_script_makes_again(inputs: Path) -> None:
     kept = ("--save-script", "a.toml", "--latents", "a.safetensors")
     assert run("generate", SWAN, "-o", "a.mp4", "--image", "it.png", "--seconds", 3, "--seed", 4, *kept) == 0
     assert frames_in("a.mp4") == 24
@@ -207,7 +207,7 @@ TIMELINES = {
     ("arguments", "line"),
     [
         ("generate x -o a.mp4 --image absent.png", "absent.png does not exist"),
-        ("generate x -o a.mp4 --image in.mp4", "in.mp4 is not a picture"),
+        ("generate x -o a.mp4 --image in.mp4", "in.mp4 is not an image"),
         ("generate x -o a.mp4 --seconds -1", "seconds=-1: Input should be greater than 0"),
         ("generate x -o a.mp4 --seconds 1e9", "seconds=1e+09 is not above 0 and at most 60"),
         ("generate x -o a.mp4 --seconds nan", "seconds=nan: Input should be a finite number"),
@@ -227,7 +227,7 @@ TIMELINES = {
         ("extend text.safetensors x -o a.mp4", "text.safetensors holds no latents of a run"),
         ("extend in.mp4  -o a.mp4", "prompt"),
         ("translate absent.mp4 x -o a.mp4", "absent.mp4 does not exist"),
-        ("translate bad.json x -o a.mp4", "bad.json is damaged or no video"),
+        ("translate bad.json x -o a.mp4", "bad.json is damaged or not a video"),
         ("translate webcam:99 x -o a.mp4", "no camera can be opened at /dev/video99"),
         ("translate in.mp4 x -o a.mp4 --strength 0", "strength=0: Input"),
         ("translate in.mp4 x -o a.mp4 --strength 2", "strength=2: Input"),
