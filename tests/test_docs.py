@@ -17,7 +17,7 @@ from causvid.media import VideoWriter
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 GUIDE = DOCS / "how-to.md"
-PAGES = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *DOCS.glob("*.md"))
+PAGES = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *DOCS.rglob("*.md"))
 
 
 def blocks(page: Path, language: str) -> list[str]:
