@@ -7,8 +7,16 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from causvid.evaluate.adherence import Adherence, Drift, Measurement, Mode, Speed, Tally
-from causvid.evaluate.card import REPORT, EvaluationReport, render_card, targets, write_card
+import causvid
+from causvid.evaluate.adherence import Adherence, Tally
+from causvid.evaluate.card import render_card, write_card
+from causvid.evaluate.drift import Drift
+from causvid.evaluate.report import EvaluationReport, Measurement, targets
+from causvid.evaluate.speed import Speed
+from causvid.evaluate.videos import Maker
+from causvid.loading.bundle import REPORT
+
+BUILT_IN = Path(causvid.__file__).parent / "bundles" / "nano"
 
 
 def _adherence(subject: int, colour: int) -> Adherence:
@@ -17,7 +25,7 @@ def _adherence(subject: int, colour: int) -> Adherence:
     return Adherence(attributes=tallies, values=values)
 
 
-def _measurement(mode: Mode, subject: int, colour: int, seconds: float) -> Measurement:
+def _measurement(mode: Maker, subject: int, colour: int, seconds: float) -> Measurement:
     return Measurement(
         mode=mode,
         steps=4 if mode == "student" else 48,
@@ -114,3 +122,9 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="readable causvid"):
         write_card(tmp_path, _report())
     assert not list(tmp_path.iterdir())
+
+
+def test_the_report_of_the_built_in_model_is_still_readable() -> None:
+    report = EvaluationReport.model_validate_json((BUILT_IN / REPORT).read_text())
+    assert report.ceiling.attributes["colour"] == Tally(correct=100, count=100)
+    assert all(target.reached for target in targets(report))

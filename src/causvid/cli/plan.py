@@ -189,7 +189,7 @@ def _measure(
     steps: int | None,
 ) -> dict[str, Any]:
     """Load the model, make chunks, and set the peak of memory beside the planned one."""
-    from causvid.evaluate.adherence import describe_machine
+    from causvid.engine.machine import describe_machine
     from causvid.engine.footprint import peak_taken_bytes, restart_peak, taken_bytes
 
     needed = sketch.plan(choice, separate=device.type != "cpu", chunks=chunks)

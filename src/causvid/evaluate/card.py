@@ -1,7 +1,4 @@
-"""Write the model card of a bundle from what was measured: no number in it is typed by hand.
-
-The report is kept beside the card as evaluation.json.
-"""
+"""Write the model card of a bundle from its report: no number in it is typed by hand."""
 
 import json
 import math
@@ -10,16 +7,26 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from causvid.config import Settings
-from causvid.evaluate.adherence import Adherence, Drift, Measurement, Tally, points_below, relative
-from causvid.evaluate.markdown import POINTS, Target, points, reached_section, share, table
+from causvid.evaluate.adherence import Adherence, Tally
+from causvid.evaluate.markdown import share, table, target_section
+from causvid.evaluate.report import EvaluationReport, targets
 from causvid.loading.bundle import CARD, REPORT, SAMPLES, words_command
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-CEILING_SHARE = 0.85
-
+_HEADER = """---
+license: apache-2.0
+language:
+  - en
+pipeline_tag: text-to-video
+library_name: causvid
+tags:
+  - text-to-video
+  - video-diffusion
+  - streaming
+  - distillation
+---"""
 _PARTS = {
     "transformer": "student (causal transformer)",
     "teacher": "teacher (bidirectional transformer)",
@@ -29,46 +36,8 @@ _PARTS = {
 }
 
 
-class EvaluationReport(Settings):
-    """Everything that was measured of one bundle, and how.
-
-    ceiling: renders of the same prompts, read by the same classifier. commands: what makes this report again.
-    notes: what a reader should know, such as why a target was missed.
-    """
-
-    prompts: int
-    seed: int
-    machine: str
-    native_fps: float
-    ceiling: Adherence
-    student: Measurement
-    teacher: Measurement | None = None
-    drift: Drift | None = None
-    commands: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
-
-
-def targets(report: EvaluationReport) -> list[Target]:
-    """Compare a report with what the model is meant to reach; better than asked counts as reached."""
-    result = []
-    for name, part in relative(report.student.adherence, report.ceiling).items():
-        wanted = f"{name}: at least {CEILING_SHARE:.0%} of the ceiling"
-        result.append(Target(wanted, f"{part:.1%}", part >= CEILING_SHARE))
-    if report.teacher is not None:
-        for name, gap in points_below(report.student.adherence, report.teacher.adherence).items():
-            result.append(Target(f"{name}: at most {POINTS:g} points below the teacher", points(gap), gap <= POINTS))
-    if report.drift is not None:
-        edge, whole = report.drift.edge_seconds, report.drift.video_seconds
-        for name, gap in points_below(report.drift.last, report.drift.first).items():
-            wanted = f"{name}: last {edge:g} s of {whole:g} s at most {POINTS:g} points below the first {edge:g} s"
-            result.append(Target(wanted, points(gap), gap <= POINTS))
-    fps = report.student.speed.fps
-    wanted = f"student makes at least {report.native_fps:g} frames a second, its native rate"
-    return [*result, Target(wanted, f"{fps:.1f}", fps >= report.native_fps)]
-
-
 def write_card(bundle_path: str | Path, report: EvaluationReport, samples: "Image | None" = None) -> None:
-    """Write README.md and evaluation.json into a bundle, and a picture of what it makes, if one is given.
+    """Write README.md and evaluation.json into a bundle, and a contact sheet of its videos where there is one.
 
     Raises:
         ValueError: the folder is not a bundle.
@@ -91,31 +60,18 @@ def render_card(bundle_path: str | Path, report: EvaluationReport) -> str:
     provenance = settings.get("provenance") or {}
     generation = settings.get("generation") or settings
     sections = [
-        _header(),
+        _HEADER,
         _introduction(provenance, generation),
         f"![Generated videos, stills of each in a row]({SAMPLES})" if (folder / SAMPLES).is_file() else "",
         _sizes(folder),
         _training(provenance),
         _adherence(report),
-        reached_section(targets(report)),
+        target_section(targets(report)),
         _speed(report),
         _again(report),
         _limits(report, provenance, generation),
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
-
-
-def _header() -> str:
-    facts = [
-        "license: apache-2.0",
-        "language:",
-        "  - en",
-        "pipeline_tag: text-to-video",
-        "library_name: causvid",
-        "tags:",
-    ]
-    tags = [f"  - {tag}" for tag in ("text-to-video", "video-diffusion", "streaming", "distillation")]
-    return "\n".join(["---", *facts, *tags, "---"])
 
 
 def _introduction(provenance: Mapping[str, Any], generation: Mapping[str, Any]) -> str:
@@ -124,7 +80,7 @@ def _introduction(provenance: Mapping[str, Any], generation: Mapping[str, Any]) 
         f"# CausVid {name}",
         "",
         "A sentence becomes a video that streams: a causal student makes it chunk by chunk, each chunk in a few "
-        "denoising steps, and keeps what it has seen in a key-value cache. It was distilled from a bidirectional "
+        "denoising steps, with its history in a key-value cache. It was distilled from a bidirectional "
         "teacher by the recipe of [CausVid](https://arxiv.org/abs/2412.07772).",
         "",
     ]
@@ -133,7 +89,7 @@ def _introduction(provenance: Mapping[str, Any], generation: Mapping[str, Any]) 
     if {"first", "chunk", "window", "sink"} <= set(generation):
         lines.append(
             f"Chunks: {generation['first']}, then {generation['chunk']} latent frames each; "
-            f"past seen: the last {generation['window']} latent frames and the first {generation['sink']}."
+            f"visible history: the last {generation['window']} latent frames and the first {generation['sink']}."
         )
     lines += [
         "",

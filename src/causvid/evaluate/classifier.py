@@ -85,12 +85,15 @@ class AttributeClassifier(nn.Module):
         still = torch.linspace(0, T - 1, min(self.stills, T)).round().long()
         seen = self.appearance(x[:, still].flatten(0, 1) - 0.5)
         # A subject fills a small part of the frame: the mean reads the place, the maximum finds the subject.
-        seen = torch.cat([seen.mean((-2, -1)), seen.amax((-2, -1))], dim=-1).unflatten(0, (B, -1)).mean(1)
-        small = F.avg_pool2d(x.flatten(0, 1), 2, ceil_mode=True).unflatten(0, (B, T)).transpose(1, 2)
+        seen = torch.cat([seen.mean((-2, -1)), seen.amax((-2, -1))], dim=-1)
+        seen = seen.view(B, len(still), -1).mean(1)
+        small = F.avg_pool2d(x.flatten(0, 1), 2, ceil_mode=True)
+        small = small.view(B, T, *small.shape[1:]).transpose(1, 2)
         change = small.diff(dim=2) * 4.0
         moved = self.motion(torch.cat([small[:, :, 1:] - 0.5, change], dim=1))
         moved = torch.cat([moved.mean((-3, -2, -1)), moved.mean(2).amax((-2, -1))], dim=-1)
-        return self.scale(torch.cat([seen, moved], dim=-1))
+        features: Tensor = self.scale(torch.cat([seen, moved], dim=-1))
+        return features
 
     def resize(self, pixels: Tensor) -> Tensor:
         """Bring clips [B, T, 3, H, W] to the rows the network works at, aspect kept, antialiased."""
@@ -103,7 +106,7 @@ class AttributeClassifier(nn.Module):
             return pixels
         size = (self.rows, max(round(W * self.rows / H), 8))
         x = F.interpolate(pixels.flatten(0, 1), size=size, mode="bilinear", antialias=True, align_corners=False)
-        return x.unflatten(0, (B, T))
+        return x.view(B, T, *x.shape[1:])
 
     def labels(self, clips: Sequence[Mapping[str, str | None]]) -> dict[str, Tensor]:
         """Turn the words of clips into labels: attribute → int64 [clips]; None, or a missing word, is not counted.

@@ -21,7 +21,7 @@ from PIL import Image
 if TYPE_CHECKING:
     from torch import Tensor
 
-SUFFIXES = (".mp4", ".webm", ".gif", ".png")
+SUFFIXES = (".mp4", ".webm", ".mkv", ".gif", ".png")
 _KNOWN = f"{', '.join(SUFFIXES)}, or a folder for numbered PNG frames"
 _SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
@@ -139,7 +139,7 @@ class _Sink(Protocol):
 
 
 class _Video:
-    """mp4 and webm through PyAV."""
+    """mp4, webm and lossless mkv through PyAV."""
 
     def __init__(self, partial: Path, suffix: str, rate: Fraction, size: tuple[int, int]) -> None:
         import av
@@ -147,13 +147,14 @@ class _Video:
         # Created here first, because the operating system's error is clearer than the muxer's.
         partial.touch()
         # bitexact omits random identifiers and dates: the same frames make the same file.
-        self._container = av.open(str(partial), "w", format=suffix[1:], options={"fflags": "+bitexact"})
-        codec, options = _codec(suffix)
+        muxer = "matroska" if suffix == ".mkv" else suffix[1:]
+        self._container = av.open(str(partial), "w", format=muxer, options={"fflags": "+bitexact"})
+        codec, pixels, options = _codec(suffix)
         stream = self._container.add_stream(codec, rate=rate, options=options)
         assert isinstance(stream, av.VideoStream)
-        self._even = tuple(-(-side // 2) * 2 for side in size)
+        self._even = tuple(-(-side // 2) * 2 for side in size) if pixels == "yuv420p" else size
         stream.width, stream.height = self._even
-        stream.pix_fmt = "yuv420p"
+        stream.pix_fmt = pixels
         stream.time_base = stream.codec_context.time_base = 1 / rate
         self._stream = stream
         self._count = 0
@@ -175,14 +176,17 @@ class _Video:
             self._container.close()
 
 
-def _codec(suffix: str) -> tuple[str, dict[str, str]]:
+def _codec(suffix: str) -> tuple[str, str, dict[str, str]]:
+    """Return the name, the pixel format and the options of a suffix's encoder."""
     import av
 
+    if suffix == ".mkv":
+        return "ffv1", "bgr0", {"level": "3"}
     if suffix == ".webm":
-        return "libvpx-vp9", {"crf": "24", "b": "0", "deadline": "realtime", "cpu-used": "5"}
+        return "libvpx-vp9", "yuv420p", {"crf": "24", "b": "0", "deadline": "realtime", "cpu-used": "5"}
     if "libx264" in av.codecs_available:
-        return "libx264", {"crf": "17", "preset": "veryfast"}
-    return "mpeg4", {"q:v": "3"}
+        return "libx264", "yuv420p", {"crf": "17", "preset": "veryfast"}
+    return "mpeg4", "yuv420p", {"q:v": "3"}
 
 
 def _pad(image: Image.Image, size: tuple[int, ...]) -> NDArray[np.uint8]:

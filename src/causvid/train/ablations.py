@@ -4,7 +4,6 @@ A variant borrows from the run what it does not change, as second names of the s
 """
 
 import filecmp
-import json
 import os
 import shutil
 from dataclasses import dataclass, replace
@@ -15,15 +14,14 @@ import torch
 
 from causvid.config import Settings
 from causvid.preset import Preset, load_preset
-from causvid.train.export import export_bundle, provenance
-from causvid.train.loop import Run
-from causvid.train.stages import BUNDLE, RESULTS, check_folder, countdown, run_in_turn
-from causvid.train.start import EARLIER, TEACHER, TEXT
+from causvid.recipe import required
+from causvid.train.export import Stages, export_bundle, provenance
+from causvid.train.order import RESULTS
+from causvid.train.run import Run, deadline_in
+from causvid.train.stages import BUNDLE, check_folder, run_in_turn
 
 FOLDER = "ablations"
 WORLD = ("autoencoder", "classifier", "data", "teacher", "decoder")
-BEGINS_WITH = {"teacher.safetensors": TEACHER, "text_encoder.safetensors": TEXT}
-"""The names by which a variant that trains its own teacher borrows the run's."""
 
 
 @dataclass(frozen=True)
@@ -47,11 +45,12 @@ def variants(preset: Preset) -> tuple[Variant, ...]:
     Source: what the ablation of CausVid (2412.07772, table 4) compares.
     """
     recipe, settings = preset.recipe, preset.recipe.ablations
-    short = min(settings.dmd_steps or recipe.dmd.steps, recipe.dmd.steps)
+    teacher, dmd = required(recipe.teacher, "teacher"), required(recipe.dmd, "dmd")
+    short = min(settings.dmd_steps or dmd.steps, dmd.steps)
     # Single frames cannot teach what to do without the future; and a rate that falls for long keeps what is known.
-    phases = (recipe.teacher.phases[-1].model_copy(update={"until": 1.0}),)
+    phases = (teacher.phases[-1].model_copy(update={"until": 1.0}),)
     steps = settings.causal_steps
-    warmup = min(recipe.teacher.warmup, steps // 5)
+    warmup = min(teacher.warmup, steps // 5)
     causal = {"causal": True, "steps": steps, "warmup": warmup, "cooldown": 0.8, "phases": phases}
 
     def changed(name: str, **stages: dict[str, Any]) -> Preset:
@@ -66,7 +65,7 @@ def variants(preset: Preset) -> tuple[Variant, ...]:
         Variant("no-ode", changed("no-ode", dmd={"start": "teacher"}), WORLD, ("dmd",)),
         Variant("causal-teacher", changed("causal-teacher", teacher=causal), WORLD, ("teacher", "pairs", "ode", "dmd")),
     ]
-    if short < recipe.dmd.steps:
+    if short < dmd.steps:
         found.insert(1, Variant("short", changed("short"), (*WORLD, "ode"), ("dmd",)))
     return tuple(found)
 
@@ -81,18 +80,28 @@ def run(
     Raises:
         ValueError: naming the stage whose result the run lacks, or a borrowed file that is the run's no more.
     """
-    preset, lender = load_preset(preset_name), Run(Path(out), seed=seed, device=torch.device(device))
+    preset, device_of_all = load_preset(preset_name), torch.device(device)
+    lender = Run(Path(out), seed=seed, device=device_of_all, deadline=deadline_in(max_minutes))
     check_folder(lender.folder)
-    todo, left = variants(preset), countdown(max_minutes)
+    todo = variants(preset)
     lent = [_lent(variant, preset, lender.folder) for variant in todo]  # all, before anything is written
     for variant, files in zip(todo, lent, strict=True):
         where = replace(lender, folder=lender.folder / FOLDER / variant.name)
         for source, name in files:
             _borrow(source, where.folder, name)
-        _tell_earlier(variant, preset, lender, where)
-        if not run_in_turn(variant.stages, variant.preset, where, left):
+        changed = variant.preset
+        if "teacher" in variant.stages:  # the run's bundle has the weights that its own teacher begins with
+            changed = changed.model_copy(update={"start": str(lender.folder / BUNDLE)})
+        if (where.is_over and variant.stages) or not run_in_turn(variant.stages, changed, where):
             return False
-        export_bundle(variant.preset, where, where.folder / BUNDLE, student=variant.student, with_teacher=False)
+        export_bundle(
+            variant.preset,
+            where,
+            where.folder / BUNDLE,
+            student=variant.student,
+            with_teacher=False,
+            earlier=_earlier(variant, preset, lender),
+        )
     return True
 
 
@@ -100,7 +109,7 @@ def _lent(variant: Variant, preset: Preset, folder: Path) -> list[tuple[Path, st
     """Return the files of the run that a variant needs, and what it calls them."""
     files = []
     for stage in variant.borrowed:
-        if getattr(preset.recipe, stage) is None:
+        if getattr(preset.recipe, stage) is None or stage in variant.stages:
             continue
         for pattern in RESULTS.get(stage, (f"{stage}/*.safetensors",)):
             found = sorted(folder.glob(pattern))
@@ -108,9 +117,8 @@ def _lent(variant: Variant, preset: Preset, folder: Path) -> list[tuple[Path, st
                 raise ValueError(
                     f"{folder / pattern} is missing: run `causvid train {stage}` first, with the same --out"
                 )
-            for file in (inner for place in found for inner in (place.rglob("*") if place.is_dir() else [place])):
-                name = file.relative_to(folder).as_posix()
-                files.append((file, BEGINS_WITH.get(name, name) if "teacher" in variant.stages else name))
+            inside = (inner for place in found for inner in (place, *place.rglob("*")))
+            files += [(file, file.relative_to(folder).as_posix()) for file in inside if file.is_file()]
     return files
 
 
@@ -131,11 +139,11 @@ def _borrow(source: Path, folder: Path, name: str) -> None:
     os.replace(partial, target)
 
 
-def _tell_earlier(variant: Variant, preset: Preset, lender: Run, where: Run) -> None:
-    """Write down which of the run's stages went into a variant, for where its weights come from."""
+def _earlier(variant: Variant, preset: Preset, lender: Run) -> Stages:
+    """Return what the run's stages took that went into a variant, for where its weights come from."""
     behind = {*variant.borrowed, *(("pairs",) if "ode" in variant.borrowed else ())}
-    earlier = {}
-    for name, facts in provenance(preset, lender)["stages"].items():
-        if name.split(",")[0] in behind:
-            earlier[f"{name}, bidirectional" if name in variant.stages else name] = facts
-    (where.folder / EARLIER).write_text(json.dumps(earlier, indent=2) + "\n", encoding="utf-8")
+    return {
+        f"{name}, bidirectional" if name in variant.stages else name: facts
+        for name, facts in provenance(preset, lender)["stages"].items()
+        if name.split(",")[0] in behind
+    }

@@ -2,12 +2,14 @@
 
 from torch import Tensor
 
+from causvid.data.renders import clip_batches, world_of
 from causvid.evaluate.classifier import AttributeClassifier, classifier_loss
 from causvid.preset import Preset
-from causvid.seeding import lend_seed
-from causvid.train.loop import Run, Stage, step_generator
-from causvid.train.optimizer import adamw, learning_rate, update
-from causvid.data.storybook import clip_batches, world_of
+from causvid.recipe import required
+from causvid.seeding import lend_seed, step_generator
+from causvid.train.loop import Stage
+from causvid.train.objective import Metrics, Micro, make_objective
+from causvid.train.run import Run
 
 
 def vocabularies(preset: Preset) -> dict[str, tuple[str, ...]]:
@@ -17,28 +19,23 @@ def vocabularies(preset: Preset) -> dict[str, tuple[str, ...]]:
 
 
 def classifier_stage(preset: Preset, run: Run) -> Stage:
-    """Train on freshly rendered clips."""
-    config = preset.recipe.classifier
+    """Train on rendered clips."""
+    config = required(preset.recipe.classifier, "classifier")
     with lend_seed(step_generator(run.seed, "classifier weights", 0)):
         model = AttributeClassifier(vocabularies(preset), frames=config.frames)
     model.to(run.device)
-    draw = clip_batches(preset, run, batch=config.batch, frames=config.frames, pool=config.pool)
-    parameters = list(model.parameters())
-    optimizer = adamw(parameters, config)
+    draw = clip_batches(preset, config, seed=run.seed, device=run.device)
 
-    def step(n: int) -> dict[str, Tensor]:
-        generator = step_generator(run.seed, "classifier", n, run.device)
-        pixels, scenes = draw(generator)
+    def loss(micro: Micro) -> tuple[Tensor, Metrics]:
+        pixels, scenes = draw(micro.noise)
         labels = {name: value.to(run.device) for name, value in model.labels([s.readable() for s in scenes]).items()}
-        loss = classifier_loss(model, pixels, labels, generator=generator)
-        norm = update(optimizer, loss, parameters, rate=learning_rate(config, n), clip=config.clip)
-        return {"loss": loss.detach(), "grad_norm": norm}
+        return classifier_loss(model, pixels, labels, generator=micro.noise), {}
 
     return Stage(
         name="classifier",
         steps=config.steps,
         settings=config.lasting(),
-        state={"model": model, "optimizer": optimizer},
-        step=step,
+        modules={"model": model},
+        objectives=[make_objective("classifier", loss, list(model.parameters()), config)],
         finish=lambda: model.save(run.folder / "classifier_model"),
     )
