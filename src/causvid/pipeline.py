@@ -250,9 +250,7 @@ class Pipeline:
                 "a stream needs a causal student: this model is a teacher, which sees whole clips; "
                 "give student= (--student), or let the teacher make a clip (--teacher)"
             )
-        return Engine(
-            self.bundle.transformer, self.bundle.autoencoder, embed=self._embed, check=self._check_prompt
-        )
+        return Engine(self.bundle.transformer, self.bundle.autoencoder, embed=self._embed, check=self._check_prompt)
 
     def _encode(self, model: Transformer, prompts: Sequence[str]) -> TextKeys:
         weight = model.patch_in.weight

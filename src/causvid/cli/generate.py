@@ -67,7 +67,10 @@ def generate(
 def _note_preset(pipeline: "Pipeline", parts: dict[str, Any]) -> None:
     chosen = pipeline.bundle.provenance.get("preset")
     if parts["student"] is not None and parts["preset"] is None and chosen is not None:
-        print(f"note: it generates as preset {chosen} says, by its name or size; --preset chooses another", file=sys.stderr)
+        print(
+            f"note: it generates as preset {chosen} says, by its name or size; --preset chooses another",
+            file=sys.stderr,
+        )
 
 
 def _teach(

@@ -47,7 +47,9 @@ def make_variations(pipeline: "Pipeline", timeline: "Timeline", output: Path, co
             )
         else:
             playbacks = (pipeline.play(timeline.model_copy(update={"seed": seed})) for seed in seeds)
-            videos = torch.stack([_video(playback, stage(f"frames of seed {playback.timeline.seed}")) for playback in playbacks])
+            videos = torch.stack(
+                [_video(playback, stage(f"frames of seed {playback.timeline.seed}")) for playback in playbacks]
+            )
     took = time.perf_counter() - began
     for file, video in zip(files, videos, strict=True):
         if write_video([video], file, fps=pipeline.fps, scale=scale, began=began).stopped:
