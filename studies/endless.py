@@ -19,7 +19,6 @@ from causvid.evaluate.adherence import Tally
 from causvid.evaluate.classifier import MIN_FRAMES
 from causvid.evaluate.drift import colours
 from causvid.evaluate.videos import Progress
-from causvid.stream import Stream
 
 READ_SECONDS = 2.0
 READ_ONE_IN = 3
@@ -90,7 +89,6 @@ def follow(bench: Bench, name: str, options: dict[str, Any], *, minutes: float, 
     bounds = deque(frames * (i + 1) // parts for i in range(parts))
     stills_at = {frames * i // (STILLS - 1) for i in range(STILLS)}
     stream = bench.pipeline.stream(case.prompt.text, seed=bench.seed, **options)
-    assert isinstance(stream, Stream)
     length = max(bench.frames(READ_SECONDS), MIN_FRAMES)
     waiting: list[Tensor] = []
     stills: list[Tensor] = []

@@ -18,15 +18,13 @@ from notebook import Notebook, Row
 from torch import Tensor
 
 from causvid.cli.options import DeviceOption, ModelOption, load_pipeline, stages
-from causvid.engine.source import STRENGTH
-from causvid.engine.state import PromptMode
+from causvid.engine.request import STRENGTH, PromptMode
 from causvid.evaluate.adherence import Tally
 from causvid.evaluate.classifier import MIN_FRAMES
 from causvid.evaluate.judge import load_judge
 from causvid.evaluate.seams import seam
 from causvid.media import contact_sheet
 from causvid.models.autoencoder import TIME_FACTOR
-from causvid.stream import Stream
 
 BEFORE = 2.0
 """Seconds before a prompt changes; the chunk they end in is completed."""
@@ -55,7 +53,6 @@ def measure_changes(bench: Bench, book: Notebook) -> None:
     for seed, case in bench.numbered("changes of prompt"):
         changed = attributes[(seed - bench.seed) % len(attributes)]
         new, stream = case.changes[changed], bench.pipeline.stream(case.prompt.text, seed=seed)
-        assert isinstance(stream, Stream)
         start = take(stream, bench.frames(BEFORE))
         at, videos = len(start), {}
         for mode in modes:

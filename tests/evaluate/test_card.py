@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -54,8 +55,22 @@ def _report(student: int = 90, late: int = 88, seconds: float = 2.0) -> Evaluati
 
 @pytest.fixture
 def bundle(tmp_path: Path) -> Path:
-    settings = {
-        "generation": {"width": 96, "height": 64, "fps": 8.0, "first": 1, "chunk": 3, "window": 12, "sink": 1},
+    settings: dict[str, Any] = {
+        "format": 1,
+        "generation": {
+            "width": 96,
+            "height": 64,
+            "fps": 8.0,
+            "clip_frames": 13,
+            "first": 1,
+            "chunk": 3,
+            "window": 12,
+            "sink": 1,
+            "shift": 3.0,
+            "timesteps": [1000, 500],
+            "teacher_steps": 48,
+            "guidance": 3.0,
+        },
         "provenance": {
             "preset": "nano",
             "world": "storybook",
@@ -119,7 +134,7 @@ def test_a_report_without_teacher_or_long_videos_still_makes_a_card(bundle: Path
 
 
 def test_mistakes_are_named(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="readable causvid"):
+    with pytest.raises(ValueError, match="causvid.json"):
         write_card(tmp_path, _report())
     assert not list(tmp_path.iterdir())
 

@@ -28,5 +28,5 @@ def difference(videos: Tensor, classifier: Path | None) -> tuple[float, str]:
 
 def feature_distances(features: Tensor) -> Tensor:
     """Return the root mean square differences of every two of [B, D] features: [B (B - 1) / 2], as `torch.pdist`."""
-    distances: Tensor = torch.pdist(features)
-    return distances / features.shape[1] ** 0.5
+    distances: Tensor = torch.pdist(features) / features.shape[1] ** 0.5
+    return distances

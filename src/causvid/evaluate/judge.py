@@ -67,7 +67,7 @@ def judge_drift(folder: Path, classifier: AttributeClassifier) -> Drift:
     """Score the first and the last seconds of the long videos of a folder."""
     manifest = Manifest.load(folder)
     videos = read_videos(folder, manifest, batch=LONG_BATCH)
-    return measure_drift(classifier, videos, _labels(classifier, manifest.prompts), fps=manifest.fps)
+    return measure_drift(classifier, videos, _labels(classifier, manifest.prompts), fps=manifest.generation.fps)
 
 
 def judge_renders(

@@ -9,7 +9,6 @@ then, so the folder ends as if it had never been interrupted.
 Letters: B batch, T pixel frames, H W rows and columns.
 """
 
-import hashlib
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -21,7 +20,8 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from causvid.config import Settings, one_line
+from causvid.config import GenerationConfig, Settings, one_line
+from causvid.engine.storage import fingerprint
 from causvid.evaluate.prompts import Prompt
 from causvid.media import VideoWriter, read_video
 from causvid.pipeline import Pipeline
@@ -42,15 +42,13 @@ class Video(Settings):
 
 
 class Manifest(Settings):
-    """What a folder of videos holds. model: `fingerprint` of the model. seconds: length of a video."""
+    """What a folder of videos holds. model: fingerprint of its weights. seconds: length of a video."""
 
     model: str
     maker: Maker
     steps: int
     seconds: float
-    fps: float
-    height: int
-    width: int
+    generation: GenerationConfig
     videos: tuple[Video, ...]
 
     @property
@@ -105,16 +103,17 @@ def make_videos(
         raise ValueError(f"prompts={len(prompts)}, seeds={seeds}, batch={batch}: expected 1 or more of each")
     if maker not in get_args(Maker):
         raise ValueError(f"maker={maker!r} is not one of {', '.join(get_args(Maker))}")
-    own = pipeline.generation
+    own, parts = pipeline.generation, pipeline.bundle
+    model = parts.transformer if maker == "student" else parts.teacher
+    if model is None:
+        raise ValueError("maker=teacher: this model has no teacher")
     files = [(f"{number:05d}-{take}.mkv", prompt) for take in range(seeds) for number, prompt in enumerate(prompts)]
     request = Manifest(
-        model=fingerprint(pipeline, maker),
+        model=fingerprint(model, parts.autoencoder),
         maker=maker,
         steps=steps or (len(own.timesteps) if maker == "student" else own.teacher_steps),
         seconds=pipeline.clip_seconds if seconds is None else seconds,
-        fps=own.fps,
-        height=own.height,
-        width=own.width,
+        generation=own,
         videos=tuple(Video(file=file, prompt=prompt, seed=seed + n) for n, (file, prompt) in enumerate(files)),
     )
     folder.mkdir(parents=True, exist_ok=True)
@@ -149,7 +148,8 @@ def make_batch(
     steps: int | None = None,
 ) -> Tensor:
     """Make a video of every prompt with the student or the teacher, uint8 [B, T, H, W, 3]."""
-    return pipeline.generate_batch(prompts, seeds=seeds, seconds=seconds, steps=steps, mode=maker)
+    make = pipeline.generate_batch if maker == "student" else pipeline.teach
+    return make(prompts, seeds=seeds, seconds=seconds, steps=steps)
 
 
 def read_videos(folder: Path, manifest: Manifest, *, batch: int = 8) -> Iterator[Tensor]:
@@ -166,18 +166,6 @@ def read_videos(folder: Path, manifest: Manifest, *, batch: int = 8) -> Iterator
         yield torch.stack([_read(path, manifest) for path in paths])
 
 
-def fingerprint(pipeline: Pipeline, maker: Maker = "student") -> str:
-    """Digest a model's transformer, or its teacher, and how it generates: 12 hexadecimal digits."""
-    model = pipeline.bundle.transformer if maker == "student" else pipeline.bundle.teacher
-    if model is None:
-        raise ValueError("maker=teacher needs a bundle with a teacher: this one has none")
-    digest = hashlib.sha256(pipeline.generation.model_dump_json().encode())
-    for name, tensor in model.state_dict().items():
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:12]
-
-
 def _continued(folder: Path, request: Manifest) -> Manifest:
     """Return the manifest of the same request that a folder holds; begin one in an empty folder."""
     if not (folder / MANIFEST).is_file():
@@ -187,10 +175,11 @@ def _continued(folder: Path, request: Manifest) -> Manifest:
         return request
     found = Manifest.load(folder)
     unmade = tuple(video.model_copy(update={"wall_seconds": None}) for video in found.videos)
-    if found.model_copy(update={"videos": unmade}) != request:
-        names = [name for name in Manifest.model_fields if name != "videos"]
-        other = [f"{name}={getattr(found, name)}" for name in names if getattr(found, name) != getattr(request, name)]
-        raise ValueError(f"folder={folder} holds videos of another request ({', '.join(other) or 'other prompts or seeds'})")
+    asked = found.model_copy(update={"videos": unmade})
+    if asked != request:
+        names = [name for name in Manifest.model_fields if getattr(asked, name) != getattr(request, name)]
+        other = {"videos": "prompts or seeds", "model": f"model {found.model}", "seconds": f"seconds={found.seconds:g}"}
+        raise ValueError(f"folder={folder} holds videos of another request: {other.get(names[0], names[0])}")
     return found
 
 
@@ -203,5 +192,6 @@ def _write(path: Path, video: Tensor, *, fps: float) -> None:
 
 
 def _read(path: Path, manifest: Manifest) -> Tensor:
-    frames = read_video(path, height=manifest.height, width=manifest.width, fps=manifest.fps)
+    own = manifest.generation
+    frames = read_video(path, height=own.height, width=own.width, fps=own.fps)
     return torch.from_numpy(np.stack(list(frames)))
