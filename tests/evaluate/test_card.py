@@ -58,8 +58,18 @@ def bundle(tmp_path: Path) -> Path:
     settings: dict[str, Any] = {
         "format": 1,
         "generation": {
-            "width": 96, "height": 64, "fps": 8.0, "clip_frames": 13, "first": 1, "chunk": 3, "window": 12, "sink": 1,
-            "shift": 3.0, "timesteps": [1000, 500], "teacher_steps": 48, "guidance": 3.0,
+            "width": 96,
+            "height": 64,
+            "fps": 8.0,
+            "clip_frames": 13,
+            "first": 1,
+            "chunk": 3,
+            "window": 12,
+            "sink": 1,
+            "shift": 3.0,
+            "timesteps": [1000, 500],
+            "teacher_steps": 48,
+            "guidance": 3.0,
         },
         "provenance": {
             "preset": "nano",
@@ -124,7 +134,7 @@ def test_a_report_without_teacher_or_long_videos_still_makes_a_card(bundle: Path
 
 
 def test_mistakes_are_named(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="causvid.json"):
+    with pytest.raises(ValueError, match=r"causvid\.json"):
         write_card(tmp_path, _report())
     assert not list(tmp_path.iterdir())
 
