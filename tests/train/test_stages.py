@@ -65,8 +65,8 @@ def test_the_chain_ends_with_a_bundle_that_streams(chain):
     assert all(chunk.dtype == torch.uint8 and chunk.shape[1:] == (32, 48, 3) for chunk in chunks)
     again = list(pipeline.stream("a red fish swims in the snow", seconds=3, seed=1))
     assert all(map(torch.equal, chunks, again))
-    (whole,) = pipeline.stream("a red fish swims in the snow", mode="teacher", steps=2)
-    assert whole.shape == (13, 32, 48, 3)
+    whole = pipeline.teach(["a red fish swims in the snow"], seeds=[0], steps=2)
+    assert whole.shape == (1, 13, 32, 48, 3)
 
 
 def test_the_bundle_holds_what_was_trained(chain):

@@ -23,7 +23,8 @@ from causvid.models.text import TextEncoder, train_tokenizer
 from causvid.models.tiny_autoencoder import TinyAutoencoder
 from causvid.models.transformer import Transformer
 from causvid.models.wan_autoencoder import WanAutoencoder
-from causvid.nn.visibility import FULL, Visibility, chunk_layout
+from causvid.nn.chunks import chunk_layout
+from causvid.nn.visibility import FULL, Visibility
 from causvid.preset import Preset
 from causvid.seeding import lend_seed, step_generator
 from causvid.train.order import RESULTS, needed

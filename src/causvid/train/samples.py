@@ -17,7 +17,7 @@ from causvid.flow import schedule
 from causvid.media import VideoWriter, contact_sheet, to_bytes
 from causvid.models.text import TextEncoder
 from causvid.models.transformer import Transformer
-from causvid.nn.visibility import chunk_layout
+from causvid.nn.chunks import chunk_layout
 from causvid.preset import Preset
 from causvid.seeding import step_generator
 from causvid.train.roles import Roles, latent_size, student_sigmas, teacher_visibility
