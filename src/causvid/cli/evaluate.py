@@ -26,7 +26,7 @@ SeedOption = Annotated[int, typer.Option(min=0, help="Chooses prompts and noise.
 
 def videos(
     output: Annotated[
-        Path, typer.Option("-o", "--output", help="Folder for the videos; an interrupted one is continued.")
+        Path, typer.Option("-o", "--output", help="Folder for the videos; continues an interrupted one.")
     ],
     model: ModelOption = None,
     file: Annotated[Path | None, typer.Option(help="A text file with a prompt in each line.")] = None,
@@ -75,7 +75,7 @@ def adherence(
     note: Annotated[list[str] | None, typer.Option(help="A remark for the card; may be repeated.")] = None,
     into: Annotated[
         Path | None,
-        typer.Option("--videos", help="Make the videos in this folder, or continue it, and leave them there."),
+        typer.Option("--videos", help="Make the videos in this folder and leave them there."),
     ] = None,
     seed: SeedOption = 0,
     device: DeviceOption = None,
