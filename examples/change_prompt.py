@@ -11,7 +11,7 @@ pipeline = Pipeline.from_pretrained()
 stream = pipeline.stream("a red swan moving to the right over a lake", seed=2)  # without end
 history = list(islice(stream, 3))
 
-other = stream.fork()  # costs nothing until one of the two continues
+other = stream.fork()
 stream.set_prompt("a blue swan moving to the right over a lake", "blend", chunks=2)
 other.prompt = "a red swan moving to the right over a meadow"  # takes effect at the next chunk
 

@@ -15,6 +15,16 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    @classmethod
+    def make(cls, **values: object) -> Self:
+        """Validate values; raise a `ValueError` of one line that names the place, the value and what was expected."""
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            value = error.errors()[0]["input"]
+            shown = f"={value!r}: " if isinstance(value, int | float | str) and error.errors()[0]["loc"] else ": "
+            raise ValueError(one_line(error).replace(": ", shown, 1)) from None
+
 
 class TransformerConfig(Settings):
     """Sizes of the transformer; `patch` is the spatial patch edge in latent cells."""

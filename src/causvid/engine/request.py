@@ -5,9 +5,9 @@ It knows no model: `engine.limits` turns it into what a given model needs.
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, PositiveInt, ValidationError, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
-from causvid.config import Settings, one_line
+from causvid.config import Settings
 
 PromptMode = Literal["cut", "recache", "blend"]
 Policy = Literal["window", "recompute"]
@@ -20,21 +20,7 @@ STRENGTH = 0.9
 """How much of its source video-to-video changes by default: what measured best on the built-in model."""
 
 
-class Checked(Settings):
-    """Settings that a user gives by hand."""
-
-    @classmethod
-    def make(cls, **values: object) -> Self:
-        """Validate values; raise a `ValueError` of one line that names the place, the value and what was expected."""
-        try:
-            return cls.model_validate(values)
-        except ValidationError as error:
-            value = error.errors()[0]["input"]
-            shown = f"={value!r}: " if isinstance(value, int | float | str) and error.errors()[0]["loc"] else ": "
-            raise ValueError(one_line(error).replace(": ", shown, 1)) from None
-
-
-class GenerationOptions(Checked):
+class GenerationOptions(Settings):
     """What holds for a whole video, whatever its prompts; what is None is the model's own."""
 
     seconds: Seconds | None = Field(None, description="Length. Default: that of the clips it was trained on.")
@@ -83,7 +69,7 @@ class GenerationRequest(GenerationOptions):
         return self
 
 
-class Transition(Checked):
+class Transition(Settings):
     """A prompt and how the video comes to show it.
 
     mode: "cut" changes the text alone, "recache" also recomputes the keys of the visible history under it (LongLive,
@@ -117,7 +103,7 @@ class PromptChange(Transition):
         return self.chunks if self.mode == "blend" else 1
 
 
-class Adjustment(Checked):
+class Adjustment(Settings):
     """Other values that take effect at the next chunk: a new seed, another strength of video-to-video."""
 
     seed: Seed | None = None

@@ -1,4 +1,4 @@
-"""A film being made into a file, chunk by chunk: what all commands that make video share."""
+"""A timeline played into a file, chunk by chunk: what all commands that make video share."""
 
 import sys
 import time
@@ -9,20 +9,20 @@ from itertools import takewhile
 from pathlib import Path
 from queue import Empty, Full, Queue
 from threading import Event, Thread
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from causvid.cli.options import progress_bar
+from causvid.cli.options import load_pipeline, progress_bar
 from causvid.interrupt import gentle_interrupt
+from causvid.loading.spec import ModelSpec
 from causvid.media import VideoWriter, check_target
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from causvid.film import Film
-    from causvid.timeline import Timeline
     from causvid.pipeline import Pipeline
+    from causvid.timeline import Playback, Timeline
 
 READY = 2
 """Chunks that may wait to be encoded."""
@@ -37,29 +37,11 @@ ScaleOption = Annotated[
 
 
 @dataclass(frozen=True)
-class Making:
-    """How chunks are made; what is None is the model's own."""
-
-    seed: Annotated[int, typer.Option(help="The same seed gives the same video.")] = 0
-    steps: Annotated[int | None, typer.Option(help="Denoising steps a chunk.")] = None
-    height: Annotated[int | None, typer.Option(help="Pixels, where the model allows it.")] = None
-    width: Annotated[int | None, typer.Option(help="Pixels, where the model allows it.")] = None
-    window: Annotated[int | None, typer.Option(help="Latent frames of the past it sees.")] = None
-    sink: Annotated[int | None, typer.Option(help="First latent frames it never forgets.")] = None
-    policy: Annotated[
-        Literal["window", "recompute"], typer.Option(help="Keep the past as it was seen, or see it anew every chunk.")
-    ] = "window"
-    fit: Annotated[
-        Literal["cover", "contain", "stretch"], typer.Option(help="How a picture of another shape is brought to size.")
-    ] = "cover"
-
-
-@dataclass(frozen=True)
 class Keeping:
     """What is kept beside the video."""
 
     scale: ScaleOption = None
-    save_script: Annotated[
+    save_timeline: Annotated[
         Path | None, typer.Option(help="Write what `causvid play` makes this again from: .toml or .json.")
     ] = None
     latents: Annotated[
@@ -72,11 +54,11 @@ class Keeping:
         from causvid.timeline import check_suffix
 
         check_target(output)
-        if self.save_script is not None:
-            check_suffix(self.save_script)
+        if self.save_timeline is not None:
+            check_suffix(self.save_timeline)
         if self.latents is not None and self.latents.suffix != SUFFIX:
             raise ValueError(f"latents={self.latents} has suffix {self.latents.suffix!r}, expected {SUFFIX}")
-        for path in filter(None, (self.save_script, self.latents)):
+        for path in filter(None, (self.save_timeline, self.latents)):
             if not path.parent.is_dir():
                 raise FileNotFoundError(f"the folder of {path} does not exist")
 
@@ -99,7 +81,21 @@ class Written:
         )
 
 
-def play_film(
+def load(parts: dict[str, Any], device: str | None, *, teacher: bool = False) -> "Pipeline":
+    """Load the model that a command's options name."""
+    return load_pipeline(ModelSpec.make(**parts, teacher=teacher), device)
+
+
+def named(parts: dict[str, Any], pipeline: "Pipeline") -> dict[str, Any]:
+    """Return what a timeline says of the model that `parts` were loaded as.
+
+    A preset that was chosen by a student's name or size is written out: a file may be moved, and renamed.
+    """
+    chosen = None if parts["student"] is None else pipeline.bundle.provenance.get("preset")
+    return {**parts, "preset": parts["preset"] or chosen}
+
+
+def play_timeline(
     pipeline: "Pipeline",
     timeline: "Timeline",
     output: Path,
@@ -109,42 +105,43 @@ def play_film(
 ) -> None:
     """Play a timeline into a file, print a line that sums up, and keep what is to be kept.
 
-    before: frames, uint8 [T, H, W, 3], that the video begins with.
+    before: frames, uint8 [T, H, W, 3], that the video starts with.
     """
     if keeping.latents is not None and any(shot.image for shot in timeline.shots[1:]):
-        raise ValueError("latents: a film that begins anew with an image has none that belong together")
+        raise ValueError("latents: a video that starts anew with an image has none that belong together")
     began = time.perf_counter()
-    film = pipeline.play(timeline)
+    playback = pipeline.play(timeline)
     note_unknown_words(pipeline, [shot.prompt for shot in timeline.shots])
-    past, latents = film.stream.past, list["Tensor"]()
-    made = _with_latents(film, latents)
+    continued, latents = playback.stream.session.continued, list["Tensor"]()
+    made = _with_latents(playback, latents)
     written = write_video(made, output, fps=pipeline.fps, scale=keeping.scale, began=began, before=before)
-    if keeping.save_script is not None:
-        _script(film, written.frames).save(keeping.save_script)
+    if keeping.save_timeline is not None:
+        _played(playback, written.frames).save(keeping.save_timeline)
     if keeping.latents is not None:
         import torch
 
         from causvid.engine.latents import save_latents
 
-        parts = ([] if past is None else [past.cpu()]) + latents[: written.chunks]
+        parts = ([] if continued is None else [continued.cpu()]) + latents[: written.chunks]
         save_latents(keeping.latents, torch.cat(parts, dim=1), fps=pipeline.fps)
     if written.stopped:
         raise KeyboardInterrupt
     print(written.line(output, pipeline.fps))
 
 
-def _with_latents(film: "Film", latents: list["Tensor"]) -> Iterator[Any]:
-    for frames in film:
-        assert film.latent is not None
-        latents.append(film.latent.cpu())
+def _with_latents(playback: "Playback", latents: list["Tensor"]) -> Iterator[Any]:
+    for frames in playback:
+        assert playback.latent is not None
+        latents.append(playback.latent.cpu())
         yield frames
 
 
-def _script(film: "Film", frames: int) -> "Timeline":
-    """Return what plays the film again, as far as it is in the file."""
+def _played(playback: "Playback", frames: int) -> "Timeline":
+    """Return what plays the video again, as far as it is in the file."""
     from causvid.timeline import versions
 
-    timeline = film.timeline if frames >= film.length else film.timeline.up_to(frames / film.fps)
+    whole = frames >= playback.length
+    timeline = playback.timeline if whole else playback.timeline.up_to(frames / playback.fps)
     return timeline.model_copy(update={"versions": versions()})
 
 
