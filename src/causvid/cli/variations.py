@@ -58,7 +58,7 @@ def make_variations(pipeline: "Pipeline", timeline: "Timeline", output: Path, co
     partial = sheet.with_name(f".{sheet.name}.partial")
     contact_sheet(list(videos.numpy()), [f"seed {seed}" for seed in seeds], stills=STILLS).save(partial, "PNG")
     partial.replace(sheet)
-    distance, measure = difference(pipeline, videos)
+    distance, measure = difference(videos, pipeline.bundle.classifier)
     print(
         f"{files[0]} to {files[-1].name}, {sheet.name}: {count} videos of {videos.shape[1]} frames in {took:.1f} s · "
         f"difference {distance:.3f} ({measure})"
