@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from causvid.config import TransformerConfig
-from causvid.flow import add_noise, x0_from_velocity
 from causvid.engine.rollout import commit_chunk, denoise_chunk, predict_x0, rollout
+from causvid.flow import add_noise, x0_from_velocity
 from causvid.models.transformer import Transformer
 from causvid.nn.chunks import chunks
 from causvid.nn.visibility import Visibility

@@ -5,15 +5,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from causvid.cli.output import note_unknown_words, write_video
 from causvid.cli.options import stages
+from causvid.cli.output import note_unknown_words, write_video
 from causvid.media import contact_sheet
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from causvid.timeline import Playback, Timeline
     from causvid.pipeline import Pipeline
+    from causvid.timeline import Playback, Timeline
 
 STILLS = 6
 """Frames of each video in the contact sheet."""
@@ -66,7 +66,7 @@ def make_variations(pipeline: "Pipeline", timeline: "Timeline", output: Path, co
 
 
 def _video(playback: "Playback", told: Callable[[int, int], None]) -> "Tensor":
-    """Make all of a playback, uint8 `[T, H, W, 3]`, telling after every chunk how many frames there are, and will be."""
+    """Make all of a video, uint8 `[T, H, W, 3]`, telling after every chunk how many frames there are, and will be."""
     import torch
 
     chunks = []

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from logging import CRITICAL
 from pathlib import Path
 from typing import Any, cast
 
@@ -133,7 +134,8 @@ def _read_umt5(place: Path, dtype: torch.dtype | None, device: torch.device | st
     state |= {names[name]: tensor for name, tensor in checkpoint.read(wide, dtype=torch.float32, device=device)}
     encoder.load_state_dict(state | {_TIED: state["shared.weight"]}, assign=True)
     encoder.tie_weights()
-    return encoder.eval()
+    encoder.eval()
+    return encoder
 
 
 def _infer_config(checkpoint: Checkpoint) -> UMT5Config:
@@ -175,7 +177,7 @@ def _content(token: str | Mapping[str, Any]) -> str:
 def _quiet() -> Iterator[None]:
     """Keep transformers from drawing its own progress bars and reports; what goes wrong is raised instead."""
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity(logging.CRITICAL)
+    logging.set_verbosity(CRITICAL)
     logging.disable_progress_bar()
     try:
         yield
