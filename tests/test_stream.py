@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from causvid.engine.source import levels_below
-from causvid.timeline import Timeline
 from causvid.pipeline import Pipeline, Stream
+from causvid.timeline import Timeline
 
 Make = Callable[..., Pipeline]
 SWAN, MAMMOTH, SNOW = "a red swan over the snow", "a blue mammoth", "red snow"

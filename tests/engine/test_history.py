@@ -57,7 +57,9 @@ def read(cache: KVCache) -> tuple[torch.Tensor, torch.Tensor]:
 
 @pytest.mark.parametrize(("first", "chunk"), LAYOUTS)
 @pytest.mark.parametrize(("window", "sink"), [(20, 0), (13, 3)])
-def test_a_prefilled_cache_is_the_committed_one_bit_for_bit(model: Transformer, text: TextKeys, first: int, chunk: int, window: int, sink: int) -> None:
+def test_a_prefilled_cache_is_the_committed_one_bit_for_bit(
+    model: Transformer, text: TextKeys, first: int, chunk: int, window: int, sink: int
+) -> None:
     frames = first + 3 * chunk
     _, history, cache = run(model, text, frames=frames, window=window, sink=sink, first=first, chunk=chunk)
     committed, rows = read(cache), cache.state().rows
@@ -68,7 +70,9 @@ def test_a_prefilled_cache_is_the_committed_one_bit_for_bit(model: Transformer, 
 
 @pytest.mark.parametrize(("first", "chunk"), LAYOUTS)
 @pytest.mark.parametrize(("window", "sink"), SIZES)
-def test_visible_are_the_first_frames_and_the_last_at_their_places(model: Transformer, text: TextKeys, first: int, chunk: int, window: int, sink: int) -> None:
+def test_visible_are_the_first_frames_and_the_last_at_their_places(
+    model: Transformer, text: TextKeys, first: int, chunk: int, window: int, sink: int
+) -> None:
     """The first block's keys depend on a frame and its place alone, so there the two agree whatever was evicted."""
     frames = first + 4 * chunk
     latents, history, cache = run(model, text, frames=frames, window=window, sink=sink, first=first, chunk=chunk)
@@ -88,7 +92,9 @@ def test_visible_are_the_first_frames_and_the_last_at_their_places(model: Transf
 
 
 @pytest.mark.parametrize(("window", "sink"), [(4, 0), (3, 1), (5, 4), (0, 2)])
-def test_a_windowed_cache_shows_its_frames_as_neighbours(model: Transformer, text: TextKeys, window: int, sink: int) -> None:
+def test_a_windowed_cache_shows_its_frames_as_neighbours(
+    model: Transformer, text: TextKeys, window: int, sink: int
+) -> None:
     """Rotary attention knows distances alone: a plain cache of the visible frames, side by side, predicts the same."""
     _, history, cache = run(model, text, frames=13, window=window, sink=sink, first=1, chunk=3)
     prefill(model, text, cache, history)
@@ -119,7 +125,9 @@ def test_an_empty_history_leaves_an_empty_cache(model: Transformer, text: TextKe
 @pytest.mark.parametrize(("first", "chunk"), LAYOUTS)
 @pytest.mark.parametrize(("window", "sink"), [(6, 1), (5, 2), (4, 0), (30, 2), (2, 1)])
 @pytest.mark.parametrize("recent", [1, 30])
-def test_without_its_sink_a_history_still_knows_its_chunks(model: Transformer, text: TextKeys, first: int, chunk: int, window: int, sink: int, recent: int) -> None:
+def test_without_its_sink_a_history_still_knows_its_chunks(
+    model: Transformer, text: TextKeys, first: int, chunk: int, window: int, sink: int, recent: int
+) -> None:
     frames = first + 4 * chunk
     latents, history, _ = run(model, text, frames=frames, window=window, sink=sink, first=first, chunk=chunk)
     bare = history.without_sink(recent)

@@ -89,9 +89,7 @@ def test_an_image_of_another_shape_is_brought_to_size(small: Pipeline) -> None:
 
 
 @pytest.mark.parametrize(("count", "seen"), [(1, 1), (4, 1), (12, 1), (13, 13), (20, 13), (25, 25), (40, 25)])
-def test_an_extension_continues_from_the_end_that_falls_into_chunks(
-    small: Pipeline, count: int, seen: int
-) -> None:
+def test_an_extension_continues_from_the_end_that_falls_into_chunks(small: Pipeline, count: int, seen: int) -> None:
     video = noisy(count)
     made = stream(small, after=iter(video), window=30)
     assert torch.equal(made.snapshot().point.history.latents, encoded(small, video[-seen:]))
