@@ -18,9 +18,9 @@ from causvid.data.storybook import StorybookDataset
 from causvid.files.writing import new_folder
 from causvid.flow import warped_steps
 from causvid.loading.assemble import assemble
+from causvid.loading.bundle import Bundle
 from causvid.loading.spec import ModelSpec
 from causvid.loading.text import load_text_encoder, save_text_encoder
-from causvid.loading.bundle import Bundle
 from causvid.models.text import TextEncoder, train_tokenizer
 from causvid.models.tiny_autoencoder import TinyAutoencoder
 from causvid.models.transformer import Transformer
