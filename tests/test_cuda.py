@@ -9,13 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-<<<<<<< HEAD
 from causvid.pipeline import Pipeline, Stream
 from causvid.preset import load_preset
-=======
-from causvid.pipeline import Pipeline
 from causvid.stream import Stream
->>>>>>> coretests
 from causvid.train import stages
 from causvid.train.order import ORDER
 from causvid.train.run import Run

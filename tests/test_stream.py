@@ -12,10 +12,6 @@ import pytest
 import torch
 
 from causvid.engine.source import levels_below
-<<<<<<< HEAD
-from causvid.nn.chunks import chunk_sizes, first_chunk
-=======
->>>>>>> coretests
 from causvid.pipeline import Pipeline, Stream
 from causvid.timeline import Timeline
 

@@ -8,12 +8,8 @@ import torch
 from causvid.config import TransformerConfig
 from causvid.engine.history import History, prefill
 from causvid.engine.rollout import commit_chunk, predict_x0
-<<<<<<< HEAD
-from causvid.models.transformer import Transformer
-=======
 from causvid.models.transformer import TextKeys, Transformer
 from causvid.nn.cache import KVCache
->>>>>>> coretests
 from causvid.nn.chunks import chunk_sizes
 
 CONFIG = TransformerConfig(dim=16, heads=2, layers=2, ffn_dim=24, text_dim=6, in_channels=4, out_channels=4)

@@ -8,11 +8,7 @@ import torch
 from causvid.config import TransformerConfig
 from causvid.engine.rollout import commit_chunk, denoise_chunk, predict_x0, rollout
 from causvid.flow import add_noise, x0_from_velocity
-<<<<<<< HEAD
-from causvid.models.transformer import Transformer
-=======
 from causvid.models.transformer import TextKeys, Transformer
->>>>>>> coretests
 from causvid.nn.chunks import chunks
 from causvid.nn.visibility import Visibility
 
