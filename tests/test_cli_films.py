@@ -20,12 +20,12 @@ from causvid.cli import variations
 from causvid.cli.options import Parts
 from causvid.config import GenerationConfig
 from causvid.engine.latents import load_latents, save_latents
-from causvid.timeline import PARTS, Timeline
-from causvid.media import VideoWriter, read_video
 from causvid.loading import families
 from causvid.loading.names import to_foreign
 from causvid.loading.wan_config import to_wan_config
+from causvid.media import VideoWriter, read_video
 from causvid.pipeline import Pipeline
+from causvid.timeline import PARTS, Timeline
 
 SWAN, MAMMOTH = "a red swan over the snow", "a blue mammoth"
 FPS = 8

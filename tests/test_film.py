@@ -9,8 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from causvid.timeline import Timeline
 from causvid.pipeline import Pipeline, Stream
+from causvid.timeline import Timeline
 
 SWAN, MAMMOTH, SNOW = "a red swan over the snow", "a blue mammoth", "red snow"
 

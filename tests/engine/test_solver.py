@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from causvid.config import TransformerConfig
-from causvid.flow import schedule, x0_from_velocity
 from causvid.engine.solver import guided_velocity, held, solve
+from causvid.flow import schedule, x0_from_velocity
 from causvid.models.transformer import Transformer
 from causvid.nn.visibility import Visibility
 

@@ -134,7 +134,7 @@ def test_a_report_without_teacher_or_long_videos_still_makes_a_card(bundle: Path
 
 
 def test_mistakes_are_named(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="causvid.json"):
+    with pytest.raises(ValueError, match=r"causvid\.json"):
         write_card(tmp_path, _report())
     assert not list(tmp_path.iterdir())
 

@@ -4,7 +4,8 @@ import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, is_dataclass
-from functools import wraps
+from functools import reduce, wraps
+from operator import or_
 from types import UnionType
 from typing import TYPE_CHECKING, Annotated, Any, Union, get_args, get_origin, get_type_hints
 
@@ -80,7 +81,7 @@ def _plain(annotation: Any) -> Any:
     if get_origin(annotation) is Annotated:
         return _plain(get_args(annotation)[0])
     if get_origin(annotation) in (Union, UnionType):
-        return Union[tuple(_plain(part) for part in get_args(annotation))]
+        return reduce(or_, (_plain(part) for part in get_args(annotation)))
     return annotation
 
 

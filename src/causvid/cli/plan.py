@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from causvid.cli.options import Parts, find_device, find_dtype, flat, name_dtype
+from causvid.cli.options import DeviceOption, Options, find_device, flat
 from causvid.loading.spec import ModelSpec
 from causvid.preset import load_preset, preset_names
 
@@ -25,7 +25,7 @@ WEIGHTS = ("transformer", "text encoder", "autoencoder")
 
 @flat
 def plan(
-    parts: Parts,
+    parts: Annotated[dict[str, Any], Options(ModelSpec)],
     gpu: Annotated[str | None, typer.Option(help="Memory there is, such as 24GB: tells whether it fits.")] = None,
     window: Annotated[int | None, typer.Option(help="Latent frames of history it sees.")] = None,
     sink: Annotated[int | None, typer.Option(help="First latent frames that are never evicted.")] = None,
@@ -35,25 +35,27 @@ def plan(
     chunks: Annotated[int, typer.Option(min=1, help="Chunks to measure.")] = 1,
     steps: Annotated[int | None, typer.Option(min=1, help="Denoising steps a chunk, when measuring.")] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write what was measured as JSON.")] = None,
+    device: DeviceOption = None,
 ) -> None:
     """Count how much memory a model needs, by path or by the name of a preset, before any of it is loaded.
 
     GB are 10^9 bytes. A card sold with 24 GB has 7 % more than that, which is left to CUDA itself.
     """
     budget = None if gpu is None else _bytes(gpu)
-    spec = _spec(parts)
+    spec = ModelSpec.make(**parts)
     named = spec.model if spec.model in preset_names() and not Path(spec.model or "").exists() else None
     if named is not None and (measure or spec.student is not None or spec.preset is not None):
         raise ValueError(f"model={named} is a preset: measure, student and preset need the path of a model")
     if output is not None and not measure:
         raise ValueError(f"output={output} has nothing to hold: add --measure")
     from causvid.engine.plan import Choice, sketch_files, sketch_preset
+    from causvid.loading.assemble import DTYPES
 
     tiny = spec.tiny_autoencoder is not None
     sketch = sketch_files(spec) if named is None else sketch_preset(load_preset(named), tiny=tiny)
     own = sketch.generation
     choice = Choice(
-        dtype=sketch.dtype or find_dtype("bf16") if spec.dtype is None else find_dtype(spec.dtype),
+        dtype=(sketch.dtype or DTYPES["bf16"]) if spec.dtype is None else DTYPES[spec.dtype],
         window=own.window if window is None else window,
         sink=own.sink if sink is None else sink,
         height=own.height if height is None else height,
@@ -61,7 +63,7 @@ def plan(
         text_encoder=spec.text_encoder,
     )
     if measure:
-        record = _measure(sketch, choice, spec, parts.device, chunks=chunks, steps=steps)
+        record = _measure(sketch, choice, spec, device, chunks=chunks, steps=steps)
         if output is not None:
             output.parent.mkdir(parents=True, exist_ok=True)
             output.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
@@ -73,10 +75,6 @@ def plan(
         print(f"{needed.peak / GB:.2f} GB at most: {verdict} into {budget / GB:g} GB")
 
 
-def _spec(parts: Parts) -> ModelSpec:
-    return ModelSpec(**{name: getattr(parts, name) for name in ModelSpec.model_fields})
-
-
 def _bytes(text: str) -> int:
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)", text.strip())
     if match is None or match[2].upper() not in UNITS or float(match[1]) == 0:
@@ -86,9 +84,15 @@ def _bytes(text: str) -> int:
 
 def _title(spec: ModelSpec, choice: "Choice") -> str:
     return (
-        f"{spec.model or 'the built-in model'}: {choice.width} x {choice.height}, {name_dtype(choice.dtype)}, "
+        f"{spec.model or 'the built-in model'}: {choice.width} x {choice.height}, {_precision(choice)}, "
         f"window {choice.window}, sink {choice.sink}, text encoder: {choice.text_encoder}"
     )
+
+
+def _precision(choice: "Choice") -> str:
+    from causvid.loading.assemble import DTYPES
+
+    return next(name for name, dtype in DTYPES.items() if dtype == choice.dtype)
 
 
 def _show(needed: "Plan", title: str) -> None:
@@ -118,7 +122,7 @@ def _measure(
 
     place = find_device(device)
     needed = sketch.plan(choice, separate=place.type != "cpu", chunks=chunks)
-    fixed = spec.model_copy(update={"dtype": name_dtype(choice.dtype)})
+    fixed = spec.model_copy(update={"dtype": _precision(choice)})
     size = {name: getattr(choice, name) for name in ("window", "sink", "height", "width")}
 
     def run(pipeline: Pipeline) -> int:
@@ -155,7 +159,7 @@ def _record(
         "device": device.split(":")[0],
         "model": Path(spec.model).name if spec.model else "built-in",
         "transformer": sketch.config.model_dump(mode="json"),
-        "choice": {**vars(choice), "dtype": name_dtype(choice.dtype)},
+        "choice": {**vars(choice), "dtype": _precision(choice)},
         "chunks": chunks,
         "steps": steps or len(sketch.generation.timesteps),
         "frames": found.frames,

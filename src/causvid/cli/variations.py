@@ -5,15 +5,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from causvid.cli.output import note_unknown_words, write_video
 from causvid.cli.options import stages
+from causvid.cli.output import note_unknown_words, write_video
 from causvid.media import contact_sheet
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from causvid.timeline import Playback, Timeline
     from causvid.pipeline import Pipeline
+    from causvid.timeline import Playback, Timeline
 
 STILLS = 6
 """Frames of each video in the contact sheet."""
@@ -58,7 +58,7 @@ def make_variations(pipeline: "Pipeline", timeline: "Timeline", output: Path, co
     partial = sheet.with_name(f".{sheet.name}.partial")
     contact_sheet(list(videos.numpy()), [f"seed {seed}" for seed in seeds], stills=STILLS).save(partial, "PNG")
     partial.replace(sheet)
-    distance, measure = difference(pipeline, videos)
+    distance, measure = difference(videos, pipeline.bundle.classifier)
     print(
         f"{files[0]} to {files[-1].name}, {sheet.name}: {count} videos of {videos.shape[1]} frames in {took:.1f} s · "
         f"difference {distance:.3f} ({measure})"
@@ -66,7 +66,7 @@ def make_variations(pipeline: "Pipeline", timeline: "Timeline", output: Path, co
 
 
 def _video(playback: "Playback", told: Callable[[int, int], None]) -> "Tensor":
-    """Make all of a playback, uint8 `[T, H, W, 3]`, telling after every chunk how many frames there are, and will be."""
+    """Make all of a video, uint8 `[T, H, W, 3]`, telling after every chunk how many frames there are, and will be."""
     import torch
 
     chunks = []

@@ -104,7 +104,7 @@ class Sketch:
                 "transformer": transformer,
                 "text encoder": 0 if away or choice.text_encoder == "release" else text,
                 "autoencoder": weight_bytes(self.autoencoder, choice.dtype),
-                "keys and values of the history": capacity * self._frame_tokens(choice) * pair,
+                "keys and values of the history": self._history(choice) * self._frame_tokens(choice) * pair,
                 "keys and values of the prompt": self.tokens * pair,
                 "state of the decoder": memory,
             },
@@ -122,6 +122,10 @@ class Sketch:
                 raise ValueError(f"{name}={side} is not a multiple of {edge}")
         if min(choice.window, choice.sink) < 0 or choice.window + choice.sink < 1:
             raise ValueError(f"window={choice.window} and sink={choice.sink}: expected at least one latent frame")
+
+    def _history(self, choice: Choice) -> int:
+        """Return the latent frames a cache has room for: slots, the tail, and half a frame for each unrotated key."""
+        return choice.sink + choice.window + max(self.generation.first, self.generation.chunk) + -(-choice.sink // 2)
 
     def _frame_tokens(self, choice: Choice) -> int:
         """Return the tokens of a latent frame."""
@@ -142,10 +146,12 @@ class Sketch:
             levels = torch.empty(1, size)
         keys = TextKeys((text,), (text,))
         rows, columns = latent.shape[3:]
-        cache = model.new_cache(batch=1, height=rows, width=columns, window=choice.window, sink=choice.sink)
+        cache = model.new_cache(
+            batch=1, height=rows, width=columns, window=choice.window, sink=choice.sink, chunk=max(size, seen)
+        )
         if seen:
-            # Once all is full, one frame more: in a long stream the sink is moved whenever it is read.
-            cache.advance(seen + (seen == choice.sink + choice.window))
+            # Once all is full, one frame more: in a long stream the sink moves at every commit.
+            cache.commit(seen + (seen == choice.sink + choice.window))
         return max(
             peak_bytes(lambda: model(latent, levels, keys, cache=cache)),
             peak_bytes(lambda: model(latent, levels, keys, cache=cache, commit=True)),
@@ -234,4 +240,5 @@ def _autoencoder(settings: Mapping[str, Any], *, tiny: bool) -> TinyAutoencoder 
 def _text_encoder(settings: Mapping[str, Any]) -> nn.Module:
     """Make a text encoder without contents."""
     with torch.device("meta"):
-        return UMT5EncoderModel(UMT5Config(**settings)).eval()
+        encoder: nn.Module = UMT5EncoderModel(UMT5Config(**settings))
+    return encoder.eval()

@@ -23,22 +23,22 @@ STRENGTH = 0.9
 class GenerationOptions(Settings):
     """What holds for a whole video, whatever its prompts; what is None is the model's own."""
 
-    seconds: Seconds | None = Field(None, description="Length. Default: that of the clips it was trained on.")
-    seed: Seed = Field(0, description="The same seed gives the same video.")
-    steps: Annotated[int, Field(ge=1, strict=True)] | None = Field(None, description="Denoising steps a chunk.")
-    sigmas: tuple[float, ...] | None = Field(None, description="Noise levels instead, from 1 down, without the last 0.")
-    height: Pixels | None = Field(None, description="Pixels, where the model allows it.")
-    width: Pixels | None = Field(None, description="Pixels, where the model allows it.")
-    window: Frames | None = Field(None, description="Latent frames of history it sees.")
-    sink: Frames | None = Field(None, description="First latent frames that are never evicted.")
-    policy: Policy = Field("window", description="Keep the keys of the history, or recompute them before every chunk.")
-    after: Any = Field(None, description="Extension: a video, or latents, that the new video continues.")
-    source: Any = Field(None, description="Video-to-video: a video, or webcam, that every chunk starts from.")
+    seconds: Seconds | None = Field(default=None, description="Length. Default: that of the clips it was trained on.")
+    seed: Seed = Field(default=0, description="The same seed gives the same video.")
+    steps: Annotated[int, Field(ge=1, strict=True)] | None = Field(default=None, description="Denoising steps a chunk.")
+    sigmas: tuple[float, ...] | None = Field(default=None, description="Noise levels instead, from 1 down, without 0.")
+    height: Pixels | None = Field(default=None, description="Pixels, where the model allows it.")
+    width: Pixels | None = Field(default=None, description="Pixels, where the model allows it.")
+    window: Frames | None = Field(default=None, description="Latent frames of history it sees.")
+    sink: Frames | None = Field(default=None, description="First latent frames that are never evicted.")
+    policy: Policy = Field(default="window", description="Keep the history's keys, or recompute them every chunk.")
+    after: Any = Field(default=None, description="Extension: a video, or latents, that the new video continues.")
+    source: Any = Field(default=None, description="Video-to-video: a video, or webcam, that every chunk starts from.")
     strength: Annotated[float, Field(gt=0, le=1, strict=True)] = Field(
-        STRENGTH, description="How much of the source may change: 1 keeps nothing of it."
+        default=STRENGTH, description="How much of the source may change: 1 keeps nothing of it."
     )
-    adapt: bool = Field(False, description="Change less of what moves more.")
-    fit: Fit = Field("cover", description="How a picture of another shape is brought to size.")
+    adapt: bool = Field(default=False, description="Change less of what moves more.")
+    fit: Fit = Field(default="cover", description="How a picture of another shape is brought to size.")
 
     @model_validator(mode="after")
     def _check_start(self) -> Self:
@@ -57,9 +57,9 @@ class GenerationRequest(GenerationOptions):
     """
 
     prompt: str = Field(description="What to show, in a sentence.")
-    image: Any = Field(None, description="Start with this picture as the first frame.")
+    image: Any = Field(default=None, description="Start with this picture as the first frame.")
     rewind_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False, strict=True)] = Field(
-        0.0, description="How far back the stream can be rewound; each chunk of it costs a copy of the cache."
+        default=0.0, description="How far back the stream can be rewound; each chunk of it costs a copy of the cache."
     )
 
     @model_validator(mode="after")

@@ -142,7 +142,7 @@ class TextEncoder(nn.Module):
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
         """Embed tokenised prompts: int64 `[B, M]` and bool `[B, M]` -> `[B, M, D]`, zero where `mask` is False."""
-        hidden = self.encoder(input_ids=ids, attention_mask=mask.long()).last_hidden_state
+        hidden: Tensor = self.encoder(input_ids=ids, attention_mask=mask.long()).last_hidden_state
         return hidden * mask[..., None]
 
     def embed(self, prompts: Sequence[str], device: torch.device | str | None = None) -> Tensor:
@@ -153,7 +153,7 @@ class TextEncoder(nn.Module):
         """
         ids, mask = self.tokens(prompts)
         here = self.encoder.device
-        hidden = self(ids.to(here), mask.to(here))
+        hidden: Tensor = self(ids.to(here), mask.to(here))
         return hidden if device is None else hidden.to(device)
 
     def unknown_words(self, prompt: str) -> list[str]:

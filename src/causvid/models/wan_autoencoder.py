@@ -52,7 +52,8 @@ class WanAutoencoder(nn.Module):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Let the moments follow the module to a device but, unlike a buffer, stay in fp32."""
         self._mean, self._std = (moment.to(fn(moment).device) for moment in (self._mean, self._std))
-        return super()._apply(fn, recurse)
+        super()._apply(fn, recurse)
+        return self
 
     def encode(self, pixels: Tensor) -> Tensor:
         """Turn a clip `[B, 1 + 4k, 3, H, W]` in [0, 1] into its latent `[B, 1 + k, C, h, w]`.

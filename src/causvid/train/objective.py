@@ -93,7 +93,7 @@ def optimise(objective: Objective, stage: str, run: Run, step: int) -> Metrics:
                 choices=step_generator(run.seed, f"{source} choices", step, part=index),
             )
             loss, metrics = objective.loss(micro)
-            (loss / objective.accumulate).backward()  # type: ignore[no-untyped-call]
+            (loss / objective.accumulate).backward()
             losses.append({"loss": loss.detach(), **metrics})
         norm = nn.utils.clip_grad_norm_(objective.parameters, objective.max_norm)
         for group in objective.optimizer.param_groups:
