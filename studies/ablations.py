@@ -148,7 +148,7 @@ def evaluate(
     """Compare all rows that are there: adherence, Fréchet distance, drift, speed."""
     if not (run / BUNDLE).is_dir():
         raise ValueError(f"run={run} has no {BUNDLE}: finish it with `causvid train all`")
-    full, book = load_pipeline(run / BUNDLE, device), Notebook()
+    full, book = load_pipeline(str(run / BUNDLE), device), Notebook()
     classifier, world = load_judge(full.bundle)
     scenes = held_out(world, 2 * prompts, seed=0)
     asked, others = scenes[:prompts], scenes[prompts:]
@@ -167,7 +167,7 @@ def evaluate(
             if not bundle.is_dir() or (name == "teacher" and full.bundle.teacher is None):
                 print(f"not measured: {title}")
                 continue
-            pipeline = full if bundle == run / BUNDLE else load_pipeline(bundle, device)
+            pipeline = full if bundle == run / BUNDLE else load_pipeline(str(bundle), device)
             maker: Maker = "teacher" if name == "teacher" else "student"
             folder, drift = run / FOLDER / "videos" / name, None
             made = measure(pipeline, asked, folder, classifier, maker=maker, seed=0, progress=stage(name))

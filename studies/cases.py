@@ -51,8 +51,8 @@ class Bench:
     pipeline: Pipeline
     classifier: AttributeClassifier
     cases: Sequence[Case]
-    seed: int
     stage: Callable[[str], Progress]
+    seed: int = 0
     pictures: dict[str, list[tuple[str, Tensor]]] = field(default_factory=dict)
 
     def frames(self, seconds: float) -> int:
@@ -100,9 +100,9 @@ class Counts:
         return pooled(tally for name, tally in self.tallies().items() if not parts or any(p in name for p in parts))
 
 
-def draw_cases(world: World, own: GenerationConfig, *, count: int, seed: int) -> list[Case]:
+def draw_cases(world: World, own: GenerationConfig, count: int) -> list[Case]:
     """Draw held-out scenes of one subject each, and what is asked of them."""
-    drawn = (sample_scene(world, seed + number, split="held-out") for number in itertools.count())
+    drawn = (sample_scene(world, number, split="held-out") for number in itertools.count())
     cases = []
     for scene in itertools.islice((one for one in drawn if one.morph is None and one.second is None), count):
         frames = pixel_frames(own.clip_frames)

@@ -4,9 +4,7 @@ import gc
 import os
 import statistics
 import time
-from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,21 +13,16 @@ from cases import Bench, Counts
 from notebook import Notebook, Row
 from torch import Tensor
 
-from causvid.evaluate.adherence import Tally
 from causvid.evaluate.classifier import MIN_FRAMES
 from causvid.evaluate.drift import colours
 from causvid.evaluate.videos import Progress
 
-READ_SECONDS = 2.0
-READ_ONE_IN = 3
-"""Of a long stream, one clip of so many is read: the classifier is not what is timed."""
+READ_SECONDS, READ_EVERY = 2.0, 6.0
+"""A clip so long is read so often: the classifier is not what is timed."""
 EARLY_SECONDS = 10.0
-"""After so much of a long stream, each chunk is timed beside the one that came then."""
-STILLS = 7
-MEMORY = 0.01
-"""Share by which memory may differ from that of the first stretch."""
-SLOWING = 0.05
-"""Share by which a chunk's time may grow after the first stretch."""
+"""After so much of a stream, each chunk is timed beside the one that came then."""
+MEMORY, SLOWING = 0.01, 0.05
+"""Shares by which memory, and a chunk's time, may differ from those of the first stretch."""
 
 
 def measure_endless(bench: Bench, book: Notebook, *, minutes: float) -> None:
@@ -39,84 +32,54 @@ def measure_endless(bench: Bench, book: Notebook, *, minutes: float) -> None:
         "window without sink": {"policy": "window", "sink": 0},
         "recomputed history": {"policy": "recompute"},
     }
-    about = f"The first prompt for {minutes:g} minutes; one clip of {READ_SECONDS:g} s in {READ_ONE_IN} is read."
+    about = f"The first prompt for {minutes:g} minutes; a clip of {READ_SECONDS:g} s is read every {READ_EVERY:g} s."
     for name, options in histories.items():
-        rows = list(follow(bench, name, options, minutes=minutes, progress=bench.stage(name)))
-        memory = [row.numbers["memory (MiB)"] for row in rows]
-        known = [value for value in memory if value is not None]
-        if len(known) == len(rows):
-            peak = max(abs(value / known[0] - 1) for value in known)
-            wanted = f"{name}: memory within {MEMORY:.0%} of that after the first stretch"
-            book.limit(wanted, peak, MEMORY, f"{peak:.2%} off at most")
-        first, last = rows[0].numbers["over an early one"], rows[-1].numbers["over an early one"]
-        if first is not None and last is not None:
-            wanted = f"{name}: a chunk's time grows by at most {SLOWING:.0%} after the first stretch"
-            book.limit(wanted, last / first - 1, SLOWING, f"{last / first - 1:+.1%} at the end")
+        rows = list(follow(bench, options, minutes=minutes, progress=bench.stage(name)))
         book.close(f"{name}: last stretch", rows[-1].readings["as asked"], rows[0].readings["as asked"], "the first")
-        book.section(f"Without end: {name}", about, rows, "endless" if name == "recomputed history" else None)
+        for column, limit in (("memory (MiB)", MEMORY), ("over an early one", SLOWING)):
+            first, last = rows[0].numbers[column], rows[-1].numbers[column]
+            if first is not None and last is not None:
+                wanted = f"{name}: {column} grows by at most {limit:.0%} after the first stretch"
+                book.limit(wanted, last / first - 1, limit, f"{last / first - 1:+.1%} at the end")
+        book.section(f"Without end: {name}", about, rows)
 
 
-@dataclass
-class _Stretch:
-    """What is gathered of a stretch of a stream."""
-
-    counts: Counts = field(default_factory=Counts)
-    colours: list[Tensor] = field(default_factory=list)
-    times: list[float] = field(default_factory=list)
-    over_early: list[float] = field(default_factory=list)
-
-    def row(self, seconds: float) -> Row:
-        saturation, contrast, luminance = torch.cat(self.colours).mean(0).tolist()
-        numbers: dict[str, float | None] = {
-            "saturation": saturation,
-            "contrast": contrast,
-            "luminance": luminance,
-            "memory (MiB)": resident_mib(),
-            "chunk (ms)": 1000 * statistics.median(self.times),
-            "over an early one": statistics.median(self.over_early) if self.over_early else None,
-        }
-        seen: dict[str, Tally] = {"as asked": self.counts.total()}
-        return Row(name=f"until {seconds / 60:g} min", readings=seen, numbers=numbers)
-
-
-def follow(bench: Bench, name: str, options: dict[str, Any], *, minutes: float, progress: Progress) -> Iterator[Row]:
+def follow(bench: Bench, options: dict[str, Any], *, minutes: float, progress: Progress) -> Iterator[Row]:
     """Run one stream of the first case, and yield a row a minute, or two where it lasts less.
 
     After every chunk an early one is made again: the ratio of both times tells a slower stream from a slower machine.
     """
     case, frames = bench.cases[0], bench.frames(60 * minutes)
-    parts = max(2, round(minutes))
-    bounds = deque(frames * (i + 1) // parts for i in range(parts))
-    stills_at = {frames * i // (STILLS - 1) for i in range(STILLS)}
+    length, stretch = max(bench.frames(READ_SECONDS), MIN_FRAMES), frames // max(2, round(minutes))
     stream = bench.pipeline.stream(case.prompt.text, seed=bench.seed, **options)
-    length = max(bench.frames(READ_SECONDS), MIN_FRAMES)
-    waiting: list[Tensor] = []
-    stills: list[Tensor] = []
-    stretch, done, clips, early, state = _Stretch(), 0, 0, None, None
+    early, state, done, next_read, next_row = None, None, 0, length, stretch
+    tail = torch.empty(0, dtype=torch.uint8)
+    counts, looks, times, ratios = Counts(), list[Tensor](), list[float](), list[float]()
     while done < frames:
         chunk, spent = _timed(stream)
-        stretch.times.append(spent)
         if early is not None and state is not None:
             early.restore(state)
-            stretch.over_early.append(spent / _timed(early)[1])
-        elif done >= min(bench.frames(EARLY_SECONDS), bounds[0] // 2):
+            ratios.append(spent / _timed(early)[1])
+        elif done >= min(bench.frames(EARLY_SECONDS), stretch // 2):
             early = stream.fork()
             state = early.snapshot()
-        stretch.colours.append(colours(chunk))
-        waiting.append(chunk)
-        if sum(map(len, waiting)) >= length:
-            if clips % READ_ONE_IN == 0:
-                stretch.counts.add(bench.matches([torch.cat(waiting)[-length:]], case.prompt.labels)[0])
-            waiting, clips = [], clips + 1
-        reached = {at for at in stills_at if at < done + len(chunk) or done + len(chunk) >= frames}
-        stills_at -= reached
-        stills += [chunk[-1].clone()] * len(reached)
+        tail = torch.cat((tail, chunk))[-length:] if done else chunk
         done += len(chunk)
+        times.append(spent)
+        looks.append(colours(chunk))
+        if done >= next_read:
+            next_read += bench.frames(READ_EVERY)
+            counts.add(bench.matches([tail[-length:]], case.prompt.labels)[0])
         progress(min(done, frames), frames)
-        if done >= bounds[0]:
-            yield stretch.row(bounds.popleft() / bench.pipeline.fps)
-            stretch = _Stretch()
-    bench.show("endless", f"{name}, {minutes:g} minutes: {case.prompt.text}", torch.stack(stills), seed=bench.seed)
+        if done >= next_row:
+            next_row += stretch
+            seen = {"as asked": counts.total()}
+            numbers = dict(zip(("saturation", "contrast", "luminance"), torch.cat(looks).mean(0).tolist(), strict=True))
+            numbers["memory (MiB)"] = resident_mib()
+            numbers["chunk (ms)"] = 1000 * statistics.median(times)
+            numbers["over an early one"] = statistics.median(ratios) if ratios else None
+            yield Row(name=f"until {done / bench.pipeline.fps:.0f} s", readings=seen, numbers=numbers)
+            counts, looks, times, ratios = Counts(), [], [], []
 
 
 def resident_mib() -> float | None:

@@ -31,7 +31,6 @@ BEFORE = 2.0
 SOON = 2.0
 """Seconds in which a new prompt should show, or by which a video is extended."""
 STRENGTHS = (0.5, 0.6, 0.7, 0.8, 0.9)
-SEED = 0
 SMOOTH = 2.0
 """A seam is smooth when it is at most so many ordinary steps of its video."""
 ALONE = "the new prompt alone"
@@ -185,19 +184,19 @@ def main(
     output.mkdir(parents=True, exist_ok=True)  # before minutes of measuring, not after
     pipeline = load_pipeline(model, device)
     classifier, world = load_judge(pipeline.bundle)
-    cases, book = draw_cases(world, pipeline.generation, count=prompts, seed=SEED), Notebook()
+    cases, book = draw_cases(world, pipeline.generation, prompts), Notebook()
     with stages() as stage, torch.inference_mode():
-        bench = Bench(pipeline, classifier, cases, SEED, stage)
+        bench = Bench(pipeline, classifier, cases, stage)
         measure_changes(bench, book)
         plain = measure_image(bench, book)
         measure_extension(bench, book, plain)
         measure_video_to_video(bench, book)
         measure_endless(bench, book, minutes=minutes)
     pictures = {
-        name: contact_sheet([video for _, video in shown], [caption for caption, _ in shown], stills=7)
+        name: contact_sheet([video for _, video in shown], [caption for caption, _ in shown])
         for name, shown in bench.pictures.items()
     }
-    about = f"{ABOUT} {prompts} prompts, seed {SEED}."
+    about = f"{ABOUT} {prompts} prompts."
     book.write(output, "What can be done to a stream", about, pipeline, pictures)
 
 

@@ -18,14 +18,16 @@ if TYPE_CHECKING:
 
 SHOWN = 10
 """Videos in the card's contact sheet."""
-REMARKS = ("card", "note", "keep")
+REMARKS = ("card", "note", "into")
 """Options that change no number."""
 
 SeedOption = Annotated[int, typer.Option(min=0, help="Chooses prompts and noise.")]
 
 
 def videos(
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the videos; one begun is continued.")],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="Folder for the videos; continues an interrupted one.")
+    ],
     model: ModelOption = None,
     file: Annotated[Path | None, typer.Option(help="A text file with a prompt in each line.")] = None,
     prompts: Annotated[int, typer.Option(min=1, help="Held-out prompts, where there is no --file.")] = 100,
@@ -71,7 +73,10 @@ def adherence(
     teacher: Annotated[bool, typer.Option(help="Measure the teacher too, where the model has one.")] = True,
     card: Annotated[bool, typer.Option("--card", help="Write the model card into the bundle.")] = False,
     note: Annotated[list[str] | None, typer.Option(help="A remark for the card; may be repeated.")] = None,
-    keep: Annotated[Path | None, typer.Option(help="Keep the videos in this folder, and continue one begun.")] = None,
+    into: Annotated[
+        Path | None,
+        typer.Option("--videos", help="Make the videos in this folder and leave them there."),
+    ] = None,
     seed: SeedOption = 0,
     device: DeviceOption = None,
 ) -> None:
@@ -87,7 +92,7 @@ def adherence(
         _show_adherence(judge_folder(folder, pipeline))
         return
     with TemporaryDirectory() as temporary, stages() as stage:
-        place = keep or Path(temporary)
+        place = into or Path(temporary)
         report = evaluate(
             pipeline,
             place,

@@ -39,8 +39,8 @@ tags:
 
 # CausVid {name}
 
-A sentence becomes a video that streams: a causal student makes it chunk by chunk, each in a few denoising steps, with \
-its history in a key-value cache. It was distilled from a bidirectional teacher by the recipe of \
+A sentence becomes a video that streams: a causal student makes it chunk by chunk, each chunk in a few denoising \
+steps, with its history in a key-value cache. It was distilled from a bidirectional teacher by the recipe of \
 [CausVid](https://arxiv.org/abs/2412.07772).
 
 Video: {own.width} × {own.height} pixels at {own.fps:g} frames a second.

@@ -20,7 +20,7 @@ from causvid.pipeline import Pipeline
 from causvid.worlds.storybook import World
 
 LONG_BATCH = 4
-"""Long videos that are held in memory at once."""
+"""Long videos in memory at once."""
 
 
 def load_judge(bundle: Bundle) -> tuple[AttributeClassifier, World]:
@@ -84,10 +84,6 @@ def first_videos(folder: Path, count: int) -> list[tuple[str, NDArray[np.uint8]]
     shown = manifest.model_copy(update={"videos": manifest.videos[:count]})
     clips = [clip for batch in read_videos(folder, shown) for clip in batch.numpy()]
     return [(prompt.text, clip) for prompt, clip in zip(shown.prompts, clips, strict=True)]
-
-
-def _labels(classifier: AttributeClassifier, prompts: Sequence[Prompt]) -> dict[str, Tensor]:
-    return classifier.labels([prompt.labels for prompt in prompts])
 
 
 def measure(
@@ -161,3 +157,7 @@ def evaluate(
         teacher=made.get("teacher"),
         drift=drift,
     )
+
+
+def _labels(classifier: AttributeClassifier, prompts: Sequence[Prompt]) -> dict[str, Tensor]:
+    return classifier.labels([prompt.labels for prompt in prompts])

@@ -3,8 +3,8 @@
     manifest.json       the model, the request, and each video's file, prompt, seed and wall time
     00000-0.mkv, …      number of the prompt, number of the seed; lossless
 
-A folder that was not finished is continued by the same request: files that exist are kept. Batches are the same ones
-then, so the folder ends as if it had never been interrupted.
+The same request continues a folder that was interrupted. It makes the same batches, less those that are finished, so
+the folder ends as if it had never been interrupted.
 
 Letters: B batch, T pixel frames, H W rows and columns.
 """
