@@ -52,7 +52,9 @@ def save_session(path: Path, state: SessionState, *, model: str) -> None:
     header = {"format": FORMAT, "model": model, "state": json.dumps(values)}
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, partial, metadata=header)
+        # Copies, since parts of a session share memory, which the format does not allow.
+        whole = {name: part.cpu().clone(memory_format=torch.contiguous_format) for name, part in tensors.items()}
+        save_file(whole, partial, metadata=header)
         partial.chmod(0o644)
         os.replace(partial, path)
     except SafetensorError as error:
