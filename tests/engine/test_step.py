@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from causvid.engine.request import Adjustment, PromptChange
-from causvid.engine.session import Session
 from causvid.pipeline import Pipeline
 from causvid.stream import Stream
 
