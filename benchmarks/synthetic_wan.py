@@ -17,8 +17,8 @@ from torch import Tensor
 
 from causvid.config import TransformerConfig
 from causvid.loading.names import foreign_shapes
-from causvid.models.text import TextEncoder, train_tokenizer
 from causvid.loading.wan_config import to_diffusers_config
+from causvid.models.text import TextEncoder, train_tokenizer
 from causvid.preset import load_preset
 
 SHARD = 512 * 2**20

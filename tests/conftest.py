@@ -5,18 +5,22 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 from causvid.config import AutoencoderConfig, GenerationConfig, TextConfig, TransformerConfig
+from causvid.evaluate.classifier import AttributeClassifier
 from causvid.loading.bundle import Bundle
 from causvid.models.text import TextEncoder, train_tokenizer
 from causvid.models.tiny_autoencoder import TinyAutoencoder
 from causvid.models.transformer import Transformer
 from causvid.models.wan_autoencoder import WanAutoencoder
 from causvid.pipeline import Pipeline
+from causvid.worlds.storybook import ATTRIBUTES, NANO, words
 
 PROMPTS = ("a red swan over the snow", "a blue mammoth")
 SETTINGS = {
@@ -92,6 +96,23 @@ def _wan_autoencoder() -> WanAutoencoder:
 @pytest.fixture(scope="session")
 def make() -> Callable[..., Pipeline]:
     return small_pipeline
+
+
+@pytest.fixture(scope="session")
+def toy_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random model of the Storybook world with a teacher and a classifier, as a bundle; clips of 13 frames."""
+    folder = tmp_path_factory.mktemp("toy")
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(0)
+        attributes = {name: ATTRIBUTES[name] for name in ("colour", "subject", "place", "motion")}
+        AttributeClassifier(attributes, width=4).save(folder / "classifier")
+    text = TextConfig(dim=8, layers=1, heads=2, head_dim=4, ffn_dim=12, max_tokens=40)
+    encoder = TextEncoder.create(text, train_tokenizer(words(NANO)), generator=torch.Generator().manual_seed(0)).eval()
+    bundle = small_pipeline(timesteps=(1000,), teacher_steps=1, clip_frames=4).bundle
+    made = {"world": "nano", "preset": "toy"}
+    bundle = replace(bundle, text_encoder=encoder, classifier=folder / "classifier", provenance=made)
+    Pipeline(bundle).save_pretrained(folder / "bundle")
+    return folder / "bundle"
 
 
 @pytest.fixture(scope="session")

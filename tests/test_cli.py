@@ -161,7 +161,7 @@ def test_ctrl_c_keeps_what_was_finished(
 
     before = signal.getsignal(signal.SIGINT)
     monkeypatch.setattr(pipeline, "chunks", interrupted)
-    kept = ("--save-script", tmp_path / "a.toml", "--latents", tmp_path / "a.safetensors")
+    kept = ("--save-timeline", tmp_path / "a.toml", "--latents", tmp_path / "a.safetensors")
     assert run("generate", "a swan", "-o", tmp_path / "a.mp4", *kept) == 130
     assert frames_in(tmp_path / "a.mp4") == 5
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.mp4", "a.safetensors", "a.toml"]

@@ -20,12 +20,12 @@ from causvid.cli import variations
 from causvid.cli.options import Parts
 from causvid.config import GenerationConfig
 from causvid.engine.latents import load_latents, save_latents
-from causvid.timeline import PARTS, Timeline
-from causvid.media import VideoWriter, read_video
 from causvid.loading import families
 from causvid.loading.names import to_foreign
 from causvid.loading.wan_config import to_wan_config
+from causvid.media import VideoWriter, read_video
 from causvid.pipeline import Pipeline
+from causvid.timeline import PARTS, Timeline
 
 SWAN, MAMMOTH = "a red swan over the snow", "a blue mammoth"
 FPS = 8
@@ -78,13 +78,13 @@ def pixels_of(path: str) -> np.ndarray:
     return np.stack(list(read_video(path, height=32, width=48, fps=FPS)))
 
 
-def test_a_picture_becomes_a_video_that_its_script_makes_again(inputs: Path) -> None:
-    kept = ("--save-script", "a.toml", "--latents", "a.safetensors")
+def test_a_image_becomes_a_video_that_its_script_makes_again(inputs: Path) -> None:
+    kept = ("--save-timeline", "a.toml", "--latents", "a.safetensors")
     assert run("generate", SWAN, "-o", "a.mp4", "--image", "it.png", "--seconds", 3, "--seed", 4, *kept) == 0
     assert frames_in("a.mp4") == 24
     latents, fps = load_latents(inputs / "a.safetensors")
     assert latents.shape == (1, 7, 4, 4, 6) and fps == FPS
-    assert run("play", "a.toml", "-o", "b.mp4", "--save-script", "b.json") == 0
+    assert run("play", "a.toml", "-o", "b.mp4", "--save-timeline", "b.json") == 0
     assert Path("a.mp4").read_bytes() == Path("b.mp4").read_bytes()
     assert Timeline.load("b.json") == Timeline.load("a.toml")
 
@@ -103,7 +103,7 @@ def test_latents_are_decoded_and_gone_on_from(inputs: Path, model: Path) -> None
 
 @pytest.mark.parametrize(("options", "frames"), [((), 14 + 25), (("--only-new", "--seconds", 1), 8)])
 def test_a_video_is_extended(inputs: Path, options: tuple[object, ...], frames: int) -> None:
-    assert run("extend", "in.mp4", SWAN, "-o", "out.mp4", *options, "--save-script", "s.toml") == 0
+    assert run("extend", "in.mp4", SWAN, "-o", "out.mp4", *options, "--save-timeline", "s.toml") == 0
     assert frames_in("out.mp4") == frames
     assert run("play", "s.toml", "-o", "new.mp4") == 0
     assert frames_in("new.mp4") == frames - 14 * (not options), "a script makes what is new"
@@ -111,7 +111,7 @@ def test_a_video_is_extended(inputs: Path, options: tuple[object, ...], frames: 
 
 @pytest.mark.parametrize("options", [(), ("--adapt", "--strength", 0.2), ("--seconds", 1)])
 def test_a_video_is_made_anew_at_its_own_length(inputs: Path, options: tuple[object, ...]) -> None:
-    assert run("translate", "in.mp4", MAMMOTH, "-o", "out.mp4", *options, "--save-script", "s.json") == 0
+    assert run("translate", "in.mp4", MAMMOTH, "-o", "out.mp4", *options, "--save-timeline", "s.json") == 0
     frames = 8 if "--seconds" in options else 14
     assert frames_in("out.mp4") == frames
     script = Timeline.load("s.json")
@@ -207,13 +207,13 @@ TIMELINES = {
     ("arguments", "line"),
     [
         ("generate x -o a.mp4 --image absent.png", "absent.png does not exist"),
-        ("generate x -o a.mp4 --image in.mp4", "in.mp4 is not a picture"),
+        ("generate x -o a.mp4 --image in.mp4", "in.mp4 is not an image"),
         ("generate x -o a.mp4 --seconds -1", "seconds=-1: Input should be greater than 0"),
         ("generate x -o a.mp4 --seconds 1e9", "seconds=1e+09 is not above 0 and at most 60"),
         ("generate x -o a.mp4 --seconds nan", "seconds=nan: Input should be a finite number"),
         ("generate x -o a.mp4 --seed -1", "seed=-1: Input"),
         ("generate x -o a.mp4 --policy forget", "--policy"),
-        ("generate x -o a.mp4 --save-script a.yaml", "has suffix '.yaml', expected .toml or .json"),
+        ("generate x -o a.mp4 --save-timeline a.yaml", "has suffix '.yaml', expected .toml or .json"),
         ("generate x -o a.mp4 --latents a.pt", "latents=a.pt has suffix '.pt', expected .safetensors"),
         ("generate x -o a.mp4 --latents far/a.safetensors", "the folder of far/a.safetensors does not exist"),
         ("generate x -o a.mp4 --teacher --image it.png", "image cannot be used with mode='teacher'"),
@@ -227,7 +227,7 @@ TIMELINES = {
         ("extend text.safetensors x -o a.mp4", "text.safetensors holds no latents of a run"),
         ("extend in.mp4  -o a.mp4", "prompt"),
         ("translate absent.mp4 x -o a.mp4", "absent.mp4 does not exist"),
-        ("translate bad.json x -o a.mp4", "bad.json is damaged or no video"),
+        ("translate bad.json x -o a.mp4", "bad.json is damaged or not a video"),
         ("translate webcam:99 x -o a.mp4", "no camera can be opened at /dev/video99"),
         ("translate in.mp4 x -o a.mp4 --strength 0", "strength=0: Input"),
         ("translate in.mp4 x -o a.mp4 --strength 2", "strength=2: Input"),
@@ -292,7 +292,7 @@ def test_a_script_alone_makes_a_run_with_other_parts_again_bit_for_bit(
     student, lora = _student_and_lora(small, Path("causvid"))
     Path("preset.toml").write_text(PRESET)
     given = ("--student", student, "--lora", lora, "--lora-strength", 0.5, "--preset", "preset.toml", "--dtype", "fp32")
-    kept = ("--seconds", 2, "--save-script", "a.toml", "--latents", "a.safetensors")
+    kept = ("--seconds", 2, "--save-timeline", "a.toml", "--latents", "a.safetensors")
     assert run("generate", SWAN, "-o", "a.mp4", "--model", model, *given, "--device", "cpu", *kept) == 0
     written = tomllib.loads(Path("a.toml").read_text())
     assert {name: written[name] for name in PARTS if name in written} == {
@@ -333,8 +333,8 @@ def test_a_script_says_which_preset_the_name_of_a_student_told(
     student, _ = _student_and_lora(small, tmp_path / "causvid")
     plain, told = tmp_path / "plain.toml", tmp_path / "told.toml"
     common = ("-o", tmp_path / "a.gif", "--model", model, "--device", "cpu", "--seconds", 0.1)
-    assert run("generate", SWAN, *common, "--save-script", plain) == 0
-    assert run("generate", SWAN, *common, "--student", student, "--save-script", told) == 0
+    assert run("generate", SWAN, *common, "--save-timeline", plain) == 0
+    assert run("generate", SWAN, *common, "--student", student, "--save-timeline", told) == 0
     assert Timeline.load(plain).preset is None and Timeline.load(told).preset == "causvid"
 
 

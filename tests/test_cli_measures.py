@@ -1,23 +1,16 @@
 """`world` and `evaluate` on the command line, at toy size; and the built-in model from end to end."""
 
-import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 
 import av
 import pytest
-import torch
 from PIL import Image
 
 from causvid import cli
-from causvid.cli import evaluate
-from causvid.config import GenerationConfig
-from causvid.evaluate.card import REPORT, EvaluationReport
-from causvid.evaluate.classifier import AttributeClassifier
+from causvid.evaluate.report import EvaluationReport
+from causvid.loading.bundle import REPORT
 from causvid.pipeline import Pipeline
-from causvid.worlds.storybook import ATTRIBUTES
 
 BUILT_IN = Path(cli.__file__).parent.parent / "bundles" / "nano"
 built_in = pytest.mark.skipif(not BUILT_IN.is_dir(), reason="this checkout ships no model")
@@ -51,63 +44,48 @@ def test_world_words_names_what_the_model_knows(capsys: pytest.CaptureFixture[st
         assert word in out
 
 
-class NoiseMaker:
-    """A pipeline that shows noise, whatever it is asked for."""
-
-    fps = 8.0
-    clip_seconds = 3.125
-
-    def __init__(self, folder: Path) -> None:
-        self.generation = GenerationConfig(
-            height=32, width=48, fps=8, clip_frames=7, first=1, chunk=3, window=3, sink=1, shift=3.0,
-            timesteps=(1000, 500), teacher_steps=10, guidance=3.0,
-        )  # fmt: skip
-        self.bundle = SimpleNamespace(
-            folder=folder, classifier=folder / "classifier", provenance={"world": "nano"}, teacher=object()
-        )
-        settings = {"format": 1, "generation": self.generation.model_dump(mode="json"), "provenance": {"world": "nano"}}
-        (folder / "causvid.json").write_text(json.dumps(settings))
-        attributes = {name: ATTRIBUTES[name] for name in ("subject", "colour", "place", "motion")}
-        AttributeClassifier(attributes, width=4).save(folder / "classifier")
-
-    def stream(self, prompt: str, *, seconds: float, seed: int) -> Iterator[torch.Tensor]:
-        yield self.generate_batch([prompt], seeds=[seed], seconds=seconds)[0]
-
-    def generate_batch(
-        self, prompts: list[str], *, seeds: list[int], seconds: float, mode: str = "student"
-    ) -> torch.Tensor:
-        generator = torch.Generator().manual_seed(seeds[0])
-        size = (len(prompts), round(seconds * self.fps), 32, 48, 3)
-        return torch.randint(256, size, generator=generator, dtype=torch.uint8)
+@pytest.fixture
+def bundle(toy_bundle: Path, tmp_path: Path) -> Path:
+    """A bundle of a test's own, to write a card into."""
+    return shutil.copytree(toy_bundle, tmp_path / "bundle")
 
 
-def test_adherence_is_scored_shown_and_written_to_the_card(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(evaluate, "load_pipeline", lambda model, device: NoiseMaker(tmp_path))
-    options = ("--prompts", 4, "--long-prompts", 2, "--long-seconds", 10, "--note", "Noise follows no prompt.")
+def test_adherence_is_scored_shown_and_written_to_the_card(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = (bundle / "README.md").read_text()
+    few = ("--prompts", 4, "--long-prompts", 2, "--long-seconds", 10, "--note", "It follows no prompt.")
+    options = ("--model", bundle, *few, "--device", "cpu")
     assert run("evaluate", "adherence", *options) == 0
     out = capsys.readouterr().out
     for part in ("subject", "motion", "renders", "teacher", "student", "FPS", "MISSED"):
         assert part in out
-    assert not (tmp_path / "README.md").exists()
+    assert (bundle / "README.md").read_text() == before
     assert run("evaluate", "adherence", *options, "--card") == 0
-    report = EvaluationReport.model_validate_json((tmp_path / REPORT).read_text())
+    report = EvaluationReport.model_validate_json((bundle / REPORT).read_text())
     assert report.prompts == 4
     assert report.teacher is not None and report.drift is not None
     assert report.drift.videos == 2
-    assert report.notes == ("Noise follows no prompt.",)
-    asked = "--prompts 4 --long-prompts 2 --long-seconds 10.0"
+    assert report.notes == ("It follows no prompt.",)
+    asked = "--model path/of/this/folder --prompts 4 --long-prompts 2 --long-seconds 10.0 --device cpu"
     assert report.commands == (f"causvid evaluate adherence {asked}",)
-    assert "Noise follows no prompt." in (tmp_path / "README.md").read_text()
+    card = (bundle / "README.md").read_text()
+    assert "It follows no prompt." in card and f"causvid evaluate adherence {asked}\n" in card
+    assert (bundle / "contact_sheet.png").is_file()
 
 
-def test_the_command_on_the_card_measures_the_same_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evaluate, "load_pipeline", lambda model, device: NoiseMaker(tmp_path))
-    options = ("--model", tmp_path, "--prompts", 2, "--long-prompts", 0, "--no-teacher", "--seed", 3, "--device", "cpu")
-    assert run("evaluate", "adherence", *options, "--card") == 0
-    asked = "--model path/of/this/folder --prompts 2 --long-prompts 0 --no-teacher --seed 3 --device cpu"
-    assert f"causvid evaluate adherence {asked}\n" in (tmp_path / "README.md").read_text()
+def test_videos_are_made_and_judged(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder, model = tmp_path / "videos", ("--model", bundle, "--device", "cpu")
+    assert run("evaluate", "videos", "-o", folder, *model, "--prompts", 3, "--seeds", 2, "--teacher") == 0
+    assert len(list(folder.glob("*.mkv"))) == 6 and "6 videos" in capsys.readouterr().out
+    assert run("evaluate", "adherence", folder, *model) == 0
+    assert "teacher" in capsys.readouterr().out
+    assert run("evaluate", "adherence", folder, *model, "--card") == 2
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a red swan\n")
+    assert run("evaluate", "videos", "-o", tmp_path / "own", *model, "--file", prompts, "--seconds", 1.0) == 0
+    assert [file.name for file in sorted((tmp_path / "own").iterdir())] == ["00000-0.mkv", "manifest.json"]
+    capsys.readouterr()
+    assert run("evaluate", "adherence", tmp_path / "nothing", *model) == 2
+    assert capsys.readouterr().err.count("\n") == 1
 
 
 @built_in

@@ -15,16 +15,13 @@ def run(*arguments: str | Path) -> int:
     return int(caught.value.code or 0)
 
 
-def test_a_preset_is_planned_and_a_command_that_fits_suggested(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("--model", "test", "--gpu", "1GB", "--dtype", "bf16") == 0
+@pytest.mark.parametrize(("gpu", "verdict"), [("1GB", "fits into 1 GB"), ("0.5MB", "does not fit into 0.0005 GB")])
+def test_a_preset_is_planned_and_compared_with_a_card(
+    gpu: str, verdict: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("--model", "test", "--gpu", gpu, "--dtype", "bf16") == 0
     out = capsys.readouterr().out
-    assert "keys and values of the past" in out and "at most, while" in out
-    assert "causvid generate PROMPT -o video.mp4 --dtype bf16 --window 3 --sink 1" in out
-
-
-def test_what_fits_nowhere_is_said_with_the_least(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("--model", "test", "--gpu", "0.001MB") == 0
-    assert "Nothing fits into 0.001MB: the least is" in capsys.readouterr().out
+    assert "keys and values of the history" in out and "at most, while" in out and verdict in out
 
 
 def test_planned_and_measured_are_written_side_by_side(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -161,6 +161,20 @@ def test_a_preset_that_extends_what_it_cannot_is_refused(refusal, text, named):
     assert named in refusal(text)
 
 
+def test_a_preset_that_names_other_data_trains_on_that_alone(tmp_path):
+    (tmp_path / "set").mkdir()
+    (tmp_path / "mine.toml").write_text('name = "mine"\nextends = "test"\ndata = "set"\nstart = "a/hub-name"')
+    preset = load_preset(str(tmp_path / "mine.toml"))
+    assert (preset.world, preset.data, preset.start) == (None, str(tmp_path / "set"), "a/hub-name")
+    (tmp_path / "back.toml").write_text('name = "back"\nextends = "mine.toml"\nworld = "full"')
+    preset = load_preset(str(tmp_path / "back.toml"))
+    assert (preset.world, preset.data) == ("full", None)
+
+
+def test_a_preset_with_two_things_to_train_on_is_refused(refusal):
+    assert "world=nano and data=set: set one of them" in refusal(f'world = "nano"\ndata = "set"\n{SMALL}')
+
+
 def test_a_circle_of_presets_is_named_link_by_link(tmp_path):
     for name, other in (("a", "b"), ("b", "c"), ("c", "a")):
         (tmp_path / f"{name}.toml").write_text(f'name = "{name}"\nextends = "{other}.toml"', encoding="utf-8")

@@ -9,9 +9,12 @@ from typing import Any
 import pytest
 import torch
 
-from causvid.pipeline import Pipeline
+from causvid.pipeline import Pipeline, Stream
+from causvid.preset import load_preset
 from causvid.stream import Stream
 from causvid.train import stages
+from causvid.train.order import ORDER
+from causvid.train.run import Run
 from causvid.worlds.storybook import FULL, render, sample_scene
 
 pytestmark = pytest.mark.gpu
@@ -32,8 +35,9 @@ def take(stream: Stream, chunks: int) -> torch.Tensor:
 
 
 def test_the_whole_recipe_runs_and_its_model_streams(tmp_path: Path) -> None:
-    assert stages.run("all", "test", tmp_path / "run", device="cuda")
-    for stage in stages.ORDER:
+    run = Run(tmp_path / "run", device=torch.device("cuda"))
+    assert stages.run("all", load_preset("test"), run)
+    for stage in ORDER:
         metrics = tmp_path / "run" / stage / "metrics.jsonl"
         rows = [json.loads(line) for line in metrics.read_text().splitlines()]
         assert rows and all(math.isfinite(value) for row in rows for value in row.values())

@@ -1,20 +1,29 @@
-"""Settings of models and of their training: frozen pydantic models that refuse unknown keys."""
+"""Settings of models: frozen pydantic models that refuse unknown keys."""
 
 import itertools
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError, model_validator
 
 Widths = tuple[PositiveInt, PositiveInt, PositiveInt, PositiveInt]
 Stages = tuple[bool, bool, bool]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Settings(BaseModel):
     """A frozen group of settings."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @classmethod
+    def make(cls, **values: object) -> Self:
+        """Validate values; raise a `ValueError` of one line that names the place, the value and what was expected."""
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            value = error.errors()[0]["input"]
+            shown = f"={value!r}: " if isinstance(value, int | float | str) and error.errors()[0]["loc"] else ": "
+            raise ValueError(one_line(error).replace(": ", shown, 1)) from None
 
 
 class TransformerConfig(Settings):
@@ -37,7 +46,7 @@ class TransformerConfig(Settings):
         return self.dim // self.heads
 
     @model_validator(mode="after")
-    def _check(self) -> "TransformerConfig":
+    def _check(self) -> Self:
         if self.dim % self.heads:
             raise ValueError(f"dim={self.dim} is not a multiple of heads={self.heads}")
         return self
@@ -76,7 +85,7 @@ class AutoencoderConfig(Settings):
     @property
     def spatial_factor(self) -> int:
         """Return how many pixels a latent position is high and wide."""
-        return self.patch * 2 ** sum(self.decoder_space)
+        return self.patch << sum(self.decoder_space)
 
     @model_validator(mode="after")
     def _check_factors(self) -> Self:
@@ -102,12 +111,12 @@ class TextConfig(Settings):
 
 
 class GenerationConfig(Settings):
-    """How a model makes video: size, frame rate, chunk layout, what it remembers, noise levels.
+    """How a model generates video: size, frame rate, chunk layout, visible history, noise levels.
 
-    height, width: pixels. chunks are [first, chunk, chunk, ...] latent frames. window, sink: past latent frames kept.
-    carry: how many of the window's stay in sight when the prompt changes, None for all.
+    height, width: pixels. Chunks are [first, chunk, chunk, ...] latent frames. window, sink: latent frames of history
+    that a chunk sees. carry: how many of the window's stay visible when the prompt changes, None for all.
     timesteps: the student's nominal few steps of 1000, taken through `shift`; guidance: the teacher's.
-    clip_frames: latent frames of a training clip, which is also what the teacher makes.
+    clip_frames: latent frames of a training clip, which is also what the teacher generates.
     """
 
     height: PositiveInt
@@ -128,7 +137,7 @@ class GenerationConfig(Settings):
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.window + self.sink < 1:
-            raise ValueError("window=0 and sink=0: at least one past latent frame must be kept")
+            raise ValueError("window=0 and sink=0: at least one latent frame of history must be visible")
         if self.clip_frames < self.first or (self.clip_frames - self.first) % self.chunk:
             raise ValueError(
                 f"clip_frames={self.clip_frames} is not first={self.first} plus a multiple of chunk={self.chunk}"
@@ -137,172 +146,6 @@ class GenerationConfig(Settings):
         if not falls or self.timesteps[:1] != (1000,):
             raise ValueError(f"timesteps={self.timesteps} must start at 1000 and fall strictly")
         return self
-
-
-class Phase(Settings):
-    """One part of the teacher's curriculum: clips of `frames` latent frames until `until` of the stage is done."""
-
-    frames: int
-    batch: int
-    until: float
-
-
-class StageConfig(Settings):
-    """Settings every training stage has; `cooldown` is the last part of the steps, over which the rate falls to 0."""
-
-    steps: int
-    learning_rate: float
-    warmup: int = 100
-    cooldown: float = 0.2
-    betas: tuple[float, float] = (0.9, 0.99)
-    weight_decay: float = 0.0
-    clip: float = 1.0
-
-    def lasting(self) -> dict[str, Any]:
-        """Return, as plain values, what a stage must keep from its first step to its last: all but its length."""
-        return self.model_dump(mode="json", exclude={"steps"})
-
-
-class AutoencoderStage(StageConfig):
-    """Training of the autoencoder on clips of `frames` pixel frames; `noise` perturbs latents before decoding.
-
-    edges: weight of the error of differences; 0 until colours and shapes are there. motion: weight of the squared error
-    of differences in time. ema: how much of the average of the weights is kept at a step, also below. pool: clips
-    rendered once to draw every batch from; 0 renders new ones for every batch.
-    """
-
-    batch: int
-    ema: float = 0.0
-    frames: int
-    noise: float = 0.2
-    edges: float = Field(default=0.0, ge=0)
-    motion: float = Field(default=0.0, ge=0)
-    pool: int = Field(default=0, ge=0)
-
-
-class ClassifierStage(StageConfig):
-    """Training of the attribute classifier, which looks at up to `frames` pixel frames; `pool` as above."""
-
-    batch: int
-    frames: int
-    pool: int = Field(default=0, ge=0)
-
-
-class DataStage(Settings):
-    """The store of rendered and encoded clips."""
-
-    clips: int
-    batch: int = 16
-
-    def lasting(self) -> dict[str, Any]:
-        """Return what the stage must keep: all, since the last shard may be a short one."""
-        return self.model_dump(mode="json")
-
-
-class TeacherStage(StageConfig):
-    """Training of teacher and text encoder by flow matching, in batches and clips of the phases' sizes.
-
-    causal: the teacher sees no more than the student does, with a noise level for each chunk. image: share of the clips
-    whose first chunk is given clean, so that the teacher can go on from an image.
-    """
-
-    causal: bool = False
-    image: Share = 0.0
-    ema: float = 0.0
-    drop_prompt: float = 0.1
-    phases: tuple[Phase, ...]
-
-    def lasting(self) -> dict[str, Any]:
-        """Return what the stage must keep: all but its length and when its phases end."""
-        return self.model_dump(mode="json", exclude={"steps": True, "phases": {"__all__": {"until"}}})
-
-
-class DecoderStage(StageConfig):
-    """Training of the decoder on clips of `frames` pixel frames that the teacher brought back in `euler_steps` steps.
-
-    strength: up to which noise level they were lost. edges, motion, pool: as for the autoencoder. energy:
-    weight of the error of how much moves.
-    """
-
-    batch: int
-    ema: float = 0.0
-    frames: int
-    strength: float = Field(default=0.5, gt=0, le=1)
-    euler_steps: PositiveInt = 3
-    edges: float = Field(default=1.0, ge=0)
-    motion: float = Field(default=0.0, ge=0)
-    energy: float = Field(default=0.0, ge=0)
-    pool: int = Field(default=0, ge=0)
-
-
-class PairsStage(Settings):
-    """Teacher trajectories for ODE initialisation; `steps` of the teacher's sampler.
-
-    image: share of the trajectories that go on from the first chunk of a clip of the store.
-    """
-
-    clips: int
-    batch: int
-    steps: int
-    image: Share = 0.0
-
-    def lasting(self) -> dict[str, Any]:
-        """Return what the stage must keep: all but how many trajectories it makes."""
-        return self.model_dump(mode="json", exclude={"clips"})
-
-
-class OdeStage(StageConfig):
-    """ODE initialisation of the student.
-
-    clean_past: share of the clips in which the chunks before a drawn one are clean, as they are in a rollout; in the
-    others every chunk has a noise level of its own.
-    """
-
-    batch: int
-    ema: float = 0.0
-    clean_past: Share = 0.0
-
-
-class DmdStage(StageConfig):
-    """Distribution matching distillation.
-
-    start: whose weights the student begins with, those of ODE initialisation or the teacher's. image: share of the
-    rollouts that go on from the first chunk of a clip of the store.
-    """
-
-    start: Literal["ode", "teacher"] = "ode"
-    batch: int
-    ema: float = 0.0
-    student_input: Literal["data", "rollout"]
-    critic_learning_rate: float
-    critic_updates: int = 5
-    guidance: float
-    image: Share = 0.0
-
-
-class Ablations(Settings):
-    """How far the variants of the recipe are trained that it is compared with.
-
-    causal_steps: of the causal teacher, which begins with the teacher's weights. dmd_steps: at most so many of stage
-    `dmd` in every variant, if given; if they are fewer than the recipe's, the recipe is run that short as well.
-    """
-
-    causal_steps: PositiveInt = 1000
-    dmd_steps: PositiveInt | None = None
-
-
-class TrainConfig(Settings):
-    """The whole recipe."""
-
-    autoencoder: AutoencoderStage
-    classifier: ClassifierStage
-    data: DataStage
-    teacher: TeacherStage
-    decoder: DecoderStage | None = None
-    pairs: PairsStage
-    ode: OdeStage
-    dmd: DmdStage
-    ablations: Ablations = Ablations()
 
 
 def one_line(error: ValidationError) -> str:

@@ -1,4 +1,4 @@
-"""Ctrl-C that waits for the end of a step."""
+"""Ctrl-C that takes effect at the end of a step."""
 
 import signal
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ from threading import Event, current_thread, main_thread
 
 @contextmanager
 def gentle_interrupt() -> Iterator[Event]:
-    """Turn the first Ctrl-C into an event, so that no step or frame is cut in the middle; a second interrupts at once.
+    """Turn the first Ctrl-C into an event, so that the step in progress can finish; a second interrupts at once.
 
     Outside the main thread, which alone receives signals, the event is never set.
     """

@@ -21,9 +21,9 @@ from causvid.engine.step import Engine
 from causvid.engine.storage import fingerprint, load_session
 from causvid.loading.assemble import assemble
 from causvid.loading.bundle import Bundle, save_bundle
+from causvid.loading.spec import ModelSpec
 from causvid.media import to_bytes
 from causvid.models.autoencoder import pixel_frames
-from causvid.models.text import Placement
 from causvid.models.transformer import TextKeys, Transformer
 from causvid.stream import Stream
 from causvid.timeline import Playback, Shot, Timeline, record
@@ -39,42 +39,19 @@ class Pipeline:
 
     @classmethod
     def from_pretrained(
-        cls,
-        base: str | Path | None = None,
-        *,
-        student: str | Path | None = None,
-        tiny_autoencoder: str | Path | None = None,
-        lora: str | Path | None = None,
-        lora_strength: float = 1.0,
-        preset: str | None = None,
-        dtype: torch.dtype | None = None,
-        device: torch.device | str = "cpu",
-        text_encoder: Placement = "keep",
-        teacher: bool = False,
+        cls, model: str | Path | ModelSpec | None = None, *, device: torch.device | str = "cpu", **parts: Any
     ) -> Self:
         """Load a model by path or by name on the Hugging Face Hub; the built-in one by default.
 
         Args:
-            base: a bundle, a folder of diffusers with Wan 2.1, or Wan 2.1's own.
-            student: weights that replace its transformer: a causal student's, in any published layout.
-            tiny_autoencoder, lora, lora_strength, preset, dtype, text_encoder, teacher: as `assemble` has them.
+            model: a bundle, a folder of diffusers with Wan 2.1, Wan 2.1's own, or a whole `ModelSpec`.
+            parts: the other fields of `ModelSpec`.
 
         Raises:
             ValueError: if a part is missing, damaged, or does not fit the others.
         """
-        bundle = assemble(
-            base,
-            student=student,
-            tiny_autoencoder=tiny_autoencoder,
-            lora=lora,
-            lora_strength=lora_strength,
-            preset=preset,
-            dtype=dtype,
-            device=device,
-            text_encoder=text_encoder,
-            teacher=teacher,
-        )
-        return cls(bundle)
+        fields = dict(model) if isinstance(model, ModelSpec) else {"model": model}
+        return cls(assemble(ModelSpec.make(**{**fields, **parts}), device=device))
 
     def save_pretrained(self, path: str | Path, *, dtype: torch.dtype = torch.float32) -> None:
         """Write the model as a bundle, with the card it was loaded with, replacing one that is there.
@@ -273,9 +250,7 @@ class Pipeline:
                 "a stream needs a causal student: this model is a teacher, which sees whole clips; "
                 "give student= (--student), or let the teacher make a clip (--teacher)"
             )
-        return Engine(
-            self.bundle.transformer, self.bundle.autoencoder, embed=self._embed, check=self._check_prompt
-        )
+        return Engine(self.bundle.transformer, self.bundle.autoencoder, embed=self._embed, check=self._check_prompt)
 
     def _encode(self, model: Transformer, prompts: Sequence[str]) -> TextKeys:
         weight = model.patch_in.weight

@@ -1,27 +1,32 @@
 """Presets: every setting of one model and of its training, from the smallest to Wan 2.1 14B, read from TOML."""
 
-import itertools
 import tomllib
 from importlib import resources
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import ValidationError, model_validator
 
 from causvid.config import (
     AutoencoderConfig,
     GenerationConfig,
-    Phase,
     Settings,
     TextConfig,
-    TrainConfig,
     TransformerConfig,
     one_line,
 )
+from causvid.recipe import TrainConfig
+
+StartAt = Literal["autoencoder", "teacher", "pairs"]
 
 
 class Preset(Settings):
-    """Everything about one model."""
+    """Everything about one model.
+
+    world, data: what it is trained on, renders of a procedural world or a folder of latents.
+    start: a model, by path or name, that training begins with. Stages before `start_at`, and those the recipe leaves
+    out, are skipped, and what they would have trained is this model's; later ones train its weights further.
+    """
 
     name: str
     transformer: TransformerConfig
@@ -29,6 +34,9 @@ class Preset(Settings):
     text: TextConfig
     generation: GenerationConfig
     world: str | None = None
+    data: str | None = None
+    start: str | None = None
+    start_at: StartAt = "teacher"
     train: TrainConfig | None = None
 
     @model_validator(mode="after")
@@ -39,18 +47,13 @@ class Preset(Settings):
         for name, side in (("height", self.generation.height), ("width", self.generation.width)):
             if side % edge:
                 raise ValueError(f"generation.{name}={side} is not a multiple of {edge}")
-        if self.train is not None:
-            self._check_phases(self.train.teacher.phases)
-        return self
-
-    def _check_phases(self, phases: tuple[Phase, ...]) -> None:
+        if self.world is not None and self.data is not None:
+            raise ValueError(f"world={self.world} and data={self.data}: set one of them")
         clip = self.generation.clip_frames
-        for phase in phases:
-            if not 1 <= phase.frames <= clip:
+        for phase in self.train.teacher.phases if self.train and self.train.teacher else ():
+            if phase.frames > clip:
                 raise ValueError(f"train.teacher.phases: frames={phase.frames} is not from 1 to clip_frames={clip}")
-        ends = tuple(phase.until for phase in phases)
-        if ends[-1:] != (1.0,) or any(a >= b for a, b in itertools.pairwise((0.0, *ends))):
-            raise ValueError(f"train.teacher.phases: until={ends} must rise from above 0 to 1")
+        return self
 
     @property
     def recipe(self) -> TrainConfig:
@@ -76,8 +79,8 @@ def preset_names() -> list[str]:
 def load_preset(name: str) -> Preset:
     """Load a preset by name, or from a path that ends in `.toml`.
 
-    A preset may say `extends = "another"`: it then only holds what differs, table by table. A path there is relative
-    to the file that names it.
+    A preset may say `extends = "another"`: it then only holds what differs, table by table; one that names `data`
+    trains on that alone, whatever the other trains on. Paths in a preset are relative to its file.
 
     Raises `ValueError` for an unknown name, an unreadable file, a circle of presets, or settings that do not fit.
     """
@@ -88,7 +91,7 @@ def load_preset(name: str) -> Preset:
 
 
 def _read_settings(name: str, heirs: tuple[str, ...]) -> dict[str, Any]:
-    """Read a preset's settings over those it extends; `heirs` are the presets that led here, the first one first."""
+    """Read a preset's settings over those it extends; `heirs` are the presets that led here, in order."""
     if name in heirs:
         raise ValueError(f"preset={heirs[0]} extends itself: {' extends '.join((*heirs, name))}")
     by = f" (named by extends in {heirs[-1]})" if heirs else ""
@@ -109,6 +112,9 @@ def _read_settings(name: str, heirs: tuple[str, ...]) -> dict[str, Any]:
         settings = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ValueError(f"preset={name} is not valid TOML: {error}") from None
+    for key in ("data", "start"):
+        if isinstance(path := settings.get(key), str):
+            settings[key] = _relative_to(Path(name).parent, path)
     if "extends" not in settings:
         return settings
     base = settings.pop("extends")
@@ -118,11 +124,18 @@ def _read_settings(name: str, heirs: tuple[str, ...]) -> dict[str, Any]:
         base = str(Path(name).parent / base)
     inherited = _read_settings(base, (*heirs, name))
     inherited.pop("name", None)  # what differs is another model, and says what it is called
+    if settings.keys() & {"world", "data"}:
+        inherited = {key: value for key, value in inherited.items() if key not in ("world", "data")}
     return _merge(inherited, settings)
 
 
+def _relative_to(folder: Path, path: str) -> str:
+    """Resolve a path named in a file of `folder`; what is not there may be a name on the Hub, and stays as it is."""
+    return str(folder / path) if (folder / path).exists() else path
+
+
 def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    """Lay `above` over `below`, table by table."""
+    """Override `below` with `above`, table by table."""
     merged = dict(below)
     for key, value in above.items():
         old = merged.get(key)

@@ -1,14 +1,27 @@
-"""A seed lent to code that draws from the global generator only."""
+"""Randomness by name: one generator for every step of every stage, and a seed for code that takes no generator."""
 
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 
 
+def step_generator(
+    seed: int, stage: str, step: int, device: torch.device | str = "cpu", *, part: int = 0
+) -> torch.Generator:
+    """Return the generator of one part of one step.
+
+    Streams of different stages, steps, parts and kinds of device are unrelated, and each can be drawn again: what was
+    interrupted and resumes draws what an unbroken run draws. A part is a micro-batch.
+    """
+    # Within 32 bits, since a generator on the CPU ignores all others.
+    return torch.Generator(device).manual_seed(zlib.crc32(f"{stage}/{step}/{part}".encode(), seed))
+
+
 @contextmanager
 def lend_seed(generator: torch.Generator) -> Iterator[None]:
-    """Seed the CPU's global generator from an explicit one, and put its state back at the end of the `with` block.
+    """Seed the CPU's global generator from an explicit one, and restore its state at the end of the `with` block.
 
     For starting weights that torch or transformers draw themselves.
     """

@@ -96,12 +96,12 @@ class Timeline(ModelSpec, GenerationOptions):
     @property
     def spec(self) -> ModelSpec:
         """Return which model plays it."""
-        return ModelSpec(**{name: getattr(self, name) for name in ModelSpec.model_fields})
+        return ModelSpec.make(**{name: getattr(self, name) for name in ModelSpec.model_fields})
 
     @property
     def options(self) -> GenerationOptions:
         """Return what holds for all shots."""
-        return GenerationOptions(**{name: getattr(self, name) for name in GenerationOptions.model_fields})
+        return GenerationOptions.make(**{name: getattr(self, name) for name in GenerationOptions.model_fields})
 
     def up_to(self, seconds: float) -> "Timeline":
         """Return the timeline cut to so many seconds."""
@@ -218,7 +218,7 @@ def record(stream: Stream, *, factor: int) -> Timeline:
         if frames < max(1, stream.frames)
     )
     kept = {"seed", "strength", "adapt", "fit", "policy"}
-    return Timeline(
+    return Timeline.make(
         seconds=max(1, stream.frames) / fps,
         shots=shots,
         **request.model_dump(include=kept),

@@ -2,13 +2,22 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from causvid.evaluate.adherence import Adherence, Drift, Measurement, Mode, Speed, Tally
-from causvid.evaluate.card import REPORT, EvaluationReport, render_card, targets, write_card
+import causvid
+from causvid.evaluate.adherence import Adherence, Tally
+from causvid.evaluate.card import render_card, write_card
+from causvid.evaluate.drift import Drift
+from causvid.evaluate.report import EvaluationReport, Measurement, targets
+from causvid.evaluate.speed import Speed
+from causvid.evaluate.videos import Maker
+from causvid.loading.bundle import REPORT
+
+BUILT_IN = Path(causvid.__file__).parent / "bundles" / "nano"
 
 
 def _adherence(subject: int, colour: int) -> Adherence:
@@ -17,7 +26,7 @@ def _adherence(subject: int, colour: int) -> Adherence:
     return Adherence(attributes=tallies, values=values)
 
 
-def _measurement(mode: Mode, subject: int, colour: int, seconds: float) -> Measurement:
+def _measurement(mode: Maker, subject: int, colour: int, seconds: float) -> Measurement:
     return Measurement(
         mode=mode,
         steps=4 if mode == "student" else 48,
@@ -46,8 +55,22 @@ def _report(student: int = 90, late: int = 88, seconds: float = 2.0) -> Evaluati
 
 @pytest.fixture
 def bundle(tmp_path: Path) -> Path:
-    settings = {
-        "generation": {"width": 96, "height": 64, "fps": 8.0, "first": 1, "chunk": 3, "window": 12, "sink": 1},
+    settings: dict[str, Any] = {
+        "format": 1,
+        "generation": {
+            "width": 96,
+            "height": 64,
+            "fps": 8.0,
+            "clip_frames": 13,
+            "first": 1,
+            "chunk": 3,
+            "window": 12,
+            "sink": 1,
+            "shift": 3.0,
+            "timesteps": [1000, 500],
+            "teacher_steps": 48,
+            "guidance": 3.0,
+        },
         "provenance": {
             "preset": "nano",
             "world": "storybook",
@@ -111,6 +134,12 @@ def test_a_report_without_teacher_or_long_videos_still_makes_a_card(bundle: Path
 
 
 def test_mistakes_are_named(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="readable causvid"):
+    with pytest.raises(ValueError, match=r"causvid\.json"):
         write_card(tmp_path, _report())
     assert not list(tmp_path.iterdir())
+
+
+def test_the_report_of_the_built_in_model_is_still_readable() -> None:
+    report = EvaluationReport.model_validate_json((BUILT_IN / REPORT).read_text())
+    assert report.ceiling.attributes["colour"] == Tally(correct=100, count=100)
+    assert all(target.reached for target in targets(report))

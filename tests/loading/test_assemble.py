@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,10 +11,13 @@ from safetensors.torch import save_file
 
 from causvid.config import AutoencoderConfig, GenerationConfig, TextConfig, TransformerConfig
 from causvid.loading.assemble import assemble
-from causvid.loading.bundle import save_bundle, save_transformer
+from causvid.loading.autoencoders import write_autoencoder
+from causvid.loading.bundle import Bundle, save_bundle, save_transformer
 from causvid.loading.families import choose_generation
 from causvid.loading.layout import WAN_AUTOENCODER, WAN_TEXT_ENCODER, WAN_TOKENIZER, find_layout
 from causvid.loading.names import to_foreign
+from causvid.loading.spec import ModelSpec
+from causvid.loading.text import save_text_encoder
 from causvid.models.text import TextEncoder, train_tokenizer
 from causvid.models.tiny_autoencoder import TinyAutoencoder
 from causvid.models.transformer import Transformer
@@ -55,6 +59,10 @@ width = 48
 """
 
 
+def load(model: Path | None, **options: Any) -> Bundle:
+    return assemble(ModelSpec(model=model, **options))
+
+
 def transformer(seed: int) -> Transformer:
     model = Transformer(SIZES)
     model.initialise(torch.Generator().manual_seed(seed))
@@ -83,8 +91,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     wan = folder / "wan"
     wan.mkdir()
     save_transformer(wan / "transformer", transformer(1))
-    WanAutoencoder(AutoencoderKLWan(base_dim=4, num_res_blocks=1)).save(wan / "vae", dtype=torch.float32)
-    text.save(wan / "text_encoder", wan / "tokenizer", dtype=torch.float32)
+    autoencoder = WanAutoencoder(AutoencoderKLWan(base_dim=4, num_res_blocks=1))
+    write_autoencoder(wan / "vae", autoencoder, dtype=torch.float32)
+    save_text_encoder(text, wan / "text_encoder", wan / "tokenizer", dtype=torch.float32)
     student = folder / "self_forcing_dmd"
     student.mkdir()
     weights = to_foreign(transformer(2).state_dict(), SIZES, "wan")
@@ -96,7 +105,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_base_of_wan_alone_is_a_teacher_and_says_that_it_has_no_student(place: Path) -> None:
-    bundle = assemble(place / "wan", preset=str(place / "small.toml"))
+    bundle = load(place / "wan", preset=str(place / "small.toml"))
     assert bundle.transformer is bundle.teacher and same(bundle.transformer, transformer(1))
     pipeline = Pipeline(bundle)
     with pytest.raises(ValueError, match="needs a causal student"):
@@ -108,16 +117,16 @@ def test_a_base_of_wan_alone_is_a_teacher_and_says_that_it_has_no_student(place:
 def test_a_student_replaces_the_transformer_which_is_then_not_read(place: Path, tmp_path: Path) -> None:
     base = tmp_path / "wan"
     shutil.copytree(place / "wan", base, ignore=shutil.ignore_patterns("transformer"))
-    bundle = assemble(base, student=place / "self_forcing_dmd" / "model.pt")
+    bundle = load(base, student=place / "self_forcing_dmd" / "model.pt")
     assert same(bundle.transformer, transformer(2)) and bundle.teacher is None
     assert bundle.generation == load_preset("self-forcing").generation
     assert bundle.provenance["preset"] == "self-forcing"
     with pytest.raises(ValueError, match="transformer"):
-        assemble(base, student=place / "self_forcing_dmd" / "model.pt", teacher=True)
+        load(base, student=place / "self_forcing_dmd" / "model.pt", teacher=True)
 
 
 def test_a_teacher_is_kept_beside_a_student_on_request(place: Path) -> None:
-    bundle = assemble(place / "wan", student=place / "self_forcing_dmd", teacher=True)
+    bundle = load(place / "wan", student=place / "self_forcing_dmd", teacher=True)
     assert bundle.teacher is not None
     assert same(bundle.transformer, transformer(2)) and same(bundle.teacher, transformer(1))
 
@@ -141,34 +150,34 @@ def test_a_student_streams_with_either_autoencoder_in_half_precision(place: Path
 
 
 def test_a_bundle_is_loaded_as_it_is_and_its_parts_can_be_replaced(place: Path) -> None:
-    plain = assemble(place / "bundle")
+    plain = load(place / "bundle")
     assert same(plain.transformer, transformer(3)) and plain.teacher is not None
     assert (plain.generation, plain.folder) == (GENERATION, place / "bundle")
     assert plain.provenance == {"preset": "test", "world": "nano"}
-    changed = assemble(place / "bundle", student=place / "wan" / "transformer")
+    changed = load(place / "bundle", student=place / "wan" / "transformer")
     assert same(changed.transformer, transformer(1)) and changed.teacher is None
     assert changed.generation == GENERATION and changed.folder is None
     assert changed.provenance["student"] == str(place / "wan" / "transformer")
     assert "preset" not in changed.provenance, "the base's is not that of its new student"
-    asked = assemble(place / "bundle", preset="longlive")
+    asked = load(place / "bundle", preset="longlive")
     assert asked.generation == load_preset("longlive").generation
 
 
 @pytest.mark.parametrize("placement", ["keep", "cpu", "release"])
 def test_where_text_is_embedded_changes_no_embedding(place: Path, placement: str) -> None:
-    expected = assemble(place / "bundle").text_encoder.embed(["a red swan"])
-    found = assemble(place / "bundle", text_encoder=placement).text_encoder.embed(["a red swan"])
+    expected = load(place / "bundle").text_encoder.embed(["a red swan"])
+    found = load(place / "bundle", text_encoder=placement).text_encoder.embed(["a red swan"])
     torch.testing.assert_close(found, expected)
 
 
 def test_parts_of_two_families_are_refused(place: Path) -> None:
     with pytest.raises(ValueError, match="text_dim=8, but the text encoder dim=128"):
-        assemble(None, student=place / "self_forcing_dmd")
+        load(None, student=place / "self_forcing_dmd")
 
 
 def test_a_size_without_a_preset_is_refused_with_what_to_give(place: Path) -> None:
     with pytest.raises(ValueError, match="is of no size that has a preset: choose one with preset="):
-        assemble(place / "wan")
+        load(place / "wan")
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,9 @@ import torch
 from safetensors.torch import load_file
 
 from causvid.config import AutoencoderConfig, GenerationConfig, TextConfig, TransformerConfig
-from causvid.loading.assemble import load_bundle
+from causvid.loading.assemble import assemble, load_bundle
 from causvid.loading.bundle import Bundle, save_bundle
+from causvid.loading.spec import ModelSpec
 from causvid.models.text import TextEncoder, train_tokenizer
 from causvid.models.tiny_autoencoder import TinyAutoencoder
 from causvid.models.transformer import Transformer
@@ -186,8 +187,8 @@ def edit(name: str, value: object) -> Callable[[Path], None]:
         ("vae/config.json", edit("blocks", 2), "vae.*missing encoder"),
         ("vae/config.json", edit("widths", 2), "config.json: widths: "),
         ("vae/diffusion_pytorch_model.safetensors", half, "not a whole safetensors file"),
-        ("text_encoder/model.safetensors", half, "text_encoder holds no readable"),
-        ("text_encoder/model.safetensors", Path.unlink, "text_encoder holds no readable"),
+        ("text_encoder/model.safetensors", half, "not a whole safetensors file"),
+        ("text_encoder/model.safetensors", Path.unlink, "text_encoder holds no weights"),
         ("text_encoder", shutil.rmtree, "text_encoder is missing"),
         ("tokenizer/tokenizer.json", half, "tokenizer holds no readable"),
         ("tokenizer/tokenizer.json", Path.unlink, "tokenizer"),
@@ -209,7 +210,7 @@ def test_a_folder_that_is_no_bundle_says_so(tmp_path: Path) -> None:
 def test_a_bundle_loads_in_the_type_asked_for(tmp_path: Path) -> None:
     a = bundle()
     save(a, tmp_path / "it")
-    b = load_bundle(tmp_path / "it", dtype=torch.bfloat16)
+    b = assemble(ModelSpec(model=tmp_path / "it", dtype=torch.bfloat16))
     for x, y in zip(modules(a), modules(b), strict=True):
         assert {p.dtype for p in y.parameters()} == {torch.bfloat16}
         assert all(torch.equal(p.bfloat16(), q) for p, q in zip(x.parameters(), y.parameters(), strict=True))

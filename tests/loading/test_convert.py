@@ -8,17 +8,18 @@ import torch
 from safetensors.torch import load_file
 
 from causvid.config import AutoencoderConfig, GenerationConfig, TextConfig, TransformerConfig
+from causvid.files import writing
+from causvid.files.checkpoint import open_checkpoint
 from causvid.loading import convert as module
 from causvid.loading.assemble import load_bundle
 from causvid.loading.bundle import save_bundle, save_transformer
-from causvid.files.checkpoint import open_checkpoint
 from causvid.loading.convert import Target, convert
 from causvid.loading.describe import Description, describe
 from causvid.loading.names import to_foreign
+from causvid.loading.weights import load_transformer
 from causvid.models.text import TextEncoder, train_tokenizer
 from causvid.models.tiny_autoencoder import TinyAutoencoder
 from causvid.models.transformer import Transformer
-from causvid.loading.weights import load_transformer
 from causvid.preset import load_preset
 
 CONFIG = TransformerConfig(dim=128, heads=1, layers=2, ffn_dim=24, text_dim=8, in_channels=4, out_channels=4)
@@ -75,7 +76,7 @@ def test_a_way_through_all_formats_ends_where_it_began(tmp_path: Path) -> None:
     assert len({file.stat().st_mode for file in written}) == 1
 
 
-def test_what_is_written_is_what_others_expect(tmp_path: Path) -> None:
+def test_what_is_written_is_what_others_expect(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from diffusers import WanTransformer3DModel
 
     start = transformer(NARROW)
@@ -84,7 +85,8 @@ def test_what_is_written_is_what_others_expect(tmp_path: Path) -> None:
     wan = load_file(tmp_path / "wan" / "diffusion_pytorch_model.safetensors")
     expected = to_foreign(start.state_dict(), NARROW, "wan")
     assert wan.keys() == expected.keys() and all(torch.equal(wan[name], expected[name]) for name in wan)
-    convert(tmp_path / "wan", tmp_path / "diffusers", to="diffusers", shard_bytes=100_000)
+    monkeypatch.setattr(writing, "SHARD_BYTES", 100_000)
+    convert(tmp_path / "wan", tmp_path / "diffusers", to="diffusers")
     other = WanTransformer3DModel.from_config(WanTransformer3DModel.load_config(tmp_path / "diffusers"))
     state = {}
     for shard in (tmp_path / "diffusers").glob("*.safetensors"):
@@ -98,10 +100,11 @@ def test_what_is_written_is_what_others_expect(tmp_path: Path) -> None:
     assert "model.blocks.1.self_attn.norm_q.weight" in content["generator"]
 
 
-def test_a_large_model_is_written_in_shards_with_an_index(tmp_path: Path) -> None:
+def test_a_large_model_is_written_in_shards_with_an_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     start = transformer()
     save_transformer(tmp_path / "it", start)
-    convert(tmp_path / "it", tmp_path / "new", to="diffusers", shard_bytes=500_000)
+    monkeypatch.setattr(writing, "SHARD_BYTES", 500_000)
+    convert(tmp_path / "it", tmp_path / "new", to="diffusers")
     shards = sorted(file.name for file in (tmp_path / "new").glob("*.safetensors"))
     assert len(shards) > 2 and shards[0] == f"diffusion_pytorch_model-00001-of-{len(shards):05d}.safetensors"
     index = json.loads((tmp_path / "new" / "diffusion_pytorch_model.safetensors.index.json").read_text())

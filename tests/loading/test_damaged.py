@@ -18,8 +18,9 @@ from torch import Tensor
 from causvid.config import TransformerConfig
 from causvid.files.checkpoint import Checkpoint, Entry
 from causvid.loading.names import foreign_shapes, to_foreign
-from causvid.models.transformer import Transformer
+from causvid.loading.wan_config import to_wan_config
 from causvid.loading.weights import load_transformer, sniff
+from causvid.models.transformer import Transformer
 
 CONFIG = TransformerConfig(dim=128, heads=1, layers=2, ffn_dim=24, text_dim=8, in_channels=4, out_channels=4)
 USUAL = "diffusion_pytorch_model.safetensors"
@@ -195,7 +196,7 @@ WEIGHTS: list[tuple[str, Callable[[], State], str]] = [
     (
         "8 bits with too many factors",
         lambda: {**wan(), "blocks.0.ffn.0.scale_weight": torch.ones(5)},
-        "blocks.0.ffn.0.scale_weight holds 5 factors, expected one, or one for each row",
+        "blocks.0.ffn.0.weight has 5 factors, expected one, or one for each row",
     ),
     ("a LoRA", lora, "is a LoRA, expected a Wan 2.1 text-to-video transformer"),
     ("a VAE", lambda: {"encoder.conv1.weight": torch.ones(2)}, r"is a video autoencoder \(VAE\), expected a Wan"),
@@ -353,8 +354,9 @@ def test_sections_that_do_not_say_which(tmp_path: Path) -> None:
 
 def test_a_config_that_does_not_fit(tmp_path: Path) -> None:
     save_file(wan(), tmp_path / "it.safetensors")
-    other = CONFIG.model_copy(update={"layers": 3})
-    check(tmp_path / "it.safetensors", "missing blocks.2.modulation", config=other)
+    other = to_wan_config(CONFIG.model_copy(update={"layers": 3}))
+    (tmp_path / "config.json").write_text(json.dumps(other))
+    check(tmp_path / "it.safetensors", "missing blocks.2.modulation")
     (tmp_path / "config.json").write_text('{"_class_name": "WanModel", "dim": 128')
     check(tmp_path, "config.json is not readable JSON", names=str(tmp_path / "config.json"))
     (tmp_path / "config.json").write_text('{"_class_name": "WanModel", "model_type": "i2v"}')

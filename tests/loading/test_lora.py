@@ -1,4 +1,4 @@
-"""A LoRA adds strength · alpha / r · up @ down to the layers it names, in whatever spelling, merged or live."""
+"""A LoRA adds strength · alpha / r · up @ down to the layers it names, in whatever spelling."""
 
 import json
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from causvid.config import TransformerConfig
-from causvid.loading.lora import apply_lora, read_lora, set_lora_strength
+from causvid.loading.lora import merge_lora, read_lora
 from causvid.loading.names import foreign_name
 from causvid.models.transformer import Transformer
 
@@ -104,24 +104,12 @@ def kohya(name: str, down: Tensor, up: Tensor) -> dict[str, Tensor]:
     }
 
 
-@torch.no_grad()
-def velocity(transformer: Transformer) -> Tensor:
-    generator = torch.Generator().manual_seed(2)
-    x = torch.randn(1, 2, 5, 4, 6, generator=generator)
-    text = transformer.encode_text(torch.randn(1, 4, 20, generator=generator))
-    return transformer(x, torch.full((1, 2), 0.7), text)
-
-
-def difference(a: Tensor, b: Tensor) -> float:
-    return float((a - b).norm() / b.norm())
-
-
 @pytest.mark.parametrize("naming", [plain, diffusers, peft, wrapped, comfy, kohya])
 @pytest.mark.parametrize("strength", [1.0, -0.4])
 def test_merging_adds_the_scaled_product_in_every_naming(tmp_path: Path, naming: Naming, strength: float) -> None:
     file = write(tmp_path / ("lora.pt" if naming is wrapped else "lora.safetensors"), naming)
     merged, base = model(), model().state_dict()
-    apply_lora(merged, read_lora(file), strength=strength)
+    merge_lora(merged, read_lora(file), strength=strength)
     expected = dict(base)
     for name, (down, up) in matrices().items():
         expected[f"{name}.weight"] = base[f"{name}.weight"] + strength * up @ down
@@ -133,34 +121,17 @@ def test_merging_adds_the_scaled_product_in_every_naming(tmp_path: Path, naming:
     assert all(parameter.requires_grad for parameter in merged.parameters())
 
 
-def test_a_live_lora_is_the_merged_one_at_any_strength(tmp_path: Path) -> None:
-    lora = read_lora(write(tmp_path / "lora.safetensors", comfy))
-    live = model()
-    base = velocity(live)
-    apply_lora(live, lora, merge=False)
-    for strength in (1.0, 0.3, -0.5):
-        merged = model()
-        apply_lora(merged, lora, strength=strength)
-        set_lora_strength(live, strength)
-        assert difference(velocity(live), velocity(merged)) < 1e-5
-        assert difference(velocity(merged), base) > 1e-2
-    set_lora_strength(live, 0)
-    assert torch.equal(velocity(live), base)
-
-
-def test_alpha_comes_from_the_argument_the_file_the_settings_or_the_rank(tmp_path: Path) -> None:
-    def scales(file: Path, alpha: float | None = None) -> list[float]:
-        return [pair.scale for pair in read_lora(file, alpha=alpha).pairs.values()]
+def test_alpha_comes_from_the_file_the_settings_or_the_rank(tmp_path: Path) -> None:
+    def scales(file: Path) -> list[float]:
+        return [pair.scale for pair in read_lora(file).pairs.values()]
 
     layers = ("blocks.0.self_attention.query", "blocks.1.cross_attention.out")
     pairs = {name: matrices()[name] for name in layers}
     file = write(tmp_path / "peft" / "adapter_model.safetensors", peft, pairs)
     assert scales(file) == [1, 1]
-    assert scales(file, alpha=6) == [2, 3]
     settings = {"peft_type": "LORA", "lora_alpha": 12, "alpha_pattern": {"cross_attn.o": 5}, "target_modules": "q"}
     (file.parent / "adapter_config.json").write_text(json.dumps(settings))
     assert scales(file) == scales(file.parent) == [4, 2.5]
-    assert scales(file, alpha=6) == [2, 3]
     (file.parent / "adapter_config.json").write_text(json.dumps({**settings, "use_rslora": True}))
     assert scales(file) == pytest.approx([12 / 3**0.5, 5 / 2**0.5])
 
@@ -170,7 +141,7 @@ def test_alpha_comes_from_the_argument_the_file_the_settings_or_the_rank(tmp_pat
     assert set(scales(half)) == {0.5}
 
 
-def test_whole_differences_are_added_too_but_only_when_merging(tmp_path: Path) -> None:
+def test_whole_differences_are_added_too(tmp_path: Path) -> None:
     changes = {
         "blocks.0.self_attn.q.diff_b": ("blocks.0.self_attention.query.bias", torch.randn(24)),
         "blocks.1.norm3.diff": ("blocks.1.cross_norm.weight", torch.randn(24)),
@@ -182,27 +153,32 @@ def test_whole_differences_are_added_too_but_only_when_merging(tmp_path: Path) -
     extra = {f"diffusion_model.{name}": value for name, (_, value) in changes.items()}
     file = write(tmp_path / "lora.safetensors", lambda *a: comfy(*a) | extra, pairs)
     merged, base = model(), model().state_dict()
-    apply_lora(merged, read_lora(file), strength=0.5)
+    merge_lora(merged, read_lora(file), strength=0.5)
     for name, value in changes.values():
         torch.testing.assert_close(merged.state_dict()[name], base[name] + 0.5 * value.reshape(base[name].shape))
-    live = model()
-    with pytest.raises(ValueError, match=r"changes .*q\.bias.* as a whole, which needs merge=True"):
-        apply_lora(live, read_lora(file), merge=False)
-    assert list(live.state_dict()) == list(base)
+
+
+def test_a_layer_may_have_both_a_pair_and_a_difference(tmp_path: Path) -> None:
+    down, up = matrices()["head"]
+    whole = torch.randn(20, 24)
+    file = write(tmp_path / "lora.safetensors", lambda *a: {**plain(*a), "head.diff": whole}, {"head": (down, up)})
+    merged, base = model(), model().state_dict()
+    merge_lora(merged, read_lora(file))
+    torch.testing.assert_close(merged.head.weight.data, base["head.weight"] + up @ down + whole)
 
 
 def test_half_precision_weights_are_rounded_once(tmp_path: Path) -> None:
     file = write(tmp_path / "lora.safetensors", plain)
     merged = model().bfloat16()
     base = {name: tensor.float() for name, tensor in merged.state_dict().items()}
-    apply_lora(merged, read_lora(file), strength=0.7)
+    merge_lora(merged, read_lora(file), strength=0.7)
     for name, (down, up) in matrices().items():
         exact = base[f"{name}.weight"] + 0.7 * up @ down
         error = (merged.get_submodule(name).weight.float() - exact).abs()
         assert bool((error <= exact.abs() * 2**-8 + 1e-6).all())
 
 
-def test_a_lora_for_another_model_is_refused_in_one_line_and_changes_nothing(tmp_path: Path) -> None:
+def test_a_lora_for_another_model_is_refused_and_changes_nothing(tmp_path: Path) -> None:
     down, up = matrices()["blocks.0.self_attention.query"]
     cases = {
         r"blocks\.0\.self_attn\.q changes a weight of \[24, 32\], but the model's is \[24, 24\]": {
@@ -215,10 +191,9 @@ def test_a_lora_for_another_model_is_refused_in_one_line_and_changes_nothing(tmp
     for number, (message, wrong) in enumerate(cases.items()):
         file = write(tmp_path / f"{number}.safetensors", comfy, {"head": matrices()["head"], **wrong})
         transformer, base = model(), model().state_dict()
-        for merge in (True, False):
-            with pytest.raises(ValueError, match=message) as caught:
-                apply_lora(transformer, read_lora(file), merge=merge)
-            assert "\n" not in str(caught.value) and file.name in str(caught.value)
+        with pytest.raises(ValueError, match=message) as caught:
+            merge_lora(transformer, read_lora(file))
+        assert "\n" not in str(caught.value) and file.name in str(caught.value)
         assert all(torch.equal(tensor, base[name]) for name, tensor in transformer.state_dict().items())
 
 
@@ -241,14 +216,3 @@ def test_files_that_are_no_plain_lora_are_refused(tmp_path: Path) -> None:
         (file.parent / "adapter_config.json").write_text(json.dumps(settings))
         with pytest.raises(ValueError, match=message):
             read_lora(file)
-
-
-def test_one_live_lora_at_a_time_and_none_without_one(tmp_path: Path) -> None:
-    lora = read_lora(write(tmp_path / "lora.safetensors", plain))
-    transformer = model()
-    with pytest.raises(ValueError, match="no live LoRA"):
-        set_lora_strength(transformer, 1.0)
-    apply_lora(transformer, lora, merge=False)
-    for merge in (True, False):
-        with pytest.raises(ValueError, match="has a live LoRA already"):
-            apply_lora(transformer, lora, merge=merge)

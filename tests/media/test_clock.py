@@ -1,17 +1,17 @@
-"""Frames keep their time whatever rate they come and go at."""
+"""Frames keep their time at any rate of input and output."""
 
 from fractions import Fraction
 
 import pytest
 
-from causvid.media.clock import LONGEST, begins, repeats
+from causvid.media.clock import LONGEST_FRAME, repair_times, resample
 
 
 def shown(lengths: list[Fraction], rate: Fraction) -> list[int]:
     """Numbers of the frames shown at `rate`, of frames that last `lengths`."""
     stamps = [sum(lengths[:i], Fraction(0)) for i in range(len(lengths))]
-    frames = begins(zip(stamps, lengths, range(len(lengths)), strict=True), usual=Fraction(1, 25))
-    return [number for number, times in repeats(frames, rate) for _ in range(times)]
+    frames = repair_times(zip(stamps, lengths, range(len(lengths)), strict=True), default=Fraction(1, 25))
+    return [number for number, times in resample(frames, rate) for _ in range(times)]
 
 
 def even(count: int, fps: int) -> list[Fraction]:
@@ -31,7 +31,7 @@ def test_half_and_double_rates_keep_every_second_and_show_every_one_twice(count:
 
 @pytest.mark.parametrize("rate", [5, 8, 16, 30])
 @pytest.mark.parametrize("fps", [7, 12, 25, 60])
-def test_each_picture_is_the_frame_nearest_in_time(fps: int, rate: int) -> None:
+def test_each_output_frame_is_the_nearest_in_time(fps: int, rate: int) -> None:
     pictures = shown(even(31, fps), Fraction(rate))
     assert abs(len(pictures) - 31 * rate / fps) < 1
     for number, frame in enumerate(pictures):
@@ -62,22 +62,22 @@ def test_a_variable_rate_holds_frames_as_long_as_they_last() -> None:
 )
 def test_timestamps_that_are_missing_or_broken_are_repaired(stamps: list[int | None], expected: list[int]) -> None:
     frames = ((None if stamp is None else Fraction(stamp), Fraction(1), None) for stamp in stamps)
-    assert [begin for begin, _, _ in begins(frames, usual=Fraction(1))] == expected
+    assert [begin for begin, _, _ in repair_times(frames, default=Fraction(1))] == expected
 
 
-@pytest.mark.parametrize("length", [None, Fraction(0), Fraction(-1), LONGEST + 1])
-def test_an_unknown_length_is_the_usual_one(length: Fraction | None) -> None:
-    frames = begins(((None, length, None) for _ in range(3)), usual=Fraction(1, 8))
+@pytest.mark.parametrize("length", [None, Fraction(0), Fraction(-1), LONGEST_FRAME + 1])
+def test_a_frame_without_a_duration_gets_the_default(length: Fraction | None) -> None:
+    frames = repair_times(((None, length, None) for _ in range(3)), default=Fraction(1, 8))
     assert [(begin * 8, length * 8) for begin, length, _ in frames] == [(0, 1), (1, 1), (2, 1)]
 
 
-def test_a_begin_in_the_middle_keeps_the_pictures_of_the_whole() -> None:
+def test_starting_midway_keeps_the_output_of_the_whole() -> None:
     stamps = [Fraction(number, 12) for number in range(24)]
     frames = [(stamp, Fraction(1, 12), number) for number, stamp in enumerate(stamps)]
     rate, usual = Fraction(7), Fraction(1, 12)
 
     def pictures(first: int) -> list[int]:
-        counted = repeats(begins(iter(frames[first:]), usual=usual, origin=Fraction(0)), rate)
+        counted = resample(repair_times(iter(frames[first:]), default=usual, origin=Fraction(0)), rate)
         return [number for number, times in counted for _ in range(times)]
 
     assert pictures(9) == pictures(0)[-len(pictures(9)) :]

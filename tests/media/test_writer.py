@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from causvid.media import VideoWriter, check_target
+from causvid.media import VideoWriter, check_target, read_video
 
 
 def clip(frames: int, height: int = 64, width: int = 96) -> np.ndarray:
@@ -133,7 +133,7 @@ def test_an_interrupt_before_the_first_frame_leaves_nothing(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("when", ["add", "finish"])
-@pytest.mark.parametrize(("name", "kind"), [("a.mp4", "_Stream"), ("a.gif", "_Gif"), ("a", "_FrameFiles")])
+@pytest.mark.parametrize(("name", "kind"), [("a.mp4", "_Video"), ("a.gif", "_Gif"), ("a", "_FrameFiles")])
 def test_a_full_disk_is_one_line_and_no_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, kind: str, when: str
 ) -> None:
@@ -146,7 +146,7 @@ def test_a_full_disk_is_one_line_and_no_file(
         VideoWriter(tmp_path / name, fps=12, height=64, width=96) as writer,
     ):
         writer.write(clip(3))
-    assert caught.value.strerror == f"cannot write {tmp_path / name}: no space left for it"
+    assert caught.value.strerror == f"cannot write {tmp_path / name}: no space left"
     assert not list(tmp_path.iterdir())
 
 
@@ -161,7 +161,7 @@ def test_the_encoder_reports_a_full_disk(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_where_a_video_cannot_go_is_said_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ValueError, match=r"unknown suffix '\.avi'.*\.mp4, \.webm, \.gif, \.png"):
+    with pytest.raises(ValueError, match=r"unknown suffix '\.avi'.*\.mp4, \.webm, \.mkv, \.gif, \.png"):
         check_target(tmp_path / "a.avi")
     with pytest.raises(FileNotFoundError, match="does not exist"):
         check_target(tmp_path / "missing" / "a.mp4")
@@ -188,3 +188,10 @@ def test_wrong_frames_and_none_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="fps=0 is not positive"):
         VideoWriter(tmp_path / "a.mp4", fps=0, height=64, width=96)
     assert not list(tmp_path.iterdir())
+
+
+def test_mkv_is_lossless_at_any_size(tmp_path: Path) -> None:
+    frames = np.random.default_rng(0).integers(256, size=(5, 17, 31, 3), dtype=np.uint8)
+    with VideoWriter(tmp_path / "a.mkv", fps=12, height=17, width=31) as writer:
+        writer.write(frames)
+    assert np.array_equal(list(read_video(tmp_path / "a.mkv", fps=12, height=17, width=31)), frames)

@@ -1,8 +1,5 @@
 """Wan's autoencoder in pieces is diffusers' on the whole clip, and reads both layouts of its weights."""
 
-import re
-from pathlib import Path
-
 import pytest
 import torch
 from diffusers import AutoencoderKLWan
@@ -109,62 +106,7 @@ def test_in_half_precision_the_moments_stay_exact_and_types_follow_the_input() -
     assert autoencoder.to("meta")._mean.device.type == "meta"
 
 
-def test_saved_and_loaded_is_the_same_here_and_in_diffusers(autoencoder, tmp_path: Path) -> None:
-    autoencoder.save(tmp_path / "vae", dtype=torch.float32)
-    latent = noise(1, 2, 16, 2, 3)
-    again = WanAutoencoder.load(tmp_path / "vae")
-    assert torch.equal(again.decode(latent), autoencoder.decode(latent))
-    assert close(theirs_decode(AutoencoderKLWan.from_pretrained(tmp_path / "vae"), latent), autoencoder.decode(latent))
-    assert WanAutoencoder.load(tmp_path / "vae", dtype=torch.bfloat16).vae.dtype == torch.bfloat16
-
-
-RESIDUAL = {"norm1": "residual.0", "conv1": "residual.2", "norm2": "residual.3", "conv2": "residual.6"}
-
-
-def original_name(name: str) -> str:
-    """Spell a name of diffusers' as Wan 2.1's own code does: stages are counted through, blocks are sequences."""
-    name = re.sub(r"^(quant_conv|post_quant_conv)", lambda m: {"quant_conv": "conv1"}.get(m[0], "conv2"), name)
-    name = re.sub(r"^(encoder|decoder)\.conv_in", r"\1.conv1", name)
-    name = name.replace("norm_out", "head.0").replace("conv_out", "head.2")
-    name = name.replace("mid_block.attentions.0", "middle.1")
-    name = re.sub(r"mid_block\.resnets\.(\d)", lambda m: f"middle.{2 * int(m[1])}", name)
-    name = name.replace("down_blocks", "downsamples")
-    name = re.sub(r"up_blocks\.(\d)\.resnets\.(\d)", lambda m: f"upsamples.{4 * int(m[1]) + int(m[2])}", name)
-    name = re.sub(r"up_blocks\.(\d)\.upsamplers\.0", lambda m: f"upsamples.{4 * int(m[1]) + 3}", name)
-    name = name.replace("conv_shortcut", "shortcut")
-    if re.search(r"(middle|samples)\.\d+\.(norm|conv)\d", name):
-        name = re.sub(r"\.((norm|conv)[12])\.", lambda m: f".{RESIDUAL[m[1]]}.", name)
-    return name
-
-
-def test_the_original_file_is_the_same_model(autoencoder, tmp_path: Path) -> None:
-    state = {original_name(name): tensor for name, tensor in autoencoder.vae.state_dict().items()}
-    # A sample of the names in Wan2.1_VAE.pth.
-    assert {
-        "encoder.conv1.weight",
-        "encoder.downsamples.3.residual.2.weight",
-        "encoder.downsamples.3.shortcut.bias",
-        "encoder.downsamples.5.time_conv.weight",
-        "encoder.downsamples.2.resample.1.bias",
-        "encoder.middle.1.to_qkv.weight",
-        "encoder.middle.2.residual.6.weight",
-        "encoder.head.0.gamma",
-        "conv1.weight",
-        "conv2.bias",
-        "decoder.upsamples.4.shortcut.weight",
-        "decoder.upsamples.3.time_conv.bias",
-        "decoder.upsamples.11.resample.1.weight",
-        "decoder.upsamples.14.residual.3.gamma",
-        "decoder.head.2.weight",
-    } <= set(state)
-    torch.save(state, tmp_path / "Wan2.1_VAE.pth")
-    again = WanAutoencoder.load(tmp_path / "Wan2.1_VAE.pth").vae.state_dict()
-    own = autoencoder.vae.state_dict()
-    assert set(again) == set(own)
-    assert all(torch.equal(again[name], tensor) for name, tensor in own.items())
-
-
-def test_errors_name_the_value_and_what_was_expected(autoencoder, tmp_path: Path) -> None:
+def test_errors_name_the_value_and_what_was_expected(autoencoder) -> None:
     with pytest.raises(ValueError, match="height=20 is not a multiple of 8"):
         autoencoder.encode(noise(1, 5, 3, 20, 24))
     with pytest.raises(ValueError, match="frames=4 is not 1 plus a multiple of 4"):
@@ -178,15 +120,3 @@ def test_errors_name_the_value_and_what_was_expected(autoencoder, tmp_path: Path
         WanAutoencoder(AutoencoderKLWan(base_dim=4, is_residual=True))
     with pytest.raises(ValueError, match="expected z_dim=4"):
         WanAutoencoder(AutoencoderKLWan(base_dim=4, z_dim=4))
-
-    autoencoder.save(tmp_path / "vae", dtype=torch.float32)
-    config = tmp_path / "vae" / "config.json"
-    config.write_text(config.read_text().replace('"base_dim": 4', '"base_dim": 8'))
-    with pytest.raises(ValueError, match=r"vae: the weights do not fit: .*expected \[8"):
-        WanAutoencoder.load(tmp_path / "vae")
-    config.write_text(config.read_text().replace("AutoencoderKLWan", "AutoencoderKL"))
-    with pytest.raises(ValueError, match="_class_name='AutoencoderKL'"):
-        WanAutoencoder.load(tmp_path / "vae")
-    torch.save({"decoder.1.weight": torch.zeros(1)}, tmp_path / "other.pth")
-    with pytest.raises(ValueError, match=r"other\.pth: the weights do not fit: missing encoder"):
-        WanAutoencoder.load(tmp_path / "other.pth")

@@ -10,18 +10,20 @@ import pytest
 from safetensors.torch import load_file
 from torch import Tensor
 
+from causvid.data import storybook
 from causvid.preset import Preset, load_preset
-from causvid.train import autoencoder, data, stages
-from causvid.train.loop import Run
+from causvid.train import autoencoder, stages
+from causvid.train.loop import Stage, take_step
+from causvid.train.run import Run, deadline_in
 from causvid.worlds.storybook import Scene
 
 RESULTS = {
     "autoencoder": ("autoencoder.safetensors",),
     "classifier": ("classifier_model/config.json", "classifier_model/model.safetensors"),
-    "data": ("data/clips_0000.safetensors", "data/clips_0001.safetensors"),
-    "teacher": ("teacher.safetensors", "text_encoder.safetensors"),
+    "data": ("data/shard_0000.safetensors", "data/shard_0001.safetensors"),
+    "teacher": ("teacher.safetensors", "text_encoder/model.safetensors"),
     "decoder": ("decoder.safetensors",),
-    "pairs": ("pairs/pairs_0000.safetensors", "pairs/pairs_0001.safetensors"),
+    "pairs": ("pairs/shard_0000.safetensors", "pairs/shard_0001.safetensors"),
     "ode": ("student_ode.safetensors",),
     "dmd": ("student.safetensors",),
 }
@@ -58,10 +60,26 @@ class Chain:
         """Return the run, for stages that are built and stepped by hand."""
         return Run(self.folder)
 
+    def build(self, stage: str, preset: Preset | None = None) -> Stage:
+        """Make a stage of the run, to be stepped by hand."""
+        return stages.STAGES[stage](preset or self.preset, self.run())
+
+    def step(self, stage: Stage, n: int = 0) -> dict[str, Tensor]:
+        """Take a step of a stage."""
+        return take_step(stage, self.run(), n)
+
+    @staticmethod
+    def train(
+        stage: str, folder: Path, preset: str | Preset = "test", *, minutes: float | None = None, seed: int = 0
+    ) -> bool:
+        """Run a stage, or all, in another folder."""
+        settings = load_preset(preset) if isinstance(preset, str) else preset
+        return stages.run(stage, settings, Run(folder, seed=seed, deadline=deadline_in(minutes)))
+
 
 def make_small(patch: pytest.MonkeyPatch) -> None:
     """Several shards of few clips, and few clips for the principal components."""
-    patch.setattr(data, "SHARD", 8)
+    patch.setattr(storybook, "SHARD", 8)
     patch.setattr(autoencoder, "SHORTCUT_CLIPS", 24)
 
 
@@ -74,7 +92,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 def chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
     folder = tmp_path_factory.mktemp("chain") / "run"
     scenes: list[Scene] = []
-    render = data.render_batch
+    render = storybook.render_batch
 
     def render_and_remember(*arguments: Any, **options: Any) -> Any:
         pixels, drawn = render(*arguments, **options)
@@ -83,8 +101,8 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
 
     with pytest.MonkeyPatch.context() as patch:
         make_small(patch)
-        patch.setattr(data, "render_batch", render_and_remember)
-        assert stages.run("all", "test", folder)
+        patch.setattr(storybook, "render_batch", render_and_remember)
+        assert stages.run("all", load_preset("test"), Run(folder))
     yield Chain(folder, load_preset("test"), tuple(scenes))
 
 

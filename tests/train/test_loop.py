@@ -12,8 +12,11 @@ import pytest
 import torch
 from torch import nn
 
-from causvid.train import loop
-from causvid.train.loop import Run, Stage, step_generator, train
+from causvid.train import run
+from causvid.train.loop import Stage, train
+from causvid.train.metrics import last_row
+from causvid.train.objective import Metrics, Micro, Objective
+from causvid.train.run import Run, deadline_in
 
 
 class Toy:
@@ -24,23 +27,20 @@ class Toy:
     ) -> None:
         self.model = nn.Linear(width, 1, bias=False)
         nn.init.ones_(self.model.weight)
-        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=0.1)
         self.results: list[torch.Tensor] = []
 
-        def step(n: int) -> dict[str, torch.Tensor]:
-            x = torch.randn(4, width, generator=step_generator(0, "toy", n))
-            loss = self.model(x).square().mean()
-            self.optimizer.zero_grad()
-            loss.backward()
-            before(n)
-            self.optimizer.step()
-            return {"loss": loss.detach()}
+        def loss(micro: Micro) -> tuple[torch.Tensor, Metrics]:
+            before(micro.step)
+            return self.model(torch.randn(4, width, generator=micro.noise)).square().mean(), {}
 
         def finish() -> None:
             self.results.append(self.model.weight.detach().clone())
 
-        state = {"model": self.model, "optimizer": self.optimizer}
-        self.stage = Stage("toy", steps, settings, state, step, finish)
+        parameters = list(self.model.parameters())
+        objective = Objective(
+            "toy", loss, parameters, torch.optim.Adam(parameters), learning_rate=lambda n: 0.1, max_norm=1e9
+        )
+        self.stage = Stage("toy", steps, settings, finish, {"model": self.model}, [objective])
 
 
 def rows(folder: Path) -> list[int]:
@@ -54,7 +54,7 @@ def checkpoint_step(folder: Path) -> int:
 def fail_at(step: int) -> Callable[[int], None]:
     def fail(n: int) -> None:
         if n == step:
-            raise RuntimeError("the power is gone")
+            raise InterruptedError("the power is gone")
 
     return fail
 
@@ -77,7 +77,7 @@ def unbroken(tmp_path: Path) -> torch.Tensor:
 def test_a_step_at_a_time_is_the_unbroken_run(tmp_path, unbroken):
     for done in range(1, 7):
         toy = Toy()
-        assert train(toy.stage, Run(tmp_path, minutes=0)) == (done == 6)
+        assert train(toy.stage, Run(tmp_path, deadline=0)) == (done == 6)
         assert checkpoint_step(tmp_path) == done and rows(tmp_path) == list(range(1, done + 1))
     assert torch.equal(toy.results[0], unbroken)
     seconds = [json.loads(line)["seconds"] for line in (tmp_path / "toy" / "metrics.jsonl").read_text().splitlines()]
@@ -85,8 +85,8 @@ def test_a_step_at_a_time_is_the_unbroken_run(tmp_path, unbroken):
 
 
 def test_a_crash_costs_the_steps_since_the_checkpoint_and_leaves_no_row_twice(tmp_path, unbroken):
-    train(Toy().stage, Run(tmp_path, minutes=0))
-    with pytest.raises(RuntimeError, match="power"):
+    train(Toy().stage, Run(tmp_path, deadline=0))
+    with pytest.raises(InterruptedError, match="power"):
         train(Toy(before=fail_at(4)).stage, Run(tmp_path))
     assert checkpoint_step(tmp_path) == 1 and rows(tmp_path) == [1, 2, 3, 4]
     with (tmp_path / "toy" / "metrics.jsonl").open("a") as log:
@@ -98,7 +98,7 @@ def test_a_crash_costs_the_steps_since_the_checkpoint_and_leaves_no_row_twice(tm
 
 
 def test_checkpoints_are_written_as_often_as_asked(tmp_path):
-    with pytest.raises(RuntimeError, match="power"):
+    with pytest.raises(InterruptedError, match="power"):
         train(Toy(before=fail_at(4)).stage, Run(tmp_path, checkpoint_minutes=0))
     assert checkpoint_step(tmp_path) == 4
 
@@ -116,7 +116,7 @@ def test_ctrl_c_finishes_the_step_and_keeps_it(step, tmp_path, unbroken):
 
 
 def test_a_second_ctrl_c_ends_at_once_and_spoils_nothing(tmp_path, unbroken):
-    train(Toy().stage, Run(tmp_path, minutes=0))
+    train(Toy().stage, Run(tmp_path, deadline=0))
     with pytest.raises(KeyboardInterrupt):
         train(Toy(before=press_ctrl_c_at(3, times=2)).stage, Run(tmp_path))
     assert checkpoint_step(tmp_path) == 1
@@ -126,7 +126,7 @@ def test_a_second_ctrl_c_ends_at_once_and_spoils_nothing(tmp_path, unbroken):
 
 
 def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(tmp_path, monkeypatch):
-    train(Toy().stage, Run(tmp_path, minutes=0))
+    train(Toy().stage, Run(tmp_path, deadline=0))
 
     def full(value: object, path: Path) -> None:
         path.write_bytes(b"half")
@@ -134,12 +134,12 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(tmp_path, mon
 
     with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
         patch.setattr(torch, "save", full)
-        train(Toy().stage, Run(tmp_path, minutes=0))
+        train(Toy().stage, Run(tmp_path, deadline=0))
     assert checkpoint_step(tmp_path) == 1
     assert train(Toy().stage, Run(tmp_path))
 
 
-def test_a_finished_stage_takes_no_step_and_hands_on_its_result_again(tmp_path, unbroken):
+def test_a_finished_stage_takes_no_step_and_writes_its_result_again(tmp_path, unbroken):
     assert train(Toy().stage, Run(tmp_path))
     toy = Toy(before=fail_at(0))
     assert train(toy.stage, Run(tmp_path))
@@ -147,13 +147,12 @@ def test_a_finished_stage_takes_no_step_and_hands_on_its_result_again(tmp_path, 
     assert rows(tmp_path) == [1, 2, 3, 4, 5, 6]
 
 
-def test_the_budget_ends_a_stage_and_counts_from_each_start(tmp_path, monkeypatch):
+def test_a_stage_ends_once_its_deadline_has_passed(tmp_path, monkeypatch):
     clock = iter(range(10_000))
-    monkeypatch.setattr(loop.time, "monotonic", lambda: float(60 * next(clock)))  # a minute passes at every look
-    with_budget = Run(tmp_path, minutes=2, checkpoint_minutes=1e9)
-    assert not train(Toy().stage, with_budget)
-    assert checkpoint_step(tmp_path) == 3
-    assert train(Toy().stage, with_budget)
+    monkeypatch.setattr(run.time, "monotonic", lambda: float(next(clock)))
+    assert not train(Toy(before=lambda n: monkeypatch.undo() if n == 4 else None).stage, Run(tmp_path, deadline=9))
+    assert 1 < checkpoint_step(tmp_path) < 6
+    assert train(Toy().stage, Run(tmp_path, deadline=deadline_in(1)))
     assert rows(tmp_path) == [1, 2, 3, 4, 5, 6]
 
 
@@ -173,7 +172,7 @@ def test_a_long_stage_logs_about_fifty_times_and_its_last_step(steps, every, tmp
 
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint", "half"])
 def test_a_damaged_checkpoint_is_refused_in_one_line(content, tmp_path):
-    train(Toy().stage, Run(tmp_path, minutes=0))
+    train(Toy().stage, Run(tmp_path, deadline=0))
     path = tmp_path / "toy" / "checkpoint.pt"
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2] if content == "half" else content)
@@ -183,19 +182,20 @@ def test_a_damaged_checkpoint_is_refused_in_one_line(content, tmp_path):
 
 
 def test_a_checkpoint_of_something_else_is_refused_in_one_line(tmp_path):
-    train(Toy(width=4).stage, Run(tmp_path, minutes=0))
+    train(Toy(width=4).stage, Run(tmp_path, deadline=0))
     path = tmp_path / "toy" / "checkpoint.pt"
     with pytest.raises(ValueError, match=r"does not fit this stage \(size mismatch for weight") as error:
         train(Toy().stage, Run(tmp_path))
-    for other in ({"step": 1, "seconds": 0.0, "state": {}}, [1, 2], {"state": {"model": 3, "optimizer": 4}}):
+    whole = {"step": 1, "seconds": 0.0, "started_with": {}, "state": {}}
+    for other in (whole, [1, 2], {"state": {"model": 3}}, {**whole, "state": {"model": 3, "toy optimizer": 4}}):
         torch.save(other, path)
-        with pytest.raises(ValueError, match="does not fit this stage") as error:
+        with pytest.raises(ValueError, match=r"does not fit this stage|is not a checkpoint of a stage") as error:
             train(Toy().stage, Run(tmp_path))
         assert "\n" not in str(error.value)
 
 
-def test_a_run_goes_on_only_with_what_it_was_started_with(tmp_path):
-    train(Toy(batch=4, phases=[{"frames": 1}]).stage, Run(tmp_path, seed=3, minutes=0))
+def test_a_run_resumes_only_with_what_it_was_started_with(tmp_path):
+    train(Toy(batch=4, phases=[{"frames": 1}]).stage, Run(tmp_path, seed=3, deadline=0))
     for toy, seed, line in (
         (Toy(batch=8, phases=[{"frames": 1}]), 3, "batch=8, but .* was started with 4: use another --out"),
         (Toy(batch=4, phases=[{"frames": 2}]), 3, r"phases=\[{'frames': 2}\], but "),
@@ -208,21 +208,45 @@ def test_a_run_goes_on_only_with_what_it_was_started_with(tmp_path):
     assert train(Toy(steps=8, batch=4, phases=[{"frames": 1}], new=1).stage, Run(tmp_path, seed=3))
 
 
-def test_a_checkpoint_that_does_not_say_what_it_was_started_with_goes_on(tmp_path, unbroken):
-    train(Toy(batch=4).stage, Run(tmp_path, minutes=0))
-    path = tmp_path / "toy" / "checkpoint.pt"
-    saved = torch.load(path, weights_only=True)
-    assert saved.pop("started_with") == {"seed": 0, "batch": 4}
-    torch.save(saved, path)
-    toy = Toy(batch=8)
+def spoil_at(step: int, toy: Toy) -> Toy:
+    """Make the loss of a step not a number."""
+    (objective,) = toy.stage.objectives
+
+    def loss(micro: Micro) -> tuple[torch.Tensor, Metrics]:
+        value, metrics = objective.loss(micro)
+        return (value * float("nan") if micro.step == step else value), metrics
+
+    toy.stage = replace(toy.stage, objectives=[replace(objective, loss=loss)])
+    return toy
+
+
+@pytest.mark.parametrize("step", [0, 3])
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(step, tmp_path, unbroken):
+    taken: list[int] = []
+    toy = spoil_at(step, Toy(before=taken.append))
+    with pytest.raises(ValueError, match=rf"stage toy stopped at step {step + 1}: loss=nan; ") as error:
+        train(toy.stage, Run(tmp_path, checkpoint_minutes=0))
+    assert taken == list(range(step + 1)) and not toy.results and "\n" not in str(error.value)
+    assert ("no checkpoint was written yet" in str(error.value)) == (step == 0)
+    assert rows(tmp_path) == list(range(1, step + 1))
+    assert step == 0 or checkpoint_step(tmp_path) == step
+    toy = Toy()
     assert train(toy.stage, Run(tmp_path))
     assert torch.equal(toy.results[0], unbroken)
 
 
-def test_every_step_of_every_stage_and_seed_has_randomness_of_its_own():
-    def first(seed: int, stage: str, step: int) -> tuple[float, ...]:
-        return tuple(torch.rand(4, generator=step_generator(seed, stage, step)).tolist())
+def test_a_gradient_that_is_not_finite_stops_too(tmp_path):
+    toy = Toy(before=lambda n: None)
+    toy.model.weight.register_hook(lambda gradient: gradient * float("inf"))
+    with pytest.raises(ValueError, match="grad_norm="):
+        train(toy.stage, Run(tmp_path))
+    assert not (tmp_path / "toy" / "checkpoint.pt").exists()
 
-    keys = [(seed, stage, step) for seed in (0, 1, 2**31 - 1) for stage in ("ode", "dmd") for step in (0, 1, 11, 111)]
-    assert len({first(*key) for key in keys}) == len(keys)
-    assert first(1, "ode", 7) == first(1, "ode", 7)
+
+def test_rows_that_are_damaged_are_dropped_one_by_one(tmp_path):
+    train(Toy().stage, Run(tmp_path, deadline=0))
+    path = tmp_path / "toy" / "metrics.jsonl"
+    path.write_bytes(b'[1]\n{"step": "x"}\n\xff\n{"step": 1}\n' + path.read_bytes() + b'{"step": 2, "sec')
+    assert train(Toy().stage, Run(tmp_path))
+    assert rows(tmp_path) == [1, 2, 3, 4, 5, 6]
+    assert last_row(tmp_path / "toy")["step"] == 6 and last_row(tmp_path) is None

@@ -1,13 +1,16 @@
 """Learning-rate schedule, weight averaging and fp32 master weights."""
 
 import importlib
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch import nn
 
-from causvid.config import StageConfig
-from causvid.train.optimizer import Ema, adamw, learning_rate, update
+from causvid.recipe import StageConfig
+from causvid.train.objective import Objective, optimise
+from causvid.train.optimizer import Ema, adamw, learning_rate
+from causvid.train.run import Run
 
 
 def test_the_rate_warms_up_stays_and_falls_in_straight_lines():
@@ -31,7 +34,7 @@ def test_the_average_is_the_exponential_one_once_it_is_old():
     average.updates = start
     for value in (1.0, 2.0, 4.0):
         nn.init.constant_(model.weight, value)
-        average.update(model)
+        average.update()
     expected = (1 - decay) * (1.0 * decay**2 + 2.0 * decay + 4.0)
     assert average.weights["weight"].item() == pytest.approx(expected)
     assert average.updates == start + 3
@@ -43,7 +46,7 @@ def test_a_young_average_forgets_where_it_began():
     average, expected = Ema(model, 0.999), 100.0
     for update_number in range(1, 21):
         nn.init.zeros_(model.weight)
-        average.update(model)
+        average.update()
         expected *= (1 + update_number) / (10 + update_number)
     assert average.weights["weight"].item() == pytest.approx(expected)
     assert expected < 1e-3 < 100 * 0.999**20
@@ -55,7 +58,7 @@ def test_the_average_moves_by_less_than_half_precision_can_tell():
     average = Ema(model, 0.999)
     average.updates = 10_000
     nn.init.constant_(model.weight, 1.125)
-    average.update(model)
+    average.update()
     assert average.weights["weight"].dtype == torch.float32
     assert average.weights["weight"].item() == pytest.approx(1.000125, abs=1e-6)
     before = model.weight.clone()
@@ -66,31 +69,33 @@ def test_an_average_follows_buffers_and_survives_its_own_state():
     model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
     average, other = Ema(model, 0.5), Ema(nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)), 0.5)
     model(torch.randn(8, 2, generator=torch.Generator().manual_seed(0)))
-    average.update(model)
+    average.update()
     other.load_state_dict(average.state_dict())
-    fresh = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
-    other.copy_to(fresh)
-    assert other.updates == 1
+    fresh = other.averaged()
+    assert other.updates == 1 and not fresh.training and fresh is not other.module
     assert all(
         torch.equal(fresh.state_dict()[name].float(), value.to(fresh.state_dict()[name].dtype).float())
         for name, value in average.weights.items()
     )
 
 
-def test_decay_touches_matrices_only_and_the_gradient_is_clipped():
+def test_decay_touches_matrices_only_and_the_gradient_is_clipped(tmp_path):
     model = nn.Linear(2, 2)
     nn.init.ones_(model.weight)
     nn.init.ones_(model.bias)
-    optimizer = adamw(model.parameters(), StageConfig(steps=9, learning_rate=7.0, weight_decay=0.5))
-    norm = update(
-        optimizer, (0 * model.weight).sum() + (0 * model.bias).sum(), list(model.parameters()), rate=0.1, clip=1
-    )
-    assert norm == 0
-    torch.testing.assert_close(model.weight.detach(), torch.full((2, 2), 0.95))  # at the rate given, not config's
+    config = StageConfig(steps=9, learning_rate=7.0, weight_decay=0.5)
+
+    def step(loss: Callable[[], torch.Tensor]) -> torch.Tensor:
+        parameters = list(model.parameters())
+        objective = Objective(
+            "toy", lambda micro: (loss(), {}), parameters, adamw(parameters, config), lambda n: 0.1, max_norm=1
+        )
+        return optimise(objective, "toy", Run(tmp_path), 0)["grad_norm"]
+
+    assert step(lambda: (0 * model.weight).sum() + (0 * model.bias).sum()) == 0
+    torch.testing.assert_close(model.weight.detach(), torch.full((2, 2), 0.95))  # at the rate of the step, not config's
     torch.testing.assert_close(model.bias.detach(), torch.ones(2))
-    norm = update(optimizer, 30 * model.bias[0] + 40 * model.bias[1], list(model.parameters()), rate=0.1, clip=1)
-    assert norm.item() == pytest.approx(50)  # before clipping
-    assert model.bias.grad.norm().item() == pytest.approx(1, abs=1e-4)
+    assert step(lambda: 30 * model.bias[0] + 40 * model.bias[1]).item() == pytest.approx(50)  # before clipping
 
 
 @pytest.mark.parametrize("stage", ["autoencoder", "classifier", "teacher", "decoder", "ode", "dmd"])
@@ -109,12 +114,12 @@ def test_under_mixed_precision_a_rate_that_bfloat16_would_swallow_still_moves_th
     stage, chain, changed, monkeypatch
 ):
     module = importlib.import_module(f"causvid.train.{stage}")
-    monkeypatch.setattr(module, "autocast", lambda run: torch.autocast("cpu", dtype=torch.bfloat16))
+    monkeypatch.setattr(module, "autocast", lambda device: torch.autocast("cpu", dtype=torch.bfloat16))
     preset = changed(stage, learning_rate=2e-6, warmup=1)
-    built = getattr(module, f"{stage}_stage")(preset, chain.run())
-    student = built.state["student"]
+    built = chain.build(stage, preset)
+    student = built.modules["student"]
     before = {name: p.detach().clone() for name, p in student.named_parameters()}
-    metrics = built.step(0)
+    metrics = chain.step(built)
     assert all(torch.isfinite(value) for value in metrics.values())
     weight, old = student.blocks[0].feed_forward[0].weight, before["blocks.0.feed_forward.0.weight"]
     assert weight.dtype == torch.float32

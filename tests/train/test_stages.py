@@ -1,6 +1,5 @@
 """The recipe as a chain: it ends in a model that streams, can be broken off anywhere, and says what it lacks."""
 
-import importlib
 import json
 import os
 import shutil
@@ -15,10 +14,11 @@ import torch
 from safetensors.torch import load_file
 
 from causvid import cli
+from causvid.data import storybook
 from causvid.evaluate.classifier import AttributeClassifier
 from causvid.pipeline import Pipeline
-from causvid.train import stages
-from causvid.train.loop import step_generator
+from causvid.seeding import step_generator
+from causvid.train import objective, pairs
 
 STEPS = {"autoencoder": 4, "classifier": 4, "data": 2, "teacher": 4, "decoder": 3, "pairs": 2, "ode": 4, "dmd": 4}
 
@@ -46,12 +46,16 @@ def metrics(folder: Path, stage: str) -> list[dict[str, float]]:
 def interrupt_at(step: int, stage: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Press Ctrl-C in the middle of a step."""
 
-    def drawn(seed: int, name: str, number: int, device: torch.device | str = "cpu") -> torch.Generator:
-        if (name, number) == (stage, step):
-            os.kill(os.getpid(), signal.SIGINT)
-        return step_generator(seed, name, number, device)
+    pressed: list[int] = []
 
-    monkeypatch.setattr(importlib.import_module(f"causvid.train.{stage}"), "step_generator", drawn)
+    def drawn(seed: int, name: str, number: int, *device: torch.device | str, part: int = 0) -> torch.Generator:
+        if (name.split("/")[0], number) == (stage, step) and not pressed:
+            pressed.append(step)
+            os.kill(os.getpid(), signal.SIGINT)
+        return step_generator(seed, name, number, *device, part=part)
+
+    for module in (objective, storybook, pairs):
+        monkeypatch.setattr(module, "step_generator", drawn)
 
 
 def test_the_chain_ends_with_a_bundle_that_streams(chain):
@@ -61,8 +65,8 @@ def test_the_chain_ends_with_a_bundle_that_streams(chain):
     assert all(chunk.dtype == torch.uint8 and chunk.shape[1:] == (32, 48, 3) for chunk in chunks)
     again = list(pipeline.stream("a red fish swims in the snow", seconds=3, seed=1))
     assert all(map(torch.equal, chunks, again))
-    (whole,) = pipeline.stream("a red fish swims in the snow", mode="teacher", steps=2)
-    assert whole.shape == (13, 32, 48, 3)
+    whole = pipeline.teach(["a red fish swims in the snow"], seeds=[0], steps=2)
+    assert whole.shape == (1, 13, 32, 48, 3)
 
 
 def test_the_bundle_holds_what_was_trained(chain):
@@ -72,10 +76,12 @@ def test_the_bundle_holds_what_was_trained(chain):
         (bundle.transformer, "student"),
         (bundle.teacher, "teacher"),
         (bundle.autoencoder, "decoder"),
-        (bundle.text_encoder, "text_encoder"),
+        (bundle.text_encoder.encoder, "text_encoder/model"),
     ):
         weights = load_file(chain.folder / f"{name}.safetensors")
-        assert same({key: t.half().float() for key, t in weights.items()}, dict(model.state_dict()))
+        assert same(
+            {key: t.half().float() for key, t in weights.items()}, {key: model.state_dict()[key] for key in weights}
+        )
     assert AttributeClassifier.load(bundle.classifier).vocabularies["subject"]
     assert bundle.provenance["preset"] == "test"
     assert {name: stage["steps"] for name, stage in bundle.provenance["stages"].items()} == STEPS
@@ -103,55 +109,54 @@ def test_a_finished_run_has_nothing_left_to_do(chain, tmp_path, capsys):
         assert checkpoint(folder, stage)["seconds"] == checkpoint(chain.folder, stage)["seconds"]
 
 
-@pytest.mark.parametrize("stage", [*STEPS, "dmd on data"])
+@pytest.mark.parametrize("stage", [*STEPS, "dmd on data, accumulated"])
 def test_a_stage_broken_off_twice_is_the_unbroken_one_bit_for_bit(stage, chain, tmp_path, monkeypatch):
     preset, whole = "test", chain.folder
-    if stage == "dmd on data":
+    if stage == "dmd on data, accumulated":
         stage, preset, whole = "dmd", str(tmp_path / "on_data.toml"), tmp_path / "whole"
         text = (resources.files("causvid") / "presets" / "test.toml").read_text(encoding="utf-8")
         assert '"rollout"' in text
-        Path(preset).write_text(text.replace('"rollout"', '"data"'), encoding="utf-8")
-        assert stages.run(stage, preset, chain.copy(whole, without=("dmd",)))
+        Path(preset).write_text(text.replace('"rollout"', '"data"\naccumulate = 2'), encoding="utf-8")
+        assert chain.train(stage, chain.copy(whole, without=("dmd",)), preset)
         assert not same(chain.results(stage, whole), chain.results(stage))
     folder = chain.copy(tmp_path / "run", without=(stage,))
 
-    assert not stages.run(stage, preset, folder, max_minutes=0)
+    assert not chain.train(stage, folder, preset, minutes=0)
     assert checkpoint(folder, stage)["step"] == 1
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         interrupt_at(1, stage, patch)
-        stages.run(stage, preset, folder)
+        chain.train(stage, folder, preset)
     assert checkpoint(folder, stage)["step"] == 2
-    assert stages.run(stage, preset, folder)
+    assert chain.train(stage, folder, preset)
 
     assert same(chain.results(stage, folder), chain.results(stage, whole))
     assert same(checkpoint(folder, stage)["state"], checkpoint(whole, stage)["state"])
     assert metrics(folder, stage) == metrics(whole, stage)
 
 
-def test_the_whole_chain_goes_on_where_it_was_interrupted(chain, tmp_path, monkeypatch, capsys):
+def test_the_whole_chain_resumes_where_it_was_interrupted(chain, tmp_path, monkeypatch, capsys):
     folder = chain.copy(tmp_path / "run", without=("ode", "dmd"))
     command = ["train", "all", "--preset", "test", "--out", str(folder), "--device", "cpu"]
     with monkeypatch.context() as patch, pytest.raises(SystemExit) as end:
         interrupt_at(2, "ode", patch)
         cli.main(command)
     assert end.value.code == 130
-    assert "stopped: the same command goes on" in capsys.readouterr().err
+    assert "stopped: the same command resumes" in capsys.readouterr().err
     assert checkpoint(folder, "ode")["step"] == 3 and not (folder / "dmd").exists()
-    assert stages.run("all", "test", folder)
+    assert chain.train("all", folder)
     assert same(chain.results("dmd", folder), chain.results("dmd"))
     assert Pipeline.from_pretrained(folder / "bundle").bundle.provenance["stages"]["ode"]["steps"] == STEPS["ode"]
 
 
 NEEDS = [
     ("data", "autoencoder.safetensors", "autoencoder"),
-    ("teacher", "data/clips_0001.safetensors", "data"),
+    ("teacher", "data/shard_0001.safetensors", "data"),
     ("teacher", "autoencoder.safetensors", "autoencoder"),
-    ("pairs", "data/clips_0000.safetensors", "data"),
+    ("pairs", "data/shard_0000.safetensors", "data"),
     ("pairs", "teacher.safetensors", "teacher"),
-    ("pairs", "text_encoder.safetensors", "teacher"),
     ("decoder", "autoencoder.safetensors", "autoencoder"),
     ("decoder", "teacher.safetensors", "teacher"),
-    ("ode", "pairs/pairs_0001.safetensors", "pairs"),
+    ("ode", "pairs/shard_0001.safetensors", "pairs"),
     ("ode", "teacher.safetensors", "teacher"),
     ("dmd", "student_ode.safetensors", "ode"),
     ("dmd", "teacher.safetensors", "teacher"),
@@ -165,7 +170,7 @@ def refusal(chain, tmp_path) -> Callable[[str], str]:
 
     def start(stage: str, folder: Path = tmp_path / "run") -> str:
         with pytest.raises(ValueError) as error:
-            stages.run(stage, "test", folder)
+            chain.train(stage, folder)
         assert "\n" not in str(error.value)
         return str(error.value)
 
@@ -200,10 +205,10 @@ def test_weights_of_another_size_are_refused(tmp_path, refusal):
 
 def test_the_last_stage_succeeds_without_a_classifier_and_says_how_to_get_the_bundle(chain, tmp_path, capsys):
     folder = chain.copy(tmp_path / "run", without=("classifier",))
-    assert stages.run("dmd", "test", folder)
+    assert chain.train("dmd", folder)
     assert "no bundle yet: run `causvid train classifier`" in capsys.readouterr().err
     assert not (folder / "bundle").exists()
-    assert stages.run("classifier", "test", folder) and stages.run("dmd", "test", folder)
+    assert chain.train("classifier", folder) and chain.train("dmd", folder)
     assert Pipeline.from_pretrained(folder / "bundle").bundle.classifier is not None
 
 
@@ -215,7 +220,7 @@ def test_a_run_can_be_lengthened_but_not_otherwise_changed(chain, tmp_path):
     def run(old: str, new: str, seed: int = 0) -> bool:
         assert old in text[place:]
         preset.write_text(text[:place] + text[place:].replace(old, new, 1), encoding="utf-8")
-        return stages.run("teacher", str(preset), folder, seed=seed)
+        return chain.train("teacher", folder, str(preset), seed=seed)
 
     with pytest.raises(ValueError, match=r"learning_rate=0\.01, but .*teacher/checkpoint\.pt was started with 0\.001"):
         run("learning_rate = 1e-3", "learning_rate = 1e-2")
@@ -233,7 +238,7 @@ def test_a_finished_stage_run_again_brings_back_what_was_lost_or_damaged(stage, 
     first, second = (folder / name for name in chain.results(stage))
     first.unlink()
     second.write_bytes(second.read_bytes()[:-3])
-    assert stages.run(stage, "test", folder)
+    assert chain.train(stage, folder)
     assert same(chain.results(stage, folder), chain.results(stage))
 
 

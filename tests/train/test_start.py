@@ -1,79 +1,176 @@
-"""A run that begins where a bundle ended."""
+"""A run that begins with a model: what it skips, what it trains further, and a recipe for latents of any origin."""
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
+from causvid import cli
+from causvid.engine.latents import save_latents
 from causvid.loading.assemble import load_bundle
 from causvid.loading.layout import SETTINGS
-from causvid.train import stages
-from causvid.train.autoencoder import autoencoder_stage
+from causvid.pipeline import Pipeline
+from causvid.preset import Preset
 from causvid.train.export import provenance
-from causvid.train.loop import Run
-from causvid.train.start import start_from
-from causvid.train.teacher import teacher_stage
+from causvid.train.order import needed
+from causvid.train.roles import Roles
+from causvid.train.run import Run
+from causvid.train.stages import STAGES
+
+Start = Callable[..., Preset]
+EARLIER = [f"{stage}, earlier run" for stage in ("autoencoder", "classifier", "data", "teacher", "decoder")]
 
 
-def test_the_teacher_of_a_run_begun_from_a_bundle_starts_from_its_weights(chain, tmp_path: Path) -> None:
-    run = Run(tmp_path / "run")
-    start_from(chain.folder / "bundle", chain.preset, run)
-    assert stages.run("data", chain.preset.name, run.folder)
-    stage = teacher_stage(chain.preset, run)
+@pytest.fixture
+def start(chain) -> Start:
+    """Return the preset `test` begun with the bundle of the finished run."""
+
+    def change(bundle: Path = chain.folder / "bundle", **options: object) -> Preset:
+        return Preset.model_validate({**chain.preset.model_dump(), "start": str(bundle), **options})
+
+    return change
+
+
+def test_stages_whose_result_a_model_has_are_left_out(start: Start) -> None:
+    distillation = ("pairs", "ode", "dmd")
+    assert needed(start(start_at="pairs")) == ("data", *distillation)
+    assert needed(start(start_at="teacher")) == ("data", "teacher", "decoder", *distillation)
+    assert needed(start(start_at="autoencoder")) == ("autoencoder", "data", "teacher", "decoder", *distillation)
+    assert needed(start(start_at="teacher", world=None, data="latents")) == ("teacher", *distillation)
+
+
+def test_the_teacher_trains_from_the_weights_of_the_bundle(chain, start: Start, tmp_path: Path) -> None:
+    preset, run = start(), Run(tmp_path / "run")
+    assert chain.train("data", run.folder, preset)
+    modules = STAGES["teacher"](preset, run).modules
     bundle = load_bundle(chain.folder / "bundle")
     for name, module in (("model", bundle.teacher), ("text", bundle.text_encoder)):
         assert module is not None
-        state = stage.state[name].state_dict()
         for key, value in module.state_dict().items():
-            assert torch.equal(state[key], value), key
-    told = provenance(chain.preset, run)["stages"]
-    assert list(told) == [
-        "autoencoder, earlier run",
-        "classifier, earlier run",
-        "data, earlier run",
-        "teacher, earlier run",
-        "decoder, earlier run",
-        "data",
-    ]
+            assert torch.equal(modules[name].state_dict()[key], value), key
+    assert list(provenance(preset, run)["stages"]) == [*EARLIER, "data"]
 
 
-def test_an_autoencoder_that_is_trained_on_starts_from_the_bundle_and_its_stage_is_not_passed_over(
-    chain, tmp_path: Path
-) -> None:
-    run = Run(tmp_path / "run")
-    start_from(chain.folder / "bundle", chain.preset, run, at="autoencoder")
-    assert not (run.folder / "autoencoder.safetensors").exists()
-    state = autoencoder_stage(chain.preset, run).state["model"].state_dict()
+def test_the_autoencoder_trains_from_the_weights_of_the_bundle(chain, start: Start, tmp_path: Path) -> None:
+    preset = start(start_at="autoencoder")
+    state = STAGES["autoencoder"](preset, Run(tmp_path)).modules["model"].state_dict()
     for key, value in load_bundle(chain.folder / "bundle").autoencoder.state_dict().items():
         assert torch.equal(state[key], value), key
-    assert stages.run("autoencoder", chain.preset.name, run.folder)
-    told = provenance(chain.preset, run)["stages"]
-    assert told["autoencoder"]["steps"] == chain.preset.recipe.autoencoder.steps
 
 
-def test_what_two_earlier_runs_spent_on_a_stage_is_told_as_one_sum(chain, tmp_path: Path) -> None:
+def test_a_part_that_is_to_be_trained_is_not_taken_from_the_bundle(start: Start, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="run `causvid train teacher` first"):
+        Roles(start(start_at="teacher"), Run(tmp_path)).teacher()
+    assert not Roles(start(start_at="pairs"), Run(tmp_path)).teacher().training
+
+
+def test_two_earlier_runs_of_a_stage_are_one_sum(chain, start: Start, tmp_path: Path) -> None:
     bundle = tmp_path / "bundle"
     shutil.copytree(chain.folder / "bundle", bundle)
     settings = json.loads((bundle / SETTINGS).read_text())
-    told = settings["provenance"]["stages"]
-    told["teacher, earlier run"] = {"steps": 7, "minutes": 0.5}
-    once = told["teacher"]["steps"]
+    stages = settings["provenance"]["stages"]
+    stages["teacher, earlier run"] = {"steps": 7, "minutes": 0.5}
+    once = stages["teacher"]["steps"]
     (bundle / SETTINGS).write_text(json.dumps(settings))
-    run = Run(tmp_path / "run")
-    start_from(bundle, chain.preset, run)
-    assert provenance(chain.preset, run)["stages"]["teacher, earlier run"]["steps"] == once + 7
+    found = provenance(start(bundle), Run(tmp_path / "run"))["stages"]
+    assert found["teacher, earlier run"]["steps"] == once + 7
 
 
-def test_a_run_that_has_begun_is_not_started_again(chain, tmp_path: Path) -> None:
-    (tmp_path / "metrics.jsonl").touch()
-    with pytest.raises(ValueError, match="is not empty"):
-        start_from(chain.folder / "bundle", chain.preset, Run(tmp_path))
+def test_a_bundle_of_another_world_is_refused(start: Start, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="knows other words than the world of preset=test"):
+        Roles(start(world="full"), Run(tmp_path)).new_text_encoder()
 
 
-def test_a_bundle_of_another_world_is_refused(chain, tmp_path: Path) -> None:
-    other = chain.preset.model_copy(update={"world": "full"})
-    with pytest.raises(ValueError, match="knows other words"):
-        start_from(chain.folder / "bundle", other, Run(tmp_path / "run"))
-    assert not (tmp_path / "run").exists()
+def test_a_bundle_of_another_size_is_refused_in_one_line(chain, start: Start, tmp_path: Path) -> None:
+    smaller = chain.preset.transformer.model_copy(update={"ffn_dim": 64})
+    with pytest.raises(ValueError, match=r"start=.* does not fit the preset: size mismatch") as error:
+        Roles(start(transformer=smaller, start_at="pairs"), Run(tmp_path)).teacher()
+    assert "\n" not in str(error.value)
+
+
+# --- a recipe for latents of any origin
+
+
+@pytest.fixture
+def latents(chain, tmp_path: Path) -> Path:
+    """A folder of latents with captions, some longer than a clip."""
+    folder = tmp_path / "latents"
+    folder.mkdir()
+    generator = torch.Generator().manual_seed(0)
+    for number, frames in enumerate((4, 7, 10, 5)):
+        latent = torch.randn(1, frames, 16, 4, 6, generator=generator)
+        save_latents(folder / f"{number}.safetensors", latent, fps=chain.preset.generation.fps)
+        (folder / f"{number}.txt").write_text(f"clip {number}: a red fish", encoding="utf-8")
+    return folder
+
+
+def write_preset(place: Path, chain, *lines: str) -> Path:
+    """Write a preset that extends `test` and begins with its bundle."""
+    text = [f'start = "{chain.folder / "bundle"}"', 'extends = "test"', 'name = "mine"', *lines]
+    place.write_text("\n".join(text), encoding="utf-8")
+    return place
+
+
+def command(*arguments: object) -> int:
+    with pytest.raises(SystemExit) as end:
+        cli.main([str(argument) for argument in arguments])
+    return int(end.value.code or 0)
+
+
+def test_a_folder_of_latents_and_a_bundle_become_a_student(chain, latents: Path, tmp_path: Path, capsys) -> None:
+    preset = write_preset(tmp_path / "mine.toml", chain, 'data = "latents"', 'start_at = "pairs"')
+    out = tmp_path / "run"
+    assert command("train", "all", "--preset", preset, "--out", out, "--device", "cpu") == 0
+    assert capsys.readouterr().out == f"{out}: all is done\n"
+    trained = {folder.name for folder in out.iterdir() if (folder / "checkpoint.pt").exists()}
+    assert trained == {"pairs", "ode", "dmd"}
+    bundle, base = load_bundle(out / "bundle"), load_bundle(chain.folder / "bundle")
+    assert bundle.provenance["data"] == "latents" and bundle.provenance["world"] is None
+    assert bundle.classifier is not None and bundle.teacher is not None and base.teacher is not None
+    for kept, given in ((bundle.teacher, base.teacher), (bundle.autoencoder, base.autoencoder)):
+        assert all(torch.equal(value, given.state_dict()[key]) for key, value in kept.state_dict().items())
+    assert not torch.equal(bundle.transformer.head.weight, base.transformer.head.weight)
+    assert (out / "dmd" / "samples.png").is_file()
+    chunks = list(Pipeline.from_pretrained(out / "bundle").stream("a red fish", seconds=1, seed=0))
+    assert [len(chunk) for chunk in chunks] == [1, 7]
+
+
+@pytest.mark.parametrize("stage", ["teacher", "pairs", "dmd"])
+def test_a_stage_on_a_folder_resumes_as_if_unbroken(stage, chain, latents, start: Start, tmp_path: Path) -> None:
+    preset = start(world=None, data=str(latents), start_at="teacher" if stage == "teacher" else "pairs")
+    before = () if stage != "dmd" else ("pairs", "ode")
+    for place in ("whole", "broken"):
+        for earlier in before:
+            assert chain.train(earlier, tmp_path / place, preset)
+    assert chain.train(stage, tmp_path / "whole", preset)
+    while not chain.train(stage, tmp_path / "broken", preset, minutes=0):
+        pass
+    for file in (tmp_path / "whole").rglob("*.safetensors"):
+        other = tmp_path / "broken" / file.relative_to(tmp_path / "whole")
+        assert file.read_bytes() == other.read_bytes(), file.name
+
+
+@pytest.mark.parametrize("stage", ["autoencoder", "classifier", "data", "decoder"])
+def test_a_stage_that_renders_says_that_it_needs_a_world(stage, chain, latents, start: Start, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="preset=test has no world to render"):
+        chain.train(stage, tmp_path / "run", start(world=None, data=str(latents)))
+
+
+def test_a_recipe_with_nothing_to_begin_with_says_what_to_run(chain, latents, tmp_path: Path) -> None:
+    preset = Preset.model_validate({**chain.preset.model_dump(), "world": None, "data": str(latents)})
+    with pytest.raises(ValueError, match="does not train stage autoencoder: set start"):
+        chain.train("all", tmp_path / "run", preset)
+
+
+def test_the_command_line_takes_data_and_start(chain, latents, tmp_path: Path, capsys) -> None:
+    common = ("train", "all", "--preset", "test", "--out", tmp_path / "run", "--device", "cpu")
+    assert command(*common, "--start-at", "pairs") == 2
+    assert "--start-at pairs needs a bundle to begin with: add --start" in capsys.readouterr().err
+    arguments = ("--data", latents, "--start", chain.folder / "bundle", "--start-at", "pairs")
+    assert command(*common, *arguments, "--max-minutes", "0") == 0
+    assert "time is up; the same command resumes all" in capsys.readouterr().out
+    assert command(*common, *arguments) == 0
+    assert load_bundle(tmp_path / "run" / "bundle").provenance["data"] == "latents"

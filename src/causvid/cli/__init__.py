@@ -7,7 +7,6 @@ import traceback
 import typer
 
 from causvid.cli import (
-    ablations,
     checkpoints,
     decode,
     evaluate,
@@ -15,7 +14,6 @@ from causvid.cli import (
     generate,
     plan,
     play,
-    streams,
     train,
     translate,
     world,
@@ -27,7 +25,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-evaluate_app = typer.Typer(help="Measure a model.", no_args_is_help=True)
+evaluate_app = typer.Typer(help="Make videos with a model, and judge them.", no_args_is_help=True)
 world_app = typer.Typer(help="Look at the built-in world that models are trained on.", no_args_is_help=True)
 app.command()(generate.generate)
 app.command()(extend.extend)
@@ -39,9 +37,8 @@ app.command()(train.train)
 app.command()(checkpoints.inspect)
 app.command()(checkpoints.convert)
 app.add_typer(evaluate_app, name="evaluate")
+evaluate_app.command()(evaluate.videos)
 evaluate_app.command()(evaluate.adherence)
-evaluate_app.command()(streams.streams)
-evaluate_app.command()(ablations.ablations)
 app.add_typer(world_app, name="world")
 world_app.command()(world.preview)
 world_app.command()(world.words)

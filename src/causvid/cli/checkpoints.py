@@ -18,8 +18,8 @@ def inspect(
     from rich.console import Console
     from rich.table import Table
 
-    from causvid.loading.describe import describe
     from causvid.files.hub import find
+    from causvid.loading.describe import describe
 
     console = Console()
     found = describe(find(path, what="path"), section=section)
@@ -55,18 +55,16 @@ def convert(
     ] = None,
 ) -> None:
     """Write a transformer in another format. DST appears whole or not at all."""
-    import torch
-
-    from causvid.loading.convert import convert as write
     from causvid.files.hub import find
+    from causvid.loading.assemble import DTYPES
+    from causvid.loading.convert import convert as write
 
-    types = {None: None, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
     write(
         find(source, what="source"),
         target,
         to=to,
         section=section,
-        dtype=types[dtype],
+        dtype=None if dtype is None else DTYPES[dtype],
         base=None if base is None else find(base, what="base"),
         preset=preset,
     )

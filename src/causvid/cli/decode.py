@@ -2,24 +2,26 @@
 
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from causvid.cli.film import OutputOption, ScaleOption, write_video
-from causvid.cli.options import DeviceOption, DtypeOption, ModelOption, TinyOption, find_device, find_dtype
+from causvid.cli.options import DeviceOption, Options, find_device, flat
+from causvid.cli.output import OutputOption, ScaleOption, write_video
+from causvid.loading.spec import ModelSpec
 from causvid.media import check_target
 
 CHUNK = 3
 """Latent frames decoded at a time."""
+OTHER_PARTS = ("student", "lora", "lora_strength", "preset", "text_encoder", "teacher")
+"""Of a model, what decoding does not need."""
 
 
+@flat
 def decode(
     latents: Annotated[Path, typer.Argument(help="What --latents of another command wrote.")],
     output: OutputOption,
-    model: ModelOption = None,
-    tiny_autoencoder: TinyOption = None,
-    dtype: DtypeOption = None,
+    parts: Annotated[dict[str, Any], Options(ModelSpec, without=OTHER_PARTS)],
     scale: ScaleOption = None,
     device: DeviceOption = None,
 ) -> None:
@@ -30,12 +32,7 @@ def decode(
 
     loaded, fps = load_latents(latents)
     place = find_device(device)
-    autoencoder = load_autoencoder(
-        model,
-        tiny_autoencoder=tiny_autoencoder,
-        dtype=None if dtype is None else find_dtype(dtype),
-        device=place,
-    )
+    autoencoder = load_autoencoder(ModelSpec.make(**parts), device=place)
     began = time.perf_counter()
     frames = decode_latents(autoencoder, loaded, chunk=CHUNK, device=place)
     written = write_video(frames, output, fps=fps, scale=scale, began=began)

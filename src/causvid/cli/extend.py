@@ -1,19 +1,18 @@
-"""`causvid extend`: a video goes on."""
+"""`causvid extend`: a video is continued."""
 
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from causvid.cli.film import Keeping, Making, OutputOption, PromptArgument, play_film
-from causvid.cli.options import Parts, flat
+from causvid.cli.options import DeviceOption, Generation, Parts, flat
+from causvid.cli.output import Keeping, OutputOption, PromptArgument, load, named, play_timeline
 from causvid.media import read_video
 
 if TYPE_CHECKING:
-    from causvid.timeline import Timeline
     from causvid.pipeline import Pipeline
+    from causvid.timeline import Timeline
 
 
 @flat
@@ -21,26 +20,27 @@ def extend(
     video: Annotated[str, typer.Argument(help="A video, or the latents of a run (.safetensors).")],
     prompt: PromptArgument,
     output: OutputOption,
-    making: Making,
+    options: Generation,
     keeping: Keeping,
     parts: Parts,
     seconds: Annotated[float | None, typer.Option(help="Of what is new. Default: a clip.")] = None,
     only_new: Annotated[bool, typer.Option("--only-new", help="Leave the given video out of the file.")] = False,
+    device: DeviceOption = None,
 ) -> None:
-    """Let a video go on: the file holds it, at the model's size and rate, and what follows."""
+    """Continue a video: the file holds it, at the model's size and rate, and what follows."""
     keeping.check(output)
-    pipeline = parts.load()
+    pipeline = load(parts, device)
     from causvid.timeline import Timeline
 
     timeline = Timeline.make(
         seconds=pipeline.clip_seconds if seconds is None else seconds,
         shots=[{"at": 0, "prompt": prompt}],
         after=video,
-        **asdict(making),
-        **parts.named(pipeline),
+        **options,
+        **named(parts, pipeline),
     )
     before = iter(()) if only_new else _given(pipeline, video, timeline)
-    play_film(pipeline, timeline, output, keeping, before=before)
+    play_timeline(pipeline, timeline, output, keeping, before=before)
 
 
 def _given(pipeline: "Pipeline", video: str, timeline: "Timeline") -> Iterator[Any]:

@@ -1,107 +1,74 @@
-"""What several commands take: a model, its parts, a device; and how progress is shown."""
+"""What several commands take: options derived from the models that validate them, a device; and progress."""
 
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, is_dataclass, replace
-from functools import wraps
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
+from dataclasses import dataclass, is_dataclass
+from functools import reduce, wraps
+from operator import or_
+from types import UnionType
+from typing import TYPE_CHECKING, Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 import typer
+from pydantic import BaseModel
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from causvid.engine.request import GenerationOptions
+from causvid.loading.spec import ModelSpec
 
 if TYPE_CHECKING:
     import torch
 
-    from causvid.timeline import Timeline
     from causvid.pipeline import Pipeline
 
-PLACE = "a path, or owner/name or owner/name/file on the Hugging Face Hub"
-Precision = Literal["fp32", "bf16", "fp16"]
-Placement = Literal["keep", "cpu", "release"]
-
-ModelOption = Annotated[
-    str | None, typer.Option(help=f"A bundle, or a folder of Wan 2.1: {PLACE}. Default: the built-in model.")
-]
-StudentOption = Annotated[str | None, typer.Option(help=f"Weights that replace the model's transformer: {PLACE}.")]
-TinyOption = Annotated[
-    str | None, typer.Option("--tiny-autoencoder", help=f"Weights of taew2_1, which decode faster: {PLACE}.")
-]
-LoraOption = Annotated[str | None, typer.Option(help=f"A LoRA for the transformer: {PLACE}.")]
-LoraStrengthOption = Annotated[float | None, typer.Option(help="How much of it is added. Default: 1.")]
-PresetOption = Annotated[
-    str | None, typer.Option(help="How to generate: a preset's name or .toml file. Default: told by the model's name.")
-]
-DtypeOption = Annotated[
-    Precision | None, typer.Option(help="Of the weights. Default: bf16 on CUDA, as in the files elsewhere.")
-]
-TextEncoderOption = Annotated[
-    Placement, typer.Option(help="Keep it beside the transformer, on the CPU, or read it anew for every prompt.")
-]
+ModelOption = Annotated[str | None, typer.Option(help=ModelSpec.model_fields["model"].description)]
 DeviceOption = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps. Default: cuda if there is one.")]
 
 
 @dataclass(frozen=True)
-class Parts:
-    """What runs and where: a model, and what is loaded beside or in place of its own parts."""
+class Options:
+    """Marks a parameter of a command: a dict of a model's fields, each an option with its type, default and help."""
 
-    model: ModelOption = None
-    student: StudentOption = None
-    tiny_autoencoder: TinyOption = None
-    lora: LoraOption = None
-    lora_strength: LoraStrengthOption = None
-    preset: PresetOption = None
-    dtype: DtypeOption = None
-    text_encoder: TextEncoderOption = "keep"
-    device: DeviceOption = None
-    teacher: bool = False
+    model: type[BaseModel]
+    without: tuple[str, ...] = ()
 
-    def load(self) -> "Pipeline":
-        """Load all of it."""
-        from causvid.pipeline import Pipeline
+    def parameters(self) -> list[inspect.Parameter]:
+        """Return the options as parameters of a command."""
+        return [
+            inspect.Parameter(
+                name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=field.default,
+                annotation=Annotated[_plain(field.annotation), typer.Option(help=field.description)],
+            )
+            for name, field in self.model.model_fields.items()
+            if name not in self.without
+        ]
 
-        if self.lora is None and self.lora_strength is not None:
-            raise ValueError(f"lora_strength={self.lora_strength:g} needs a LoRA: give --lora")
-        return Pipeline.from_pretrained(
-            self.model,
-            student=self.student,
-            tiny_autoencoder=self.tiny_autoencoder,
-            lora=self.lora,
-            lora_strength=1.0 if self.lora_strength is None else self.lora_strength,
-            preset=self.preset,
-            dtype=None if self.dtype is None else find_dtype(self.dtype),
-            device=find_device(self.device),
-            text_encoder=self.text_encoder,
-            teacher=self.teacher,
-        )
 
-    def over(self, script: "Timeline") -> "Parts":
-        """Return the parts that a script names, each of which gives way to one that is given here."""
-        return replace(self, **{name: told for name, told in script.parts.items() if getattr(self, name) is None})
-
-    def named(self, pipeline: "Pipeline") -> dict[str, Any]:
-        """Return what a script says of these parts, which were loaded as `pipeline`.
-
-        A preset that was told by a student's name or size is said outright: a file may be moved, and renamed.
-        """
-        from causvid.timeline import PARTS
-
-        told = None if self.student is None else pipeline.bundle.provenance.get("preset")
-        return {name: getattr(self, name) for name in PARTS} | {"preset": self.preset or told}
+Generation = Annotated[
+    dict[str, Any], Options(GenerationOptions, without=("seconds", "sigmas", "after", "source", "strength", "adapt"))
+]
+Parts = Annotated[dict[str, Any], Options(ModelSpec, without=("teacher",))]
 
 
 def flat(command: Callable[..., None]) -> Callable[..., None]:
-    """Let a command take dataclasses: each of their annotated fields becomes an option of the command."""
+    """Let a command take groups: the fields of a model (see `Options`) or of a dataclass become options of its own."""
     own = inspect.signature(command)
-    groups: dict[str, Any] = {name: p.annotation for name, p in own.parameters.items() if is_dataclass(p.annotation)}
-    options = {name: _options(group) for name, group in groups.items()}
-    parameters = [option for name, p in own.parameters.items() for option in options.get(name, [p])]
+    hints = get_type_hints(command, include_extras=True)
+    groups: dict[str, tuple[Callable[..., Any], list[inspect.Parameter]]] = {}
+    for name, hint in hints.items():
+        marks = [mark for mark in get_args(hint) if isinstance(mark, Options)]
+        if marks:
+            groups[name] = dict, marks[0].parameters()
+        elif is_dataclass(hint) and isinstance(hint, type):
+            groups[name] = hint, list(inspect.signature(hint).parameters.values())
+    parameters = [option for name, p in own.parameters.items() for option in groups.get(name, (None, [p]))[1]]
 
     @wraps(command)
     def run(**given: Any) -> None:
-        made = {name: group(**{p.name: given.pop(p.name) for p in options[name]}) for name, group in groups.items()}
+        made = {name: make(**{p.name: given.pop(p.name) for p in options}) for name, (make, options) in groups.items()}
         command(**given, **made)
 
     keywords = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in parameters]
@@ -109,26 +76,20 @@ def flat(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-def _options(group: Any) -> list[inspect.Parameter]:
-    annotated = {field.name for field in fields(group) if get_origin(field.type) is Annotated}
-    return [parameter for name, parameter in inspect.signature(group).parameters.items() if name in annotated]
+def _plain(annotation: Any) -> Any:
+    """Return a field's type without its bounds, which the model checks."""
+    if get_origin(annotation) is Annotated:
+        return _plain(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, UnionType):
+        return reduce(or_, (_plain(part) for part in get_args(annotation)))
+    return annotation
 
 
-def load_pipeline(model: str | Path | None, device: str | None) -> "Pipeline":
-    """Load a model with its own parts, the built-in one by default."""
-    return Parts(model=None if model is None else str(model), device=device).load()
+def load_pipeline(model: str | ModelSpec | None, device: str | None) -> "Pipeline":
+    """Load a model, the built-in one by default."""
+    from causvid.pipeline import Pipeline
 
-
-def find_dtype(name: Precision) -> "torch.dtype":
-    """Return torch's type of a precision."""
-    import torch
-
-    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[name]
-
-
-def name_dtype(dtype: "torch.dtype") -> Precision:
-    """Return the precision of a type of torch's."""
-    return next(name for name in get_args(Precision) if find_dtype(name) == dtype)
+    return Pipeline.from_pretrained(model, device=find_device(device))
 
 
 def find_device(name: str | None) -> "torch.device":

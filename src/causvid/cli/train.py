@@ -7,67 +7,49 @@ from typing import Annotated, Literal
 import typer
 
 from causvid.cli.options import DeviceOption, find_device
-from causvid.preset import load_preset
+from causvid.preset import StartAt, load_preset
 
-Stage = Literal["autoencoder", "classifier", "data", "teacher", "decoder", "pairs", "ode", "dmd", "all", "ablations"]
+Stage = Literal["autoencoder", "classifier", "data", "teacher", "decoder", "pairs", "ode", "dmd", "all"]
 
 
 def train(
-    stage: Annotated[
-        Stage, typer.Argument(help="A stage of the recipe, all in order, or what they are compared with.")
-    ],
+    stage: Annotated[Stage, typer.Argument(help="A stage of the recipe, or all that the preset needs, in order.")],
     preset: Annotated[str, typer.Option(help="A preset's name, or a .toml file.")] = "nano",
     out: Annotated[Path | None, typer.Option(help="Folder of the run. Default: runs/<preset>.")] = None,
     max_minutes: Annotated[float | None, typer.Option(min=0, help="Stop and checkpoint after so long.")] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Of everything random.")] = 0,
     device: DeviceOption = None,
+    data: Annotated[Path | None, typer.Option(help="Train on this folder of latents and captions.")] = None,
     start: Annotated[
-        Path | None, typer.Option(help="Begin a new run from this bundle, training its teacher on.")
+        Path | None, typer.Option(help="A bundle to begin with. Default: as the preset says, or from nothing.")
     ] = None,
     start_at: Annotated[
-        Literal["autoencoder", "teacher"], typer.Option(help="With --start: the first part of it to train on.")
-    ] = "teacher",
-    unpack: Annotated[Path | None, typer.Option(help="Begin with the parcel in this folder.")] = None,
-    pack: Annotated[Path | None, typer.Option(help="End by writing a parcel of what later stages need here.")] = None,
-    parcel_mib: Annotated[float, typer.Option(min=1, help="How large a parcel may be.")] = 64,
+        StartAt | None,
+        typer.Option(help="With --start: the first stage that trains; what earlier ones train is the bundle's."),
+    ] = None,
     without_teacher: Annotated[
         bool, typer.Option("--without-teacher", help="With stage dmd or all: leave it out of the bundle.")
     ] = False,
 ) -> None:
-    """Train a stage; the same command takes up where it was interrupted.
-
-    A parcel carries a run to another machine: a few files of at most 16 MiB, without what can be made again.
-    Ablations are variants of a finished run, each with one idea of the recipe taken out: `evaluate ablations`.
-    """
+    """Train a stage; the same command resumes where it was interrupted."""
     if without_teacher and stage not in ("dmd", "all"):
         raise ValueError(f"--without-teacher is about the bundle, which stage={stage} does not write: use dmd or all")
-    folder = out or Path("runs") / load_preset(preset).name
+    settings = load_preset(preset)
+    if start_at is not None and start is None and settings.start is None:
+        raise ValueError(f"--start-at {start_at} needs a bundle to begin with: add --start")
+    changes = {"start": start and str(start), "start_at": start_at, "data": data and str(data)}
+    changes = {name: value for name, value in changes.items() if value is not None}
+    settings = settings.model_copy(update={**changes, **({"world": None} if data is not None else {})})
+    folder = out or Path("runs") / settings.name
     target = find_device(device)
-    from causvid.train import ablations, handoff, stages
 
-    if start is not None:
-        stages.check_folder(folder)
-        stages.start(start, preset, folder, at=start_at)
-    if unpack is not None:
-        stages.check_folder(folder)
-        handoff.unpack(unpack, folder)
+    from causvid.train import stages
+    from causvid.train.run import Run, deadline_in
+
+    where = Run(folder, seed=seed, device=target, deadline=deadline_in(max_minutes))
     try:
-        if stage == "ablations":
-            done = ablations.run(preset, folder, max_minutes=max_minutes, device=str(target), seed=seed)
-        else:
-            done = stages.run(
-                stage,
-                preset,
-                folder,
-                max_minutes=max_minutes,
-                device=str(target),
-                seed=seed,
-                with_teacher=not without_teacher,
-            )
+        done = stages.run(stage, settings, where, with_teacher=not without_teacher)
     except KeyboardInterrupt:
-        print(f"stopped: the same command goes on with {stage} from its last checkpoint", file=sys.stderr)
+        print(f"stopped: the same command resumes {stage} from its last checkpoint", file=sys.stderr)
         raise
-    print(f"{folder}: {stage} is done" if done else f"{folder}: time is up; the same command goes on with {stage}")
-    if pack is not None:
-        files = handoff.pack(folder, pack, limit=int(parcel_mib * handoff.MIB))
-        print(f"{pack}: {len(files)} files, {sum(file.stat().st_size for file in files) / handoff.MIB:.1f} MiB")
+    print(f"{folder}: {stage} is done" if done else f"{folder}: time is up; the same command resumes {stage}")

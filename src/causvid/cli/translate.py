@@ -1,12 +1,11 @@
-"""`causvid translate`: a video is made anew under a prompt."""
+"""`causvid translate`: video-to-video."""
 
-from dataclasses import asdict
 from typing import Annotated
 
 import typer
 
-from causvid.cli.film import Keeping, Making, OutputOption, PromptArgument, play_film
-from causvid.cli.options import Parts, flat
+from causvid.cli.options import DeviceOption, Generation, Parts, flat
+from causvid.cli.output import Keeping, OutputOption, PromptArgument, load, named, play_timeline
 from causvid.media import probe
 from causvid.media.clip import camera
 
@@ -16,7 +15,7 @@ def translate(
     video: Annotated[str, typer.Argument(help="A video, or webcam.")],
     prompt: PromptArgument,
     output: OutputOption,
-    making: Making,
+    options: Generation,
     keeping: Keeping,
     parts: Parts,
     strength: Annotated[
@@ -26,22 +25,23 @@ def translate(
     seconds: Annotated[
         float | None, typer.Option(help="Length. Default: all of the video; of a webcam, until Ctrl-C.")
     ] = None,
+    device: DeviceOption = None,
 ) -> None:
-    """Make a video anew as a sentence says, chunk by chunk, keeping what it shows where."""
+    """Video-to-video: regenerate a video chunk by chunk as a sentence says, keeping what it shows where."""
     keeping.check(output)
-    pipeline = parts.load()
+    pipeline = load(parts, device)
     from causvid.timeline import Timeline
 
     timeline = Timeline.make(
         seconds=_length(video, pipeline.fps, pipeline.generation.max_seconds) if seconds is None else seconds,
         shots=[{"at": 0, "prompt": prompt}],
         source=video,
-        **({} if strength is None else {"strength": strength}),
         adapt=adapt,
-        **asdict(making),
-        **parts.named(pipeline),
+        **({} if strength is None else {"strength": strength}),
+        **options,
+        **named(parts, pipeline),
     )
-    play_film(pipeline, timeline, output, keeping)
+    play_timeline(pipeline, timeline, output, keeping)
 
 
 def _length(video: str, fps: float, most: float) -> float:

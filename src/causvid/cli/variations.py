@@ -5,16 +5,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from causvid.cli.film import note_unknown_words, write_video
 from causvid.cli.options import stages
+from causvid.cli.output import note_unknown_words, write_video
 from causvid.media import contact_sheet
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from causvid.film import Film
-    from causvid.timeline import Timeline
     from causvid.pipeline import Pipeline
+    from causvid.timeline import Playback, Timeline
 
 STILLS = 6
 """Frames of each video in the contact sheet."""
@@ -32,8 +31,10 @@ def variation_files(output: Path, count: int, seed: int) -> list[Path]:
 
 
 def make_variations(pipeline: "Pipeline", timeline: "Timeline", output: Path, count: int, *, scale: int | None) -> None:
-    """Make the film with `count` seeds, side by side where that can be, and say how different the videos are."""
+    """Make the video with `count` seeds, side by side where that can be, and say how different the videos are."""
     import torch
+
+    from causvid.evaluate.diversity import difference
 
     files, seeds = variation_files(output, count, timeline.seed), range(timeline.seed, timeline.seed + count)
     note_unknown_words(pipeline, [timeline.shots[0].prompt])
@@ -45,8 +46,10 @@ def make_variations(pipeline: "Pipeline", timeline: "Timeline", output: Path, co
                 prompts, seeds=seeds, seconds=timeline.seconds, steps=timeline.steps, progress=told
             )
         else:
-            films = (pipeline.play(timeline.model_copy(update={"seed": seed})) for seed in seeds)
-            videos = torch.stack([_video(film, stage(f"frames of seed {film.timeline.seed}")) for film in films])
+            playbacks = (pipeline.play(timeline.model_copy(update={"seed": seed})) for seed in seeds)
+            videos = torch.stack(
+                [_video(playback, stage(f"frames of seed {playback.timeline.seed}")) for playback in playbacks]
+            )
     took = time.perf_counter() - began
     for file, video in zip(files, videos, strict=True):
         if write_video([video], file, fps=pipeline.fps, scale=scale, began=began).stopped:
@@ -55,21 +58,21 @@ def make_variations(pipeline: "Pipeline", timeline: "Timeline", output: Path, co
     partial = sheet.with_name(f".{sheet.name}.partial")
     contact_sheet(list(videos.numpy()), [f"seed {seed}" for seed in seeds], stills=STILLS).save(partial, "PNG")
     partial.replace(sheet)
-    distance, measure = difference(pipeline, videos)
+    distance, measure = difference(videos, pipeline.bundle.classifier)
     print(
         f"{files[0]} to {files[-1].name}, {sheet.name}: {count} videos of {videos.shape[1]} frames in {took:.1f} s · "
         f"difference {distance:.3f} ({measure})"
     )
 
 
-def _video(film: "Film", told: Callable[[int, int], None]) -> "Tensor":
-    """Make all of a film, uint8 `[T, H, W, 3]`, telling after every chunk how many frames there are, and will be."""
+def _video(playback: "Playback", told: Callable[[int, int], None]) -> "Tensor":
+    """Make all of a video, uint8 `[T, H, W, 3]`, telling after every chunk how many frames there are, and will be."""
     import torch
 
     chunks = []
-    for frames in film:
+    for frames in playback:
         chunks.append(frames)
-        told(film.frames, film.length)
+        told(playback.frames, playback.length)
     return torch.cat(chunks)
 
 
@@ -77,19 +80,3 @@ def _is_plain(timeline: "Timeline") -> bool:
     """Say whether it is a prompt and nothing else, which can be made as one batch."""
     own = timeline.shots[0].image is None and timeline.policy == "window"
     return own and all(getattr(timeline, name) is None for name in ("height", "width", "window", "sink"))
-
-
-def difference(pipeline: "Pipeline", videos: "Tensor") -> tuple[float, str]:
-    """Return the mean distance of two of the videos, uint8 `[B, T, H, W, 3]`, B at least 2, and how it was measured."""
-    import torch
-
-    from causvid.evaluate.classifier import MIN_FRAMES, AttributeClassifier
-
-    folder = pipeline.bundle.classifier
-    if folder is None or videos.shape[1] < MIN_FRAMES:
-        points = videos.flatten(1).float() / 255
-        return float(torch.pdist(points, p=1).mean()) / points.shape[1], "mean pixel distance, of 1"
-    classifier = AttributeClassifier.load(folder)
-    with torch.inference_mode():
-        features = torch.cat([classifier.features(video[None].movedim(-1, 2).float() / 255) for video in videos])
-    return float(torch.pdist(features).mean()) / features.shape[1] ** 0.5, "in the features of the model's classifier"

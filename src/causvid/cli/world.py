@@ -1,4 +1,4 @@
-"""`causvid world`: what models are trained on."""
+"""`causvid world`: the procedural world that the built-in model was trained on."""
 
 import re
 from collections.abc import Iterator
@@ -16,23 +16,23 @@ if TYPE_CHECKING:
     from causvid.worlds.storybook import Scene, World
 
 WorldOption = Annotated[
-    Literal["nano", "full"], typer.Option("--preset", help="nano is the built-in model's part of the full world.")
+    Literal["nano", "full"], typer.Option("--preset", help="nano is the part the built-in model knows.")
 ]
 BATCH = 4
 
 
 def preview(
-    output: Annotated[Path, typer.Option("--output", "-o", help="A folder, made if need be.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="A folder, created if missing.")],
     preset: WorldOption = "full",
-    clips: Annotated[int, typer.Option(min=1, help="How many; every subject once before one comes again.")] = 28,
+    clips: Annotated[int, typer.Option(min=1, help="How many; every subject once before any repeats.")] = 28,
     seconds: Annotated[float, typer.Option(min=0.1, max=600, help="Length of a clip.")] = 3.0,
     fps: Annotated[float, typer.Option(min=1, max=120, help="Frames a second.")] = 12.0,
     height: Annotated[int, typer.Option(min=16, help="Pixels.")] = 128,
     width: Annotated[int, typer.Option(min=16, help="Pixels.")] = 192,
-    seed: Annotated[int, typer.Option(min=0, help="Another seed, other scenes.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Another seed draws other scenes.")] = 0,
     device: DeviceOption = None,
 ) -> None:
-    """Draw clips of the world, named by their captions, and a contact sheet of them."""
+    """Render clips of the world, named after their captions, with a contact sheet."""
     from causvid.worlds.storybook import World, caption, render
 
     target = find_device(device)
@@ -41,7 +41,7 @@ def preview(
     captions = [caption(scene, scene.seed) for scene in scenes]
     stills = []
     with progress_bar() as progress:
-        task = progress.add_task("drawing", total=clips, detail="")
+        task = progress.add_task("rendering", total=clips, detail="")
         for start in range(0, clips, BATCH):
             video = render(
                 scenes[start : start + BATCH],
@@ -75,7 +75,7 @@ def words(preset: WorldOption = "nano") -> None:
 
 
 def _tour(world: "World", clips: int, seed: int) -> "Iterator[Scene]":
-    """Draw scenes from a seed on, one for each subject in turn."""
+    """Sample scenes from a seed, one for each subject in turn."""
     from causvid.worlds.storybook import sample_scene
 
     scenes = (sample_scene(world, number, split="all") for number in count(seed * 1_000_000))

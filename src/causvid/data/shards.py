@@ -1,39 +1,90 @@
-"""What a stage makes in many files: numbered shards in its folder, each of which can be made again."""
+"""Tensors in safetensors files that appear whole, and numbered shards of them with captions.
 
-from collections.abc import Callable
+A shard is a function of its number and the seed, so one that is lost or damaged can be computed again.
+"""
+
+import json
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from causvid.train.artifacts import is_whole, load_tensors, save_tensors
+
+def save_tensors(tensors: dict[str, Tensor], path: Path, *, captions: Sequence[str] | None = None) -> None:
+    """Write tensors, and captions in the file's metadata, beside the target and rename: nobody reads half a file."""
+    partial = path.with_suffix(".partial")
+    # Copies, since safetensors refuses tensors that share memory, as a text encoder's embedding does under two names.
+    copies = {
+        name: t.detach().to("cpu", copy=True, memory_format=torch.contiguous_format) for name, t in tensors.items()
+    }
+    save_file(copies, partial, metadata=None if captions is None else {"captions": json.dumps(captions)})
+    os.replace(partial, path)
+
+
+def is_whole(path: Path) -> bool:
+    """Tell whether a file that `save_tensors` wrote is there and of its full length."""
+    try:
+        with safe_open(path, framework="pt"):
+            return True
+    except (OSError, SafetensorError):
+        return False
+
+
+def load_tensors(path: Path, *, made_by: str) -> dict[str, Tensor]:
+    """Read what an earlier stage wrote; a `ValueError` names that stage if the file is missing or damaged."""
+    if not path.is_file():
+        raise ValueError(f"{path} is missing: run `causvid train {made_by}` first, with the same --out")
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged ({error}): run `causvid train {made_by}` again") from None
+
+
+def load_captions(path: Path) -> list[str]:
+    """Read the captions of a file that `save_tensors` wrote."""
+    with safe_open(path, framework="pt") as file:
+        captions: list[str] = json.loads(file.metadata()["captions"])
+    return captions
 
 
 @dataclass(frozen=True)
 class Shards:
-    """The `count` files of a stage: `run / stage / <prefix>_0000.safetensors` and on."""
+    """The `count` files of a stage: `<folder>/shard_0000.safetensors` and so on. The folder has the stage's name."""
 
-    run: Path
-    stage: str
-    prefix: str
+    folder: Path
     count: int
 
     def path(self, n: int) -> Path:
         """Return where shard n is."""
-        return self.run / self.stage / f"{self.prefix}_{n:04d}.safetensors"
+        return self.folder / f"shard_{n:04d}.safetensors"
 
-    def save(self, n: int, tensors: dict[str, Tensor]) -> None:
+    def save(self, n: int, tensors: dict[str, Tensor], captions: Sequence[str]) -> None:
         """Write shard n."""
-        save_tensors(tensors, self.path(n))
+        save_tensors(tensors, self.path(n), captions=captions)
 
-    def mend(self, make: Callable[[int], object]) -> None:
-        """Call `make` for every shard that was lost or damaged since it was made."""
+    def repair(self, make: Callable[[int], object]) -> None:
+        """Call `make` for every shard that was lost or damaged since it was written."""
         for n in range(self.count):
             if not is_whole(self.path(n)):
                 make(n)
 
-    def read(self, name: str, *more: str, device: torch.device) -> tuple[Tensor, ...]:
-        """Return tensors of all shards joined; a `ValueError` names the stage if a shard is missing or damaged."""
-        shards = [load_tensors(self.path(n), made_by=self.stage) for n in range(self.count)]
-        return tuple(torch.cat([shard[key] for shard in shards]).to(device) for key in (name, *more))
+    def read(self, name: str, *, device: torch.device) -> tuple[Tensor, list[str]]:
+        """Return one tensor of all shards joined, and their captions.
+
+        Raises:
+            ValueError: naming the stage, if a shard is missing or damaged.
+        """
+        paths = [self.path(n) for n in range(self.count)]
+        tensors = [load_tensors(path, made_by=self.folder.name)[name] for path in paths]
+        return torch.cat(tensors).to(device), [caption for path in paths for caption in load_captions(path)]
+
+
+def number(captions: Sequence[str]) -> tuple[list[str], list[int]]:
+    """Return the distinct captions in order, and for each of `captions` its place among them."""
+    places = {caption: place for place, caption in enumerate(dict.fromkeys(captions))}
+    return list(places), [places[caption] for caption in captions]

@@ -1,94 +1,79 @@
-"""Batches of rendered clips for training."""
+"""The procedural world as a dataset: clips rendered, encoded and captioned once, in shards.
 
-from collections.abc import Callable, Sequence
+Letters: N clips, F latent frames, C channels, h w latent rows and columns, P phrasings of a caption.
+"""
+
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from causvid.data.dataset import Batch
+from causvid.data.renders import captions_of, render_batch
+from causvid.data.shards import Shards, number
+from causvid.models.autoencoder import Autoencoder, pixel_frames
 from causvid.preset import Preset
-from causvid.train.loop import Run, step_generator
-from causvid.worlds.storybook import Scene, World, caption, render, sample_scene
+from causvid.recipe import required
+from causvid.seeding import step_generator
 
-POOL_BATCH = 256
-
-
-def world_of(preset: Preset) -> World:
-    """Return the subset of the procedural world that a preset trains on."""
-    if preset.world is None:
-        raise ValueError(f"preset={preset.name} has no world to train on: choose one that has, such as nano")
-    return World.preset(preset.world)
+SHARD = 512
+PHRASINGS = 4
+TERSE = 3
+"""The phrasing that leaves things out, so that a short prompt is not a mixture of all it does not say."""
 
 
-def render_scenes(
-    preset: Preset, scenes: Sequence[Scene], *, frames: int, device: torch.device, start: int = 0
-) -> Tensor:
-    """Render scenes at the preset's size and frame rate: `[B, T, 3, H, W]` in [0, 1]."""
-    g = preset.generation
-    return render(scenes, frames=frames, height=g.height, width=g.width, fps=g.fps, start=start, device=device)
+def storybook_shards(preset: Preset, folder: Path) -> Shards:
+    """Return the shards of a preset's clips, in a folder."""
+    return Shards(folder, -(-required(preset.recipe.data, "data").clips // SHARD))
 
 
-def render_batch(
-    preset: Preset, batch: int, *, frames: int, generator: torch.Generator, device: torch.device
-) -> tuple[Tensor, list[Scene]]:
-    """Draw training scenes and render `frames` pixel frames of each."""
-    world = world_of(preset)
-    seeds = torch.randint(2**31, (batch,), generator=generator, device=generator.device).tolist()
-    scenes = [sample_scene(world, seed, split="train") for seed in seeds]
-    return render_scenes(preset, scenes, frames=frames, device=device), scenes
+@torch.no_grad()
+def encode_shard(
+    preset: Preset, autoencoder: Autoencoder, n: int, *, seed: int, device: torch.device
+) -> tuple[Tensor, list[str]]:
+    """Render and encode the clips of shard n.
+
+    Returns latents, half `[N, F, C, h, w]` on the CPU, and P captions of each clip, all those of a clip together.
+    """
+    config = required(preset.recipe.data, "data")
+    generator = step_generator(seed, "data", n)
+    frames = pixel_frames(preset.generation.clip_frames)
+    latents, captions = [], []
+    left = min(SHARD, config.clips - n * SHARD)
+    while left:
+        batch = min(config.batch, left)
+        left -= batch
+        pixels, scenes = render_batch(preset, batch, frames=frames, generator=generator, device=device)
+        latents.append(autoencoder.encode(pixels).half().cpu())
+        phrasings = [
+            captions_of(scenes, [PHRASINGS * scene.seed + p for scene in scenes], terse=p == TERSE)
+            for p in range(PHRASINGS)
+        ]
+        captions += [text for of_clip in zip(*phrasings, strict=True) for text in of_clip]
+    return torch.cat(latents), captions
 
 
 @dataclass(frozen=True)
-class ClipPool:
-    """Clips rendered once, bytes `[N, T, 3, H, W]` on the run's device, and what they show."""
+class StorybookDataset:
+    """Encoded clips in memory: latents half `[N, F, C, h, w]`, and `phrasings` `[N, P]`, numbers of captions."""
 
-    pixels: Tensor
-    scenes: tuple[Scene, ...]
+    latents: Tensor
+    captions: Sequence[str]
+    phrasings: Tensor
 
     @classmethod
-    def render(
-        cls, preset: Preset, clips: int, *, frames: int, generator: torch.Generator, device: torch.device
-    ) -> "ClipPool":
-        """Draw training scenes and render `frames` pixel frames of each, many at a time: they share their strokes."""
-        g = preset.generation
-        pixels = torch.empty(clips, frames, 3, g.height, g.width, dtype=torch.uint8, device=device)
-        scenes: list[Scene] = []
-        for part in pixels.split(POOL_BATCH):
-            drawn, shown = render_batch(preset, len(part), frames=frames, generator=generator, device=device)
-            part.copy_(drawn.mul_(255).round_())
-            scenes += shown
-        return cls(pixels, tuple(scenes))
+    def open(cls, preset: Preset, folder: Path, *, device: torch.device) -> "StorybookDataset":
+        """Read all shards onto a device; `ValueError` if stage `data` has not finished."""
+        latents, captions = storybook_shards(preset, folder).read("latents", device=device)
+        distinct, numbers = number(captions)
+        return cls(latents, distinct, torch.tensor(numbers, device=device).view(len(latents), PHRASINGS))
 
-    def draw(self, batch: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Return random clips, fp32 `[B, T, 3, H, W]` in [0, 1], and their numbers, int64 `[B]`."""
-        index = torch.randint(len(self.pixels), (batch,), generator=generator, device=generator.device)
-        index = index.to(self.pixels.device)
-        return self.pixels[index].float() / 255, index
-
-
-def clip_batches(
-    preset: Preset, run: Run, *, batch: int, frames: int, pool: int
-) -> Callable[[torch.Generator], tuple[Tensor, list[Scene]]]:
-    """Return a function that draws a batch of clips of training scenes, `[B, T, 3, H, W]` in [0, 1], and the scenes.
-
-    pool: clips rendered once, at the first call, the same ones however often a stage resumes; 0 renders every batch.
-    """
-
-    @cache
-    def rendered() -> ClipPool:
-        generator = step_generator(run.seed, "pool", 0)
-        return ClipPool.render(preset, pool, frames=frames, generator=generator, device=run.device)
-
-    def draw(generator: torch.Generator) -> tuple[Tensor, list[Scene]]:
-        if not pool:
-            return render_batch(preset, batch, frames=frames, generator=generator, device=run.device)
-        pixels, index = rendered().draw(batch, generator)
-        return pixels, [rendered().scenes[i] for i in index.tolist()]
-
-    return draw
-
-
-def captions(scenes: Sequence[Scene], seeds: Sequence[int], *, terse: bool = False) -> list[str]:
-    """Return one caption a scene, its phrasing chosen by the seed."""
-    return [caption(scene, seed, terse=terse) for scene, seed in zip(scenes, seeds, strict=True)]
+    def batch(self, size: int, *, frames: int, generator: torch.Generator) -> Batch:
+        """Draw clips' first `frames` latent frames, with one of their captions: half of the time the terse one."""
+        here, drawn = self.latents.device, generator.device
+        index = torch.randint(len(self.latents), (size,), generator=generator, device=drawn).to(here)
+        last = self.phrasings.shape[1] - 1
+        phrasing = torch.randint(max(1, 2 * last), (size,), generator=generator, device=drawn).clamp(max=last).to(here)
+        return Batch(self.latents[index, :frames].float(), self.phrasings[index, phrasing])

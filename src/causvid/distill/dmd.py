@@ -23,8 +23,8 @@ def dmd_gradient(x0: Tensor, x0_teacher: Tensor, x0_critic: Tensor) -> Tensor:
 def student_loss(x0: Tensor, *, teacher: Velocity, critic: Velocity, sigma: Tensor, noise: Tensor) -> Tensor:
     """Return the loss whose gradient in `x0` `[B, F, C, H, W]` is the DMD gradient, up to the mean over elements.
 
-    `sigma` `[B, F]` is shared by all frames of a clip, since teacher and critic see whole clips; only frames that were
-    given to the student have 0, and get no gradient. `teacher` includes its guidance, `critic` is conditional only.
+    `sigma` `[B, F]` is shared by all frames of a clip, since teacher and critic see whole clips; only frames that the
+    student was conditioned on have 0, and get no gradient. `teacher` includes its guidance, `critic` has none.
     """
     with torch.no_grad():
         x = add_noise(x0.detach().float(), noise, sigma)
@@ -37,7 +37,7 @@ def student_loss(x0: Tensor, *, teacher: Velocity, critic: Velocity, sigma: Tens
 def critic_loss(x0: Tensor, *, critic: Velocity, sigma: Tensor, noise: Tensor) -> Tensor:
     """Return the flow-matching loss of the critic on student samples `x0`, which get no gradient.
 
-    Frames whose `sigma` is zero were given to the student and are left out.
+    Frames whose `sigma` is zero are those the student was conditioned on, and are left out.
     """
     x0 = x0.detach().float()
     return flow_matching_loss(critic(add_noise(x0, noise, sigma), sigma), x0, noise, sigma)

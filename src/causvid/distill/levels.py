@@ -1,4 +1,4 @@
-"""Noise levels of a causal student in training: one draw a chunk.
+"""Noise levels in training: one draw a chunk, and which first chunks are clean.
 
 Letters: B batch, F latent frames, S levels, C H W a latent frame.
 """
@@ -23,8 +23,21 @@ def draw_chunk_levels(
         rolled = torch.rand((batch, 1), generator=generator, device=draws.device) < clean_past
         past = torch.arange(len(layout), device=draws.device) < chunk
         draws = draws.masked_fill(rolled & past, levels - 1)
-    parts = zip(draws.split(1, dim=1), layout, strict=True)
-    return torch.cat([drawn.expand(-1, size) for drawn, size in parts], dim=1)
+    return draws.repeat_interleave(torch.tensor(layout, device=draws.device), dim=1, output_size=sum(layout))
+
+
+def draw_clean_first(
+    batch: int, frames: int, *, first: int, share: float, generator: torch.Generator, device: torch.device
+) -> Tensor:
+    """Draw which frames are clean, as an image to be continued is: the first chunk's, in a share of the clips.
+
+    Returns bool `[B, F]`. Nothing is drawn for a share of 0, and clips no longer than the first chunk have none.
+    """
+    clean = torch.zeros(batch, frames, dtype=torch.bool, device=device)
+    if share > 0 and frames > first:
+        drawn = torch.rand((batch, 1), generator=generator, device=generator.device) < share
+        clean[:, :first] = drawn.to(device)
+    return clean
 
 
 def gather_states(trajectory: Tensor, index: Tensor) -> Tensor:

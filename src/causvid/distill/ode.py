@@ -11,6 +11,6 @@ from causvid.flow import noisy_mean
 def ode_loss(x0: Tensor, clean: Tensor, sigma: Tensor) -> Tensor:
     """Return the mean squared error between predicted and final latents `[B, F, C, H, W]`.
 
-    Frames whose `sigma` `[B, F]` is zero were given clean and are left out; with nothing left the loss is zero.
+    Frames whose `sigma` `[B, F]` is zero are clean and are left out; with nothing left the loss is zero.
     """
     return noisy_mean((x0.float() - clean.float()).square(), sigma)

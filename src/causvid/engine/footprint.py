@@ -1,13 +1,55 @@
-"""How much memory a model really takes: the peak of a device, or of the process where the device is the CPU."""
+"""How much memory and time a model really takes: the peak of a device, or of the process where that is the CPU."""
 
 import resource
 import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
+T = TypeVar("T")
 _STATUS = Path("/proc/self/status")
 _CLEAR = Path("/proc/self/clear_refs")
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """What loading something and running it took, in bytes beyond `before`, and in seconds.
+
+    before: bytes taken when loading began. loading: the peak while loading. loaded: what stayed. peak: of all.
+    frames: what the run returned.
+    """
+
+    before: int
+    loading: int
+    loaded: int
+    peak: int
+    loading_seconds: float
+    running_seconds: float
+    frames: int
+
+
+def measure(load: Callable[[], T], run: Callable[[T], int], device: torch.device) -> Footprint:
+    """Load something, run it, and read the memory of the device meanwhile."""
+    before = taken_bytes(device)
+    restart_peak(device)
+    start = time.perf_counter()
+    loaded = load()
+    between = time.perf_counter()
+    taken, loading = taken_bytes(device), peak_taken_bytes(device)
+    frames = run(loaded)
+    return Footprint(
+        before=before,
+        loading=loading - before,
+        loaded=taken - before,
+        peak=peak_taken_bytes(device) - before,
+        loading_seconds=between - start,
+        running_seconds=time.perf_counter() - between,
+        frames=frames,
+    )
 
 
 def taken_bytes(device: torch.device) -> int:

@@ -1,32 +1,32 @@
-"""What a model will need, before any of it is loaded: the memory of every part, and of every moment.
+"""How much memory a model needs, before any of it is loaded: for every part, and at every moment.
 
 Letters: B batch (1 here), F latent frames, C h w a latent frame, M text tokens.
 
 A part's memory is counted from its sizes, a moment's by running its computation on tensors without contents.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
-from pathlib import Path
-from typing import Any, get_args
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import UMT5Config, UMT5EncoderModel
 
 from causvid.config import AutoencoderConfig, GenerationConfig, TransformerConfig
-from causvid.loading.bundle import read_settings
-from causvid.files.checkpoint import open_checkpoint, read_json
-from causvid.loading.families import choose_generation
-from causvid.files.hub import find
-from causvid.loading.layout import find_layout
 from causvid.engine.tally import peak_bytes, weight_bytes
-from causvid.models.text import WAN_TOKENS, Placement
+from causvid.files.checkpoint import open_checkpoint, read_json
+from causvid.files.hub import find
+from causvid.loading.autoencoders import TINY
+from causvid.loading.bundle import read_settings
+from causvid.loading.families import choose_generation
+from causvid.loading.layout import find_layout
+from causvid.loading.spec import ModelSpec, Placement
+from causvid.loading.weights import sniff, transformer_place, working_dtype
+from causvid.models.text import WAN_TOKENS
 from causvid.models.tiny_autoencoder import TinyAutoencoder
 from causvid.models.transformer import TextKeys, Transformer
 from causvid.models.wan_autoencoder import WanAutoencoder
-from causvid.loading.weights import sniff, transformer_place, working_dtype
 from causvid.preset import Preset
 
 _UMT5_XXL = {"d_model": 4096, "d_kv": 64, "d_ff": 10240, "num_layers": 24, "num_heads": 64, "vocab_size": 256_384}
@@ -36,7 +36,7 @@ _WORLD_WORDS = 512
 
 @dataclass(frozen=True)
 class Choice:
-    """What can be chosen without another model: precision, what is remembered, the frame, where text is embedded."""
+    """What decides the memory of a given model: precision, history, frame size, and where text is embedded."""
 
     dtype: torch.dtype
     window: int
@@ -63,15 +63,6 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Option:
-    """A choice, with the model's own autoencoder or a tiny one, and the peak of its plan in bytes."""
-
-    choice: Choice
-    tiny: bool
-    peak: int
-
-
-@dataclass(frozen=True)
 class Sketch:
     """A model known by its sizes alone: its parts are modules on the meta device, whose weights take no memory.
 
@@ -84,44 +75,42 @@ class Sketch:
     tokens: int
     generation: GenerationConfig
     dtype: torch.dtype | None = None
-    _found: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def plan(self, choice: Choice, *, separate: bool = True, chunks: int | None = None) -> Plan:
-        """Say what a stream needs.
+        """Count what a stream needs.
 
         Args:
-            choice: what is chosen.
             separate: whether the device has a memory of its own, so that a text encoder on the CPU takes none of it.
-            chunks: how many are made; by default enough to fill window and sink.
+            chunks: how many are generated; by default enough to fill window and sink.
 
         Raises:
-            ValueError: if there is no such frame, or nothing of the past is kept.
+            ValueError: if there is no such frame, or no history is kept.
         """
         self._check(choice)
-        kept = choice.sink + choice.window
+        capacity = choice.sink + choice.window
         first, chunk = self.generation.first, self.generation.chunk
         # The last pass of a stream of so many chunks sees all chunks before its own.
-        seen = kept if chunks is None else min(kept, first + (chunks - 2) * chunk if chunks > 1 else 0)
+        seen = capacity if chunks is None else min(capacity, first + (chunks - 2) * chunk if chunks > 1 else 0)
         size = first if chunks == 1 else chunk
         away = choice.text_encoder == "cpu" and separate
         text = weight_bytes(self.text, choice.dtype)
         pair = 2 * self.config.dim * self.config.layers * choice.dtype.itemsize
-        frame = (choice.dtype, choice.height, choice.width)
-        memory, decoding = self._once((size, chunks == 1, *frame), lambda: self._decoder(choice, size, chunks == 1))
-        embedding = 0 if away else self._once((choice.dtype,), lambda: self._embedding(choice.dtype))
-        seeing = (seen, size, choice.window, choice.sink, *frame)
+        with torch.device("meta"):
+            transformer = weight_bytes(Transformer(self.config), choice.dtype)
+        memory, decoding = self._decoder(choice, size, first_only=chunks == 1)
+        embedding = 0 if away else self._embedding(choice.dtype)
         return Plan(
             parts={
-                "transformer": weight_bytes(self._transformer, choice.dtype),
+                "transformer": transformer,
                 "text encoder": 0 if away or choice.text_encoder == "release" else text,
                 "autoencoder": weight_bytes(self.autoencoder, choice.dtype),
-                "keys and values of the past": kept * self._cells(choice) * pair,
+                "keys and values of the history": self._history(choice) * self._frame_tokens(choice) * pair,
                 "keys and values of the prompt": self.tokens * pair,
-                "memory of the decoder": memory,
+                "state of the decoder": memory,
             },
             moments={
                 "embedding the prompt": embedding + (text if choice.text_encoder == "release" else 0),
-                "a pass of the transformer": self._once(seeing, lambda: self._pass(choice, seen, size)),
+                "a pass of the transformer": self._pass(choice, seen, size),
                 "decoding a chunk": decoding,
             },
         )
@@ -132,20 +121,13 @@ class Sketch:
             if side < edge or side % edge:
                 raise ValueError(f"{name}={side} is not a multiple of {edge}")
         if min(choice.window, choice.sink) < 0 or choice.window + choice.sink < 1:
-            raise ValueError(f"window={choice.window} and sink={choice.sink}: at least one past latent frame is kept")
+            raise ValueError(f"window={choice.window} and sink={choice.sink}: expected at least one latent frame")
 
-    def _once(self, key: tuple[Any, ...], count: Callable[[], Any]) -> Any:
-        """Return what `count` found when it was first called for `key`."""
-        if key not in self._found:
-            self._found[key] = count()
-        return self._found[key]
+    def _history(self, choice: Choice) -> int:
+        """Return the latent frames a cache has room for: slots, the tail, and half a frame for each unrotated key."""
+        return choice.sink + choice.window + max(self.generation.first, self.generation.chunk) + -(-choice.sink // 2)
 
-    @cached_property
-    def _transformer(self) -> Transformer:
-        with torch.device("meta"):
-            return Transformer(self.config)
-
-    def _cells(self, choice: Choice) -> int:
+    def _frame_tokens(self, choice: Choice) -> int:
         """Return the tokens of a latent frame."""
         edge = self.autoencoder.spatial_factor * self.config.patch
         return (choice.height // edge) * (choice.width // edge)
@@ -156,7 +138,7 @@ class Sketch:
         return torch.empty(1, frames, self.autoencoder.latent_channels, *sides, device="meta")
 
     def _pass(self, choice: Choice, seen: int, size: int) -> int:
-        """Run a denoising pass and a commit through one block: each gives back what it took before the next."""
+        """Run a denoising pass and a commit through one block: each frees what it took before the next."""
         latent = self._latent(size, choice)
         with torch.device("meta"):
             model = Transformer(self.config.model_copy(update={"layers": 1})).to(choice.dtype)
@@ -164,17 +146,19 @@ class Sketch:
             levels = torch.empty(1, size)
         keys = TextKeys((text,), (text,))
         rows, columns = latent.shape[3:]
-        cache = model.new_cache(batch=1, height=rows, width=columns, window=choice.window, sink=choice.sink)
+        cache = model.new_cache(
+            batch=1, height=rows, width=columns, window=choice.window, sink=choice.sink, chunk=max(size, seen)
+        )
         if seen:
-            # Once all is full, one frame more: in a long stream the sink is moved whenever it is read.
-            cache.advance(seen + (seen == choice.sink + choice.window))
+            # Once all is full, one frame more: in a long stream the sink moves at every commit.
+            cache.commit(seen + (seen == choice.sink + choice.window))
         return max(
             peak_bytes(lambda: model(latent, levels, keys, cache=cache)),
             peak_bytes(lambda: model(latent, levels, keys, cache=cache, commit=True)),
         )
 
-    def _decoder(self, choice: Choice, size: int, first_only: bool) -> tuple[int, int]:
-        """Return what the decoder remembers between chunks, and what it takes to decode one."""
+    def _decoder(self, choice: Choice, size: int, *, first_only: bool) -> tuple[int, int]:
+        """Return what the decoder keeps between chunks, and what it takes to decode one."""
         coder = self.autoencoder.to(choice.dtype)
         first, later = self._latent(self.generation.first, choice), self._latent(size, choice)
         if first_only:
@@ -191,29 +175,9 @@ class Sketch:
         return peak_bytes(lambda: encoder(input_ids=ids))
 
 
-def list_options(
-    sketch: Sketch, tiny: Sketch | None, choice: Choice, *, dtypes: Sequence[torch.dtype], windows: Sequence[int]
-) -> list[Option]:
-    """Plan every way to run a model, the one that changes least of what it makes first.
-
-    Where text is embedded changes nothing, a tiny autoencoder little, a shorter window more.
-
-    Args:
-        tiny: the same model with a tiny autoencoder; None if that is no option. choice: all that is not varied.
-    """
-    return [
-        Option(varied, tiny=drawn is tiny, peak=drawn.plan(varied).peak)
-        for dtype in dtypes
-        for window in windows
-        for drawn in filter(None, (sketch, tiny))
-        for placement in get_args(Placement)
-        for varied in [replace(choice, dtype=dtype, window=window, text_encoder=placement)]
-    ]
-
-
 def sketch_preset(preset: Preset, *, tiny: bool = False) -> Sketch:
-    """Describe the model of a preset; `tiny` as in `sketch_files`."""
-    text = preset.text
+    """Describe the model of a preset; with `tiny`, `taew2_1` replaces its autoencoder."""
+    text, own = preset.text, preset.autoencoder
     sizes = {
         "d_model": text.dim,
         "d_kv": text.head_dim,
@@ -222,38 +186,33 @@ def sketch_preset(preset: Preset, *, tiny: bool = False) -> Sketch:
         "num_heads": text.heads,
         "vocab_size": _WORLD_WORDS if preset.world else _UMT5_XXL["vocab_size"],
     }
-    own = preset.autoencoder
-    tiny_settings = None if own is None else {"_class_name": "TinyAutoencoder", **own.model_dump()}
     return Sketch(
         config=preset.transformer,
-        autoencoder=_autoencoder(tiny_settings or {}, tiny=tiny),
+        autoencoder=_autoencoder({} if own is None else {"_class_name": TINY, **own.model_dump()}, tiny=tiny),
         text=_text_encoder(sizes),
         tokens=text.max_tokens,
         generation=preset.generation,
     )
 
 
-def sketch_files(
-    name: str | Path | None = None, *, student: str | Path | None = None, tiny: bool = False, preset: str | None = None
-) -> Sketch:
+def sketch_files(spec: ModelSpec) -> Sketch:
     """Describe a model from the headers and settings of its files, which must be on this machine.
 
-    Args:
-        name, student, preset: as `assemble` has them. tiny: whether `taew2_1` replaces its autoencoder.
+    A tiny autoencoder is taken for `taew2_1`, and its file is not looked for. A LoRA, once merged, takes nothing.
 
     Raises:
         ValueError: if a file is missing or damaged.
     """
-    layout = find_layout(name, fetch=False)
-    weights = layout.transformer if student is None else find(student, what="student", fetch=False)
+    layout = find_layout(spec.model, fetch=False)
+    weights = layout.transformer if spec.student is None else find(spec.student, what="student", fetch=False)
     found = sniff(open_checkpoint(transformer_place(weights)))
     own = read_settings(layout.folder)[0] if layout.kind == "bundle" else None
-    if own is not None and student is None and preset is None:
-        generation = own
-    else:
-        told = student or name or layout.folder
-        _, generation = choose_generation(preset, name=told, config=found.config, own=own)
+    generation = own
+    if generation is None or spec.student is not None or spec.preset is not None:
+        name = spec.student or spec.model or layout.folder
+        _, generation = choose_generation(spec.preset, name=name, config=found.config, own=own)
     coder, text = layout.autoencoder, layout.text_encoder
+    tiny = spec.tiny_autoencoder is not None
     length = read_json(layout.tokenizer / "tokenizer_config.json").get("model_max_length") or WAN_TOKENS
     return Sketch(
         config=found.config,
@@ -271,7 +230,7 @@ def _autoencoder(settings: Mapping[str, Any], *, tiny: bool) -> TinyAutoencoder 
     with torch.device("meta"):
         if tiny:
             return TinyAutoencoder(AutoencoderConfig()).eval()
-        if settings.get("_class_name") == "TinyAutoencoder":
+        if settings.get("_class_name") == TINY:
             return TinyAutoencoder(AutoencoderConfig.model_validate(sizes)).eval()
         from diffusers import AutoencoderKLWan
 
@@ -281,4 +240,5 @@ def _autoencoder(settings: Mapping[str, Any], *, tiny: bool) -> TinyAutoencoder 
 def _text_encoder(settings: Mapping[str, Any]) -> nn.Module:
     """Make a text encoder without contents."""
     with torch.device("meta"):
-        return UMT5EncoderModel(UMT5Config(**settings)).eval()
+        encoder: nn.Module = UMT5EncoderModel(UMT5Config(**settings))
+    return encoder.eval()

@@ -5,9 +5,9 @@ It knows no model: `engine.limits` turns it into what a given model needs.
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, PositiveInt, ValidationError, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
-from causvid.config import Settings, one_line
+from causvid.config import Settings
 
 PromptMode = Literal["cut", "recache", "blend"]
 Policy = Literal["window", "recompute"]
@@ -20,39 +20,25 @@ STRENGTH = 0.9
 """How much of its source video-to-video changes by default: what measured best on the built-in model."""
 
 
-class Checked(Settings):
-    """Settings that a user gives by hand."""
-
-    @classmethod
-    def make(cls, **values: object) -> Self:
-        """Validate values; raise a `ValueError` of one line that names the place, the value and what was expected."""
-        try:
-            return cls.model_validate(values)
-        except ValidationError as error:
-            value = error.errors()[0]["input"]
-            shown = f"={value!r}: " if isinstance(value, int | float | str) and error.errors()[0]["loc"] else ": "
-            raise ValueError(one_line(error).replace(": ", shown, 1)) from None
-
-
-class GenerationOptions(Checked):
+class GenerationOptions(Settings):
     """What holds for a whole video, whatever its prompts; what is None is the model's own."""
 
-    seconds: Seconds | None = Field(None, description="Length. Default: that of the clips it was trained on.")
-    seed: Seed = Field(0, description="The same seed gives the same video.")
-    steps: Annotated[int, Field(ge=1, strict=True)] | None = Field(None, description="Denoising steps a chunk.")
-    sigmas: tuple[float, ...] | None = Field(None, description="Noise levels instead, from 1 down, without the last 0.")
-    height: Pixels | None = Field(None, description="Pixels, where the model allows it.")
-    width: Pixels | None = Field(None, description="Pixels, where the model allows it.")
-    window: Frames | None = Field(None, description="Latent frames of history it sees.")
-    sink: Frames | None = Field(None, description="First latent frames that are never evicted.")
-    policy: Policy = Field("window", description="Keep the keys of the history, or recompute them before every chunk.")
-    after: Any = Field(None, description="Extension: a video, or latents, that the new video continues.")
-    source: Any = Field(None, description="Video-to-video: a video, or webcam, that every chunk starts from.")
+    seconds: Seconds | None = Field(default=None, description="Length. Default: that of the clips it was trained on.")
+    seed: Seed = Field(default=0, description="The same seed gives the same video.")
+    steps: Annotated[int, Field(ge=1, strict=True)] | None = Field(default=None, description="Denoising steps a chunk.")
+    sigmas: tuple[float, ...] | None = Field(default=None, description="Noise levels instead, from 1 down, without 0.")
+    height: Pixels | None = Field(default=None, description="Pixels, where the model allows it.")
+    width: Pixels | None = Field(default=None, description="Pixels, where the model allows it.")
+    window: Frames | None = Field(default=None, description="Latent frames of history it sees.")
+    sink: Frames | None = Field(default=None, description="First latent frames that are never evicted.")
+    policy: Policy = Field(default="window", description="Keep the history's keys, or recompute them every chunk.")
+    after: Any = Field(default=None, description="Extension: a video, or latents, that the new video continues.")
+    source: Any = Field(default=None, description="Video-to-video: a video, or webcam, that every chunk starts from.")
     strength: Annotated[float, Field(gt=0, le=1, strict=True)] = Field(
-        STRENGTH, description="How much of the source may change: 1 keeps nothing of it."
+        default=STRENGTH, description="How much of the source may change: 1 keeps nothing of it."
     )
-    adapt: bool = Field(False, description="Change less of what moves more.")
-    fit: Fit = Field("cover", description="How a picture of another shape is brought to size.")
+    adapt: bool = Field(default=False, description="Change less of what moves more.")
+    fit: Fit = Field(default="cover", description="How a picture of another shape is brought to size.")
 
     @model_validator(mode="after")
     def _check_start(self) -> Self:
@@ -71,9 +57,9 @@ class GenerationRequest(GenerationOptions):
     """
 
     prompt: str = Field(description="What to show, in a sentence.")
-    image: Any = Field(None, description="Start with this picture as the first frame.")
+    image: Any = Field(default=None, description="Start with this picture as the first frame.")
     rewind_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False, strict=True)] = Field(
-        0.0, description="How far back the stream can be rewound; each chunk of it costs a copy of the cache."
+        default=0.0, description="How far back the stream can be rewound; each chunk of it costs a copy of the cache."
     )
 
     @model_validator(mode="after")
@@ -83,7 +69,7 @@ class GenerationRequest(GenerationOptions):
         return self
 
 
-class Transition(Checked):
+class Transition(Settings):
     """A prompt and how the video comes to show it.
 
     mode: "cut" changes the text alone, "recache" also recomputes the keys of the visible history under it (LongLive,
@@ -117,7 +103,7 @@ class PromptChange(Transition):
         return self.chunks if self.mode == "blend" else 1
 
 
-class Adjustment(Checked):
+class Adjustment(Settings):
     """Other values that take effect at the next chunk: a new seed, another strength of video-to-video."""
 
     seed: Seed | None = None

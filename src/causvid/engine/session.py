@@ -113,7 +113,10 @@ class SessionState:
 
 @dataclass
 class Session:
-    """A live session; one thread at a time may advance it, any thread may append to `queue`."""
+    """A live session; one thread at a time may advance it, any thread may append to `queue`.
+
+    continued: the clean latents it continues, `[1, F, C, H, W]`, where it started from a video or latents.
+    """
 
     request: GenerationRequest
     geometry: Geometry
@@ -122,6 +125,7 @@ class Session:
     generator: torch.Generator
     source: Source | None = None
     queue: deque[Change] = field(default_factory=deque)
+    continued: Tensor | None = None
 
     @torch.inference_mode()
     def state(self) -> SessionState:

@@ -28,7 +28,7 @@ def guided_velocity(
     """
 
     def velocity(x: Tensor, sigma: Tensor) -> Tensor:
-        cond = model(x, sigma, text, visibility=visibility)
+        cond: Tensor = model(x, sigma, text, visibility=visibility)
         if guidance == 1:
             return cond
         return torch.lerp(model(x, sigma, null_text, visibility=visibility), cond, guidance)

@@ -266,6 +266,7 @@ class Engine:
             history = history.append(part)
             pixels, decoder = self.autoencoder.decode_chunk(part, decoder)
         residual = None if last is None else last - pixels[:, -1:]
+        session.continued = latents
         session.point = replace(point, history=history, decoder=decoder, latest=part, residual=residual)
         self._prefill(session)
 

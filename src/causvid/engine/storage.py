@@ -122,4 +122,5 @@ def _rebuild(kind: Any, value: Any, tensors: Mapping[str, Tensor]) -> Any:
     if get_origin(kind) is Literal or not is_dataclass(kind):
         return TypeAdapter(kind).validate_python(value)
     hints = get_type_hints(kind)
-    return kind(**{part.name: _rebuild(hints[part.name], value[part.name], tensors) for part in fields(kind)})
+    make: Any = kind
+    return make(**{part.name: _rebuild(hints[part.name], value[part.name], tensors) for part in fields(kind)})

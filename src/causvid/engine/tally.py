@@ -37,7 +37,7 @@ class _Tally(TorchDispatchMode):
     """Count the bytes of storages made while it is active, until they are given back."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.live = self.peak = 0
         self._known: dict[int, weakref.ref[torch.UntypedStorage]] = {}
 

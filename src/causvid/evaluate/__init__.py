@@ -1,1 +1,5 @@
-"""Measures and reports: how well a video follows its prompt, how fast it is made, and the card that states both."""
+"""Judge a model by its videos: first make videos into a folder, then judge the folder.
+
+Measures (adherence, drift, Fréchet distance, seams, diversity) are functions of frames and labels; `judge` applies them
+to a folder of videos, `card` writes down what came out.
+"""

@@ -1,24 +1,21 @@
-"""Write the model card of a bundle from what was measured: no number in it is typed by hand.
-
-The report is kept beside the card as evaluation.json.
-"""
+"""Write the model card of a bundle from its report: no number in it is typed by hand."""
 
 import json
 import math
-import struct
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from causvid.config import Settings
-from causvid.evaluate.adherence import Adherence, Drift, Measurement, Tally, points_below, relative
-from causvid.evaluate.markdown import POINTS, Target, points, reached_section, share, table
-from causvid.loading.bundle import CARD, REPORT, SAMPLES, words_command
+from safetensors import safe_open
+
+from causvid.config import GenerationConfig
+from causvid.evaluate.adherence import Tally
+from causvid.evaluate.markdown import share, table, target_section
+from causvid.evaluate.report import EvaluationReport, targets
+from causvid.loading.bundle import CARD, REPORT, SAMPLES, read_settings, words_command
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-
-CEILING_SHARE = 0.85
 
 _PARTS = {
     "transformer": "student (causal transformer)",
@@ -27,48 +24,40 @@ _PARTS = {
     "text_encoder": "text encoder",
     "classifier": "attribute classifier (for measuring only)",
 }
+_HEAD = """---
+license: apache-2.0
+language:
+  - en
+pipeline_tag: text-to-video
+library_name: causvid
+tags:
+  - text-to-video
+  - video-diffusion
+  - streaming
+  - distillation
+---
 
+# CausVid {name}
 
-class EvaluationReport(Settings):
-    """Everything that was measured of one bundle, and how.
+A sentence becomes a video that streams: a causal student makes it chunk by chunk, each chunk in a few denoising \
+steps, with its history in a key-value cache. It was distilled from a bidirectional teacher by the recipe of \
+[CausVid](https://arxiv.org/abs/2412.07772).
 
-    ceiling: renders of the same prompts, read by the same classifier. commands: what makes this report again.
-    notes: what a reader should know, such as why a target was missed.
-    """
+Video: {own.width} × {own.height} pixels at {own.fps:g} frames a second.
+Chunks: {own.first}, then {own.chunk} latent frames each; visible history: the last {own.window} latent frames and the \
+first {own.sink}.
 
-    prompts: int
-    seed: int
-    machine: str
-    native_fps: float
-    ceiling: Adherence
-    student: Measurement
-    teacher: Measurement | None = None
-    drift: Drift | None = None
-    commands: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
+```python
+from causvid import Pipeline
 
-
-def targets(report: EvaluationReport) -> list[Target]:
-    """Compare a report with what the model is meant to reach; better than asked counts as reached."""
-    result = []
-    for name, part in relative(report.student.adherence, report.ceiling).items():
-        wanted = f"{name}: at least {CEILING_SHARE:.0%} of the ceiling"
-        result.append(Target(wanted, f"{part:.1%}", part >= CEILING_SHARE))
-    if report.teacher is not None:
-        for name, gap in points_below(report.student.adherence, report.teacher.adherence).items():
-            result.append(Target(f"{name}: at most {POINTS:g} points below the teacher", points(gap), gap <= POINTS))
-    if report.drift is not None:
-        edge, whole = report.drift.edge_seconds, report.drift.video_seconds
-        for name, gap in points_below(report.drift.last, report.drift.first).items():
-            wanted = f"{name}: last {edge:g} s of {whole:g} s at most {POINTS:g} points below the first {edge:g} s"
-            result.append(Target(wanted, points(gap), gap <= POINTS))
-    fps = report.student.speed.fps
-    wanted = f"student makes at least {report.native_fps:g} frames a second, its native rate"
-    return [*result, Target(wanted, f"{fps:.1f}", fps >= report.native_fps)]
+pipeline = Pipeline.from_pretrained("path/of/this/folder")
+for frames in pipeline.stream("a paper airplane flying over a lake", seconds=5, seed=0):
+    ...  # uint8 [T, H, W, 3]
+```"""
 
 
 def write_card(bundle_path: str | Path, report: EvaluationReport, samples: "Image | None" = None) -> None:
-    """Write README.md and evaluation.json into a bundle, and a picture of what it makes, if one is given.
+    """Write README.md and evaluation.json into a bundle, and a contact sheet of its videos where there is one.
 
     Raises:
         ValueError: the folder is not a bundle.
@@ -84,68 +73,19 @@ def write_card(bundle_path: str | Path, report: EvaluationReport, samples: "Imag
 def render_card(bundle_path: str | Path, report: EvaluationReport) -> str:
     """Compose the card of a bundle as Markdown with the YAML header of Hugging Face."""
     folder = Path(bundle_path)
-    try:
-        settings = json.loads((folder / "causvid.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"bundle={folder}: expected a folder with a readable causvid.json ({error})") from error
-    provenance = settings.get("provenance") or {}
-    generation = settings.get("generation") or settings
+    own, provenance = read_settings(folder)
     sections = [
-        _header(),
-        _introduction(provenance, generation),
+        _HEAD.format(name=provenance.get("preset", "model"), own=own),
         f"![Generated videos, stills of each in a row]({SAMPLES})" if (folder / SAMPLES).is_file() else "",
         _sizes(folder),
         _training(provenance),
         _adherence(report),
-        reached_section(targets(report)),
+        target_section(targets(report)),
         _speed(report),
-        _again(report),
-        _limits(report, provenance, generation),
+        "## Measure it again\n\n```sh\n" + "\n".join(report.commands) + "\n```" if report.commands else "",
+        _limits(report, provenance, own),
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
-
-
-def _header() -> str:
-    facts = [
-        "license: apache-2.0",
-        "language:",
-        "  - en",
-        "pipeline_tag: text-to-video",
-        "library_name: causvid",
-        "tags:",
-    ]
-    tags = [f"  - {tag}" for tag in ("text-to-video", "video-diffusion", "streaming", "distillation")]
-    return "\n".join(["---", *facts, *tags, "---"])
-
-
-def _introduction(provenance: Mapping[str, Any], generation: Mapping[str, Any]) -> str:
-    name = provenance.get("preset", "model")
-    lines = [
-        f"# CausVid {name}",
-        "",
-        "A sentence becomes a video that streams: a causal student makes it chunk by chunk, each chunk in a few "
-        "denoising steps, and keeps what it has seen in a key-value cache. It was distilled from a bidirectional "
-        "teacher by the recipe of [CausVid](https://arxiv.org/abs/2412.07772).",
-        "",
-    ]
-    if {"width", "height", "fps"} <= set(generation):
-        lines.append(f"Video: {_size(generation)} at {generation['fps']:g} frames a second.")
-    if {"first", "chunk", "window", "sink"} <= set(generation):
-        lines.append(
-            f"Chunks: {generation['first']}, then {generation['chunk']} latent frames each; "
-            f"past seen: the last {generation['window']} latent frames and the first {generation['sink']}."
-        )
-    lines += [
-        "",
-        "```python",
-        "from causvid import Pipeline",
-        "",
-        'pipeline = Pipeline.from_pretrained("path/of/this/folder")',
-        'for frames in pipeline.stream("a paper airplane flying over a lake", seconds=5, seed=0):',
-        "    ...  # uint8 [T, H, W, 3]",
-        "```",
-    ]
-    return "\n".join(lines)
 
 
 def _sizes(folder: Path) -> str:
@@ -162,92 +102,69 @@ def _sizes(folder: Path) -> str:
 def _training(provenance: Mapping[str, Any]) -> str:
     stages: Mapping[str, Mapping[str, Any]] = provenance.get("stages") or {}
     facts = [f"- {key}: {_fact(value)}" for key, value in provenance.items() if key not in ("stages", "preset")]
-    if not stages and not facts:
-        return ""
-    columns = list(dict.fromkeys(key for facts_of_stage in stages.values() for key in facts_of_stage))
+    columns = list(dict.fromkeys(key for stage in stages.values() for key in stage))
     rows = [[name, *(_fact(stage.get(key)) for key in columns)] for name, stage in stages.items()]
-    stages_table = table(["stage", *columns], rows) if rows else ""
-    return "\n\n".join(part for part in ("## Training", "\n".join(facts), stages_table) if part)
+    parts = ["\n".join(facts), table(["stage", *columns], rows) if rows else ""]
+    return "\n\n".join(["## Training", *filter(None, parts)]) if any(parts) else ""
 
 
 def _adherence(report: EvaluationReport) -> str:
     """One row an attribute, one column a source of video."""
-    columns: dict[str, Adherence] = {"renders (ceiling)": report.ceiling}
+    student, drift = report.student.adherence, report.drift
+    columns = {"renders (ceiling)": report.ceiling}
     if report.teacher is not None:
         columns["teacher"] = report.teacher.adherence
-    columns["student"] = report.student.adherence
-    if report.drift is not None:
-        edge, whole = report.drift.edge_seconds, report.drift.video_seconds
-        columns[f"student, 0–{edge:g} s of {whole:g} s"] = report.drift.first
-        columns[f"student, {whole - edge:g}–{whole:g} s of {whole:g} s"] = report.drift.last
-    rows = []
-    for name in report.ceiling.attributes:
-        rows.append([name, *(share(column.attributes.get(name)) for column in columns.values())])
-    reach = max((high - low) / 2 for low, high in (t.interval for t in report.student.adherence.attributes.values()))
-    lines = [
+    columns["student"] = student
+    if drift is not None:
+        edge, whole = drift.edge_seconds, drift.video_seconds
+        columns[f"student, 0–{edge:g} s of {whole:g} s"] = drift.first
+        columns[f"student, {whole - edge:g}–{whole:g} s of {whole:g} s"] = drift.last
+    rows = [
+        [name, *(share(column.attributes.get(name)) for column in columns.values())]
+        for name in report.ceiling.attributes
+    ]
+    reach = max((high - low) / 2 for low, high in (tally.interval for tally in student.attributes.values()))
+    weak = [line for name, tallies in student.values.items() if (line := _weakest(name, tallies))]
+    parts = [
         "## Does it show what the prompt says?",
-        "",
         f"{report.prompts} held-out prompts, seed {report.seed}. A classifier trained on renders of the world reads "
         "each attribute off each clip; its score on renders of the same prompts is the ceiling.",
-        "",
         table(["attribute", *columns], rows),
-        "",
         f"95 % intervals (Wilson) of the student's fractions reach up to ±{100 * reach:.1f} points.",
+        "" if drift is None else f"Long videos: {drift.videos}, of the first of these prompts.",
+        "Where the student fails most:\n\n" + "\n".join(weak) if weak else "",
     ]
-    if report.drift is not None:
-        lines += ["", f"Long videos: {report.drift.videos}, of the first of these prompts."]
-    weak = [line for name, tallies in report.student.adherence.values.items() if (line := _weakest(name, tallies))]
-    return "\n".join([*lines, *(["", "Where the student fails most:", "", *weak] if weak else [])])
+    return "\n\n".join(filter(None, parts))
 
 
 def _speed(report: EvaluationReport) -> str:
     rows = []
     for made in filter(None, (report.teacher, report.student)):
         speed = made.speed
-        rows.append(
-            [
-                made.mode,
-                str(made.steps),
-                f"{speed.frames}",
-                f"{speed.clip_seconds:.2f}",
-                f"{speed.first_frame_seconds:.2f}",
-                f"{speed.fps:.1f}",
-            ]
-        )
+        times = [f"{speed.clip_seconds:.2f}", f"{speed.first_frame_seconds:.2f}", f"{speed.fps:.1f}"]
+        rows.append([made.mode, str(made.steps), f"{speed.frames}", *times])
     columns = ["", "steps", "frames", "seconds a clip", "first frame after (s)", "frames a second"]
     text = f"## Speed\n\n{report.machine}; one clip at a time, decoder included.\n\n" + table(columns, rows)
     if report.teacher is None:
         return text
-    ratio = report.student.speed.fps / report.teacher.speed.fps
-    wait = report.teacher.speed.first_frame_seconds / max(report.student.speed.first_frame_seconds, 1e-9)
+    student, teacher = report.student.speed, report.teacher.speed
+    wait = teacher.first_frame_seconds / max(student.first_frame_seconds, 1e-9)
     return (
-        f"{text}\n\nFrames a second, student over teacher: {ratio:.2f}. "
+        f"{text}\n\nFrames a second, student over teacher: {student.fps / teacher.fps:.2f}. "
         f"Wait for the first frame, teacher over student: {wait:.1f}."
     )
 
 
-def _again(report: EvaluationReport) -> str:
-    if not report.commands:
-        return ""
-    return "## Measure it again\n\n```sh\n" + "\n".join(report.commands) + "\n```"
-
-
-def _limits(report: EvaluationReport, provenance: Mapping[str, Any], generation: Mapping[str, Any]) -> str:
+def _limits(report: EvaluationReport, provenance: Mapping[str, Any], own: GenerationConfig) -> str:
     lines = [f"- {note}" for note in report.notes]
-    world = provenance.get("world")
-    if world:
+    if world := provenance.get("world"):
         lines.append(
             f"- It was trained on renders of the procedural world `{world}` alone and knows nothing else: "
             f"`{words_command(provenance)}` lists the words it knows."
         )
-    if {"width", "height"} <= set(generation):
-        lines.append(f"- It was trained on videos of {_size(generation)} only.")
+    lines.append(f"- It was trained on videos of {own.width} × {own.height} pixels only.")
     lines.append("- The classifier reads what is named in the tables, not beauty: look at clips as well.")
     return "## Limits\n\n" + "\n".join(lines)
-
-
-def _size(generation: Mapping[str, Any]) -> str:
-    return f"{generation['width']} × {generation['height']} pixels"
 
 
 def _weakest(name: str, tallies: Mapping[str, Tally]) -> str:
@@ -259,18 +176,19 @@ def _weakest(name: str, tallies: Mapping[str, Tally]) -> str:
 
 
 def _fact(value: Any) -> str:
-    if value is None:
-        return "–"
-    if isinstance(value, float):
-        return f"{value:.1f}" if abs(value) >= 1 else f"{value:.3g}"
-    if isinstance(value, int) and not isinstance(value, bool):
-        return f"{value:,}"
-    return value if isinstance(value, str) else json.dumps(value)
+    match value:
+        case None:
+            return "–"
+        case str():
+            return value
+        case float():
+            return f"{value:.1f}" if abs(value) >= 1 else f"{value:.3g}"
+        case int() if not isinstance(value, bool):
+            return f"{value:,}"
+    return json.dumps(value)
 
 
 def _parameters(path: Path) -> int:
-    """Count the numbers in a safetensors file from its header alone."""
-    with path.open("rb") as file:
-        (length,) = struct.unpack("<Q", file.read(8))
-        header = json.loads(file.read(length))
-    return sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
+    """Count the numbers in a safetensors file without reading them."""
+    with safe_open(path, framework="pt") as file:
+        return sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118

@@ -85,12 +85,15 @@ class AttributeClassifier(nn.Module):
         still = torch.linspace(0, T - 1, min(self.stills, T)).round().long()
         seen = self.appearance(x[:, still].flatten(0, 1) - 0.5)
         # A subject fills a small part of the frame: the mean reads the place, the maximum finds the subject.
-        seen = torch.cat([seen.mean((-2, -1)), seen.amax((-2, -1))], dim=-1).unflatten(0, (B, -1)).mean(1)
-        small = F.avg_pool2d(x.flatten(0, 1), 2, ceil_mode=True).unflatten(0, (B, T)).transpose(1, 2)
+        seen = torch.cat([seen.mean((-2, -1)), seen.amax((-2, -1))], dim=-1)
+        seen = seen.view(B, len(still), -1).mean(1)
+        small = F.avg_pool2d(x.flatten(0, 1), 2, ceil_mode=True)
+        small = small.view(B, T, *small.shape[1:]).transpose(1, 2)
         change = small.diff(dim=2) * 4.0
         moved = self.motion(torch.cat([small[:, :, 1:] - 0.5, change], dim=1))
         moved = torch.cat([moved.mean((-3, -2, -1)), moved.mean(2).amax((-2, -1))], dim=-1)
-        return self.scale(torch.cat([seen, moved], dim=-1))
+        features: Tensor = self.scale(torch.cat([seen, moved], dim=-1))
+        return features
 
     def resize(self, pixels: Tensor) -> Tensor:
         """Bring clips [B, T, 3, H, W] to the rows the network works at, aspect kept, antialiased."""
@@ -103,7 +106,7 @@ class AttributeClassifier(nn.Module):
             return pixels
         size = (self.rows, max(round(W * self.rows / H), 8))
         x = F.interpolate(pixels.flatten(0, 1), size=size, mode="bilinear", antialias=True, align_corners=False)
-        return x.unflatten(0, (B, T))
+        return x.view(B, T, *x.shape[1:])
 
     def labels(self, clips: Sequence[Mapping[str, str | None]]) -> dict[str, Tensor]:
         """Turn the words of clips into labels: attribute → int64 [clips]; None, or a missing word, is not counted.
@@ -151,79 +154,6 @@ class AttributeClassifier(nn.Module):
                 f"classifier={folder}: expected a folder with {_CONFIG} and {_WEIGHTS} ({error})"
             ) from error
         return model.to(device).eval()
-
-
-def classifier_loss(
-    model: AttributeClassifier,
-    pixels: Tensor,
-    labels: dict[str, Tensor],
-    *,
-    generator: torch.Generator,
-    augment: bool = True,
-) -> Tensor:
-    """Sum the cross-entropies of all attributes.
-
-    Args:
-        pixels: float [B, T, 3, H, W] in [0, 1]; of a long clip, a random stretch is used.
-        labels: attribute → int64 [B]; −1 leaves that clip out for that attribute.
-        generator: source of the stretch and of the augmentation, on any device.
-        augment: disturb clips as generated video is disturbed, so that a clip is judged by what it shows.
-
-    Returns:
-        Scalar loss.
-    """
-    if set(labels) != set(model.vocabularies):
-        raise ValueError(f"labels={sorted(labels)}: expected {sorted(model.vocabularies)}")
-    spare = pixels.shape[1] - model.frames
-    if spare > 0:
-        start = int(torch.randint(spare + 1, (1,), generator=generator, device=generator.device))
-        pixels = pixels[:, start : start + model.frames]
-    pixels = model.resize(pixels)
-    if augment:
-        pixels = disturb(pixels, generator=generator)
-    logits = model(pixels)
-    losses = []
-    for name, target in labels.items():
-        counted = (target != IGNORED).sum().clamp(min=1)
-        losses.append(F.cross_entropy(logits[name], target, ignore_index=IGNORED, reduction="sum") / counted)
-    return torch.stack(losses).sum()
-
-
-def disturb(pixels: Tensor, *, generator: torch.Generator) -> Tensor:
-    """Blur, shift, tint, flicker and add noise at random, a little, and never mirror: left and right are labels.
-
-    Args:
-        pixels: float [B, T, 3, H, W] in [0, 1].
-        generator: on any device; numbers are drawn there.
-
-    Returns:
-        The same shape, in [0, 1].
-    """
-    B, T, _, H, W = pixels.shape
-    drawn = generator.device
-
-    def uniform(low: float, high: float, *shape: int) -> Tensor:
-        return low + (high - low) * torch.rand(shape, generator=generator, device=drawn).to(pixels)
-
-    reach = max(H // 16, 1)
-    offsets = torch.randint(2 * reach + 1, (B, 2), generator=generator, device=drawn).to(pixels.device)
-    rows = (torch.arange(H, device=pixels.device) + offsets[:, :1] - reach).clamp(0, H - 1)
-    columns = (torch.arange(W, device=pixels.device) + offsets[:, 1:] - reach).clamp(0, W - 1)
-    clips = torch.arange(B, device=pixels.device)
-    x = pixels.permute(0, 3, 4, 1, 2)[clips[:, None, None], rows[:, :, None], columns[:, None, :]]
-    x = x.permute(0, 3, 4, 1, 2).contiguous()
-
-    soft = F.avg_pool2d(F.pad(x.flatten(0, 1), (1, 1, 1, 1), mode="replicate"), 3, stride=1).view_as(x)
-    x = torch.lerp(x, soft, uniform(0.0, 1.0, B, 1, 1, 1, 1))
-
-    contrast = uniform(0.85, 1.15, B, 1, 1, 1, 1)
-    light = uniform(-0.06, 0.06, B, 1, 1, 1, 1) + uniform(-0.02, 0.02, B, 1, 3, 1, 1)
-    flicker = uniform(-0.01, 0.01, B, T, 1, 1, 1)
-    noise = torch.randn(x.shape, generator=generator, device=drawn).to(x)
-    # In place: these are the largest tensors of a training step on a CPU.
-    middle = x.mean((1, 2, 3, 4), keepdim=True)
-    x.mul_(contrast).add_(middle * (1.0 - contrast) + light + flicker)
-    return x.add_(noise.mul_(uniform(0.0, 0.04, B, 1, 1, 1, 1))).clamp_(0.0, 1.0)
 
 
 def _layer2d(inputs: int, outputs: int, stride: int = 1) -> tuple[nn.Module, ...]:

@@ -1,41 +1,21 @@
-"""How measured numbers look in a report: tables, fractions, gaps, and whether a target is reached."""
+"""Measured numbers as Markdown: tables, fractions, gaps, and whether a target is reached."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 from causvid.config import Settings
 from causvid.evaluate.adherence import Tally
 
-POINTS = 5.0
-"""Percentage points by which a score may be below its reference."""
 
-
-class Report(Settings):
-    """What was measured: of whom, on which machine, with which versions, and by which command."""
-
-    model: str
-    versions: dict[str, str]
-    machine: str
-    command: str
-
-    def heading(self, title: str) -> str:
-        """Begin the report with what it is and where it comes from."""
-        versions = ", ".join(f"{name} {version}" for name, version in self.versions.items())
-        source = f"Model: {self.model}. Machine: {self.machine}. Versions: {versions}."
-        return f"# {title}\n\n{source}\n\n```sh\n{self.command}\n```"
-
-
-@dataclass(frozen=True)
-class Target:
-    """One thing the model is meant to reach, what was measured, and whether that is enough."""
+class Target(Settings):
+    """One thing a model is meant to reach, what was measured, and whether that is enough."""
 
     wanted: str
     measured: str
     reached: bool
 
 
-def reached_section(targets: Sequence[Target]) -> str:
-    """Say of every target whether it is reached, those that are not in bold."""
+def target_section(targets: Sequence[Target]) -> str:
+    """List targets, those that are not reached in bold."""
     missed = [target for target in targets if not target.reached]
     summary = "Every target is reached." if not missed else f"{len(missed)} of {len(targets)} targets are NOT reached."
     rows = [[target.wanted, target.measured, "reached" if target.reached else "**NOT reached**"] for target in targets]
@@ -43,7 +23,7 @@ def reached_section(targets: Sequence[Target]) -> str:
 
 
 def table(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    """Write a table as Markdown."""
+    """Write a table."""
     head = list(columns)
     lines = [head, ["---"] * len(head), *(list(row) for row in rows)]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)

@@ -1,11 +1,10 @@
 """Files of weights in every published format, opened as one thing: names, shapes and types at once, data on demand.
 
 Safetensors, PyTorch's zip files and its older pickles, alone or as the shards of an index. Nothing in a file is
-executed, and reading takes no more memory than the tensors that were asked for.
+executed; all but the older pickles are mapped, so that only what is asked for is read.
 """
 
 import json
-import math
 import pickle
 import re
 import warnings
@@ -23,10 +22,8 @@ Format = Literal["safetensors", "PyTorch", "PyTorch before 1.6"]
 SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
 INDEX = ".index.json"
 
-_PREFERRED = "diffusion_pytorch_model.safetensors"
+_USUAL = ("diffusion_pytorch_model.safetensors", "model.safetensors")
 _SHARD = re.compile(r"-\d{5}-of-\d{5}\.")
-_RELEASE = 16 * 2**20
-"""Bytes, or a 32nd of a larger file, after which it is opened anew, since its mapped pages count as memory in use."""
 _TYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -118,13 +115,13 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def choose_weights(folder: Path) -> Path:
-    """Return the one index or file of weights in a folder; diffusers' usual name wins over others.
+    """Return the one index or file of weights in a folder; the usual names of diffusers and transformers win.
 
     Raises:
         ValueError: if there is none, or more than one.
     """
     candidates = weight_files(folder)
-    usual = [file for file in candidates if file.name.startswith(_PREFERRED)]
+    usual = [file for file in candidates if file.name.startswith(_USUAL)]
     for choice in (candidates, usual):
         if len(choice) == 1:
             return choice[0]
@@ -258,30 +255,16 @@ def _read(
     file: Path, section: str, names: Sequence[str], dtype: torch.dtype | None, device: torch.device | str
 ) -> Iterator[tuple[str, Tensor]]:
     format = _format(file)
-    # A pickle from before zip files is read whole each time it is opened.
-    budget = math.inf if format == "PyTorch before 1.6" else max(_RELEASE, file.stat().st_size // 32)
-    fetch: Callable[[str], Tensor] | None = None
-    taken = 0
-    for name in names:
-        if fetch is None or taken > budget:
-            fetch = None
-            fetch, taken = _fetcher(file, section, format), 0
-        with _whole(file, format):
-            stored = fetch(name)
-        taken += stored.nbytes
-        # A copy, because mapped tensors lie at odd addresses, and products round differently there.
-        tensor = torch.empty(stored.shape, dtype=dtype or stored.dtype, device=device).copy_(stored)
-        del stored
-        yield name, tensor
-
-
-def _fetcher(file: Path, section: str, format: Format) -> Callable[[str], Tensor]:
     if format == "safetensors":
         with _whole(file, format):
-            handle = safe_open(file, framework="pt")
-        return lambda name: handle.get_tensor(name)
-    tensors = _load_pickle(file, format)[section]
-    return lambda name: tensors[name]
+            fetch: Callable[[str], Tensor] = safe_open(file, framework="pt").get_tensor
+    else:
+        fetch = _load_pickle(file, format)[section].__getitem__
+    for name in names:
+        with _whole(file, format):
+            stored = fetch(name)
+        # A copy, because mapped tensors lie at odd addresses, and products round differently there.
+        yield name, torch.empty(stored.shape, dtype=dtype or stored.dtype, device=device).copy_(stored)
 
 
 @contextmanager

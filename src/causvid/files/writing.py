@@ -55,8 +55,6 @@ def write_weights(
     settings: Mapping[str, Any],
     entries: Mapping[str, Entry],
     read: Read,
-    *,
-    shard_bytes: int = SHARD_BYTES,
 ) -> None:
     """Fill a folder with `config.json` and weights as diffusers does, in shards if they are large.
 
@@ -71,7 +69,7 @@ def write_weights(
     plan = split_torch_state_dict_into_shards(
         {name: torch.empty(entry.shape, dtype=entry.dtype, device="meta") for name, entry in entries.items()},
         filename_pattern=f"{stem}{{suffix}}.{suffix}",
-        max_shard_size=shard_bytes,
+        max_shard_size=SHARD_BYTES,
     )
     for file, names in plan.filename_to_tensors.items():
         save_file(dict(read(names)), folder / file, metadata={"format": "pt"})

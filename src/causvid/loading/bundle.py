@@ -22,16 +22,18 @@ import torch
 from pydantic import ValidationError
 
 from causvid.config import GenerationConfig, one_line
-from causvid.models.autoencoder import Autoencoder
 from causvid.files.checkpoint import read_json
+from causvid.files.writing import new_folder, write_json, write_state
+from causvid.loading.autoencoders import TINY, WAN, write_autoencoder
 from causvid.loading.layout import SETTINGS
 from causvid.loading.names import to_foreign
+from causvid.loading.text import save_text_encoder
+from causvid.loading.wan_config import to_diffusers_config
+from causvid.models.autoencoder import Autoencoder
 from causvid.models.text import TextEncoder
 from causvid.models.tiny_autoencoder import TinyAutoencoder
 from causvid.models.transformer import Transformer
 from causvid.models.wan_autoencoder import WanAutoencoder
-from causvid.loading.wan_config import to_diffusers_config
-from causvid.files.writing import new_folder, write_json, write_state
 
 INDEX = "model_index.json"
 CARD = "README.md"
@@ -87,7 +89,7 @@ def save_bundle(
     index = {
         "_class_name": "CausVidPipeline",
         "transformer": ["diffusers", "WanTransformer3DModel"],
-        "vae": ["diffusers", "AutoencoderKLWan"] if wan else ["causvid", "TinyAutoencoder"],
+        "vae": ["diffusers", WAN] if wan else ["causvid", TINY],
         "text_encoder": ["transformers", "UMT5EncoderModel"],
         "tokenizer": ["transformers", "PreTrainedTokenizerFast"],
         **({"teacher": ["diffusers", "WanTransformer3DModel"]} if teacher is not None else {}),
@@ -102,8 +104,8 @@ def save_bundle(
         save_transformer(place / "transformer", transformer, dtype=dtype)
         if teacher is not None:
             save_transformer(place / "teacher", teacher, dtype=dtype)
-        _save_autoencoder(place / "vae", autoencoder, dtype)
-        text_encoder.save(place / "text_encoder", place / "tokenizer", dtype=dtype)
+        write_autoencoder(place / "vae", autoencoder, dtype=dtype)
+        save_text_encoder(text_encoder, place / "text_encoder", place / "tokenizer", dtype=dtype)
         if classifier is not None:
             shutil.copytree(classifier, place / "classifier")
         name = provenance.get("preset", "causvid")
@@ -140,14 +142,6 @@ def save_transformer(folder: Path, model: Transformer, *, dtype: torch.dtype = t
     """Write a transformer as diffusers writes a `WanTransformer3DModel`."""
     state = to_foreign(model.state_dict(), model.config, "diffusers")
     write_state(folder, to_diffusers_config(model.config), state, dtype)
-
-
-def _save_autoencoder(folder: Path, model: TinyAutoencoder | WanAutoencoder, dtype: torch.dtype) -> None:
-    if isinstance(model, WanAutoencoder):
-        model.save(folder, dtype=dtype)
-    else:
-        settings = {"_class_name": "TinyAutoencoder", **model.config.model_dump(mode="json")}
-        write_state(folder, settings, model.state_dict(), dtype)
 
 
 def check_parts(

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from causvid.config import GenerationConfig, TransformerConfig
-from causvid.loading.bundle import CARD, FORMAT, INDEX, REPORT, SAMPLES, read_settings
 from causvid.files.checkpoint import Checkpoint, Entry, open_checkpoint, read_json
+from causvid.files.writing import new_file, new_folder, write_json, write_weights
+from causvid.loading.bundle import CARD, FORMAT, INDEX, REPORT, SAMPLES, read_settings
 from causvid.loading.families import choose_generation
 from causvid.loading.layout import SETTINGS, find_layout
 from causvid.loading.names import Spelling, foreign_name, foreign_shape, shapes
@@ -24,7 +25,6 @@ from causvid.loading.weights import (
     transformer_place,
     working_dtype,
 )
-from causvid.files.writing import SHARD_BYTES, new_file, new_folder, write_json, write_weights
 
 Target = Literal["diffusers", "wan", "causvid", "bundle"]
 
@@ -38,7 +38,6 @@ def convert(
     dtype: torch.dtype | None = None,
     base: Path | None = None,
     preset: str | None = None,
-    shard_bytes: int = SHARD_BYTES,
 ) -> None:
     """Write a transformer in another format; the target appears whole or not at all. Memory holds one shard.
 
@@ -69,11 +68,11 @@ def convert(
     if to == "causvid":
         _write_training_file(target, _Renamed(checkpoint, found, "wan", dtype))
     elif base is not None:
-        _write_bundle(target, source, base, _Renamed(checkpoint, found, "diffusers", dtype), preset, shard_bytes)
+        _write_bundle(target, source, base, _Renamed(checkpoint, found, "diffusers", dtype), preset)
     else:
         spelling: Spelling = "wan" if to == "wan" else "diffusers"
         with new_folder(target) as place:
-            _Renamed(checkpoint, found, spelling, dtype).write(place, shard_bytes)
+            _Renamed(checkpoint, found, spelling, dtype).write(place)
 
 
 class _Renamed:
@@ -106,10 +105,10 @@ class _Renamed:
             shape = foreign_shape(name, tensor.shape, self.config, self.spelling)
             yield foreign_name(name, self.spelling), tensor.reshape(shape)
 
-    def write(self, folder: Path, shard_bytes: int) -> None:
+    def write(self, folder: Path) -> None:
         """Write a new folder of `config.json` and weights."""
         settings = to_wan_config(self.config) if self.spelling == "wan" else to_diffusers_config(self.config)
-        write_weights(folder, settings, self.entries, self.read, shard_bytes=shard_bytes)
+        write_weights(folder, settings, self.entries, self.read)
 
 
 def _write_training_file(target: Path, model: _Renamed) -> None:
@@ -122,9 +121,7 @@ def _write_training_file(target: Path, model: _Renamed) -> None:
         torch.save({"generator": {f"model.{name}": tensor for name, tensor in model.read(model.own)}}, place)
 
 
-def _write_bundle(
-    target: Path, source: Path, base: Path, model: _Renamed, preset: str | None, shard_bytes: int
-) -> None:
+def _write_bundle(target: Path, source: Path, base: Path, model: _Renamed, preset: str | None) -> None:
     layout = find_layout(base)
     if layout.kind == "wan":
         raise ValueError(f"base={base} is in Wan's own layout, expected a bundle or a folder of diffusers")
@@ -143,7 +140,7 @@ def _write_bundle(
 
     with new_folder(target) as place:
         shutil.copytree(layout.folder, place, ignore=ignore, dirs_exist_ok=True)
-        model.write(place / "transformer", shard_bytes)
+        model.write(place / "transformer")
         index = {name: value for name, value in read_json(place / INDEX).items() if name != "scheduler"}
         write_json(place / INDEX, {**index, "_class_name": "CausVidPipeline"})
         described = {**provenance, "transformer": source.name, "base": layout.folder.name}

@@ -10,8 +10,8 @@ import torch
 from causvid.config import TransformerConfig
 from causvid.files.checkpoint import Checkpoint, Entry, open_checkpoint, weight_files
 from causvid.loading.names import few, nearest, shapes
-from causvid.files.recognise import Kind, recognise
-from causvid.loading.weights import Sniffed, bare_names, choose_section, sniff
+from causvid.loading.recognise import Kind, recognise
+from causvid.loading.weights import Sniffed, bare_names, choose_section, short_name, sniff
 from causvid.preset import load_preset
 
 PARTS = ("transformer", "transformer_2", "teacher", "vae", "text_encoder", "image_encoder", "classifier")
@@ -102,7 +102,7 @@ def _tensor_rows(entries: Iterable[Entry]) -> Iterable[tuple[str, str]]:
     total = counts.total()
     yield "parameters", f"{total:,}"
     kinds = (
-        f"{_short(dtype)}" + (f" ({n / total:.1%})" if len(counts) > 1 else "") for dtype, n in counts.most_common()
+        f"{short_name(dtype)}" + (f" ({n / total:.1%})" if len(counts) > 1 else "") for dtype, n in counts.most_common()
     )
     yield "precision", ", ".join(kinds)
     yield "memory", ", ".join(f"{_bytes(total * dtype.itemsize)} in {name}" for name, dtype in _STORED.items())
@@ -144,7 +144,3 @@ def _bytes(count: float) -> str:
             return f"{count:.3g} {unit}"
         count /= 1000
     return f"{count:.3g} GB"
-
-
-def _short(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")

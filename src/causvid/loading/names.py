@@ -18,7 +18,6 @@ from causvid.config import TransformerConfig
 from causvid.models.transformer import Transformer
 
 Spelling = Literal["ours", "diffusers", "wan"]
-State = dict[str, Tensor]
 
 # ours, diffusers, Wan original
 _OUTSIDE = (
@@ -113,28 +112,18 @@ def foreign_shapes(config: TransformerConfig, to: Spelling) -> dict[str, torch.S
     return {foreign_name(name, to): foreign_shape(name, shape, config, to) for name, shape in shapes(config).items()}
 
 
-def to_foreign(state: Mapping[str, Tensor], config: TransformerConfig, to: Spelling) -> State:
+def to_foreign(state: Mapping[str, Tensor], config: TransformerConfig, to: Spelling) -> dict[str, Tensor]:
     """Rename and reshape our weights to another format's.
 
     Raises:
         ValueError: if `state` is not exactly the weights of a transformer of `config`.
     """
     own = shapes(config)
-    check_state(state, own)
+    check_shapes({name: tensor.shape for name, tensor in state.items()}, own)
     return {
         foreign_name(name, to): state[name].reshape(foreign_shape(name, shape, config, to))
         for name, shape in own.items()
     }
-
-
-def from_foreign(state: Mapping[str, Tensor], config: TransformerConfig, source: Spelling) -> State:
-    """Rename and reshape another format's weights to ours.
-
-    Raises:
-        ValueError: if `state` is not exactly the weights of a transformer of `config`.
-    """
-    check_state(state, foreign_shapes(config, source))
-    return {name: state[foreign_name(name, source)].reshape(shape) for name, shape in shapes(config).items()}
 
 
 @dataclass(frozen=True)
@@ -174,9 +163,9 @@ def compare_shapes(found: Mapping[str, torch.Size], expected: Mapping[str, torch
     )
 
 
-def check_state(state: Mapping[str, Tensor], expected: Mapping[str, torch.Size]) -> None:
-    """Raise one `ValueError` that names what is missing, unknown or of another shape, unless `state` fits exactly."""
-    mismatch = compare_shapes({name: tensor.shape for name, tensor in state.items()}, expected)
+def check_shapes(found: Mapping[str, torch.Size], expected: Mapping[str, torch.Size]) -> None:
+    """Raise one `ValueError` that names what is missing, unknown or of another shape, unless the tables agree."""
+    mismatch = compare_shapes(found, expected)
     if mismatch:
         raise ValueError(f"the weights do not fit: {mismatch}")
 

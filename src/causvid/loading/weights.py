@@ -23,9 +23,9 @@ from causvid.loading.names import (
     own_name,
     shapes,
 )
-from causvid.files.recognise import recognise
-from causvid.models.transformer import Transformer
+from causvid.loading.recognise import recognise
 from causvid.loading.wan_config import CONFIG, read_config
+from causvid.models.transformer import Transformer
 
 Layout = Literal["diffusers", "wan", "causvid", "ours"]
 SECTIONS = ("generator_ema", "generator", "state_dict", "model", "")
@@ -71,9 +71,8 @@ class Sniffed:
 
 
 def load_transformer(
-    path: str | Path,
+    path: Path,
     *,
-    config: TransformerConfig | None = None,
     section: str | None = None,
     dtype: torch.dtype | None = None,
     device: torch.device | str = "cpu",
@@ -82,15 +81,14 @@ def load_transformer(
 
     Args:
         path: a file, an index of shards, a folder of one of these, or of a whole pipeline.
-        config: the sizes it must have; by default told by a `config.json` beside it, or by its shapes.
         section: which state dict of several; by default the average of the weights, or else the generator.
         dtype: of the weights; by default the file's, and bfloat16 for 8-bit weights.
 
     Raises:
         ValueError: if a file is missing or damaged, is no Wan transformer, or does not fit its sizes.
     """
-    checkpoint = open_checkpoint(transformer_place(Path(path)))
-    found = sniff(checkpoint, config=config, section=section)
+    checkpoint = open_checkpoint(transformer_place(path))
+    found = sniff(checkpoint, section=section)
     read = read_parameters(checkpoint, found, dtype=dtype or working_dtype(found.dtype), device=device)
     return build_transformer(found.config, dict(read))
 
@@ -141,10 +139,11 @@ def transformer_place(path: Path) -> Path:
     return path / "transformer" if (path / "model_index.json").is_file() else path
 
 
-def sniff(checkpoint: Checkpoint, *, config: TransformerConfig | None = None, section: str | None = None) -> Sniffed:
+def sniff(checkpoint: Checkpoint, *, section: str | None = None) -> Sniffed:
     """Find the transformer in a checkpoint; what does not fit its sizes is listed, not raised.
 
-    The number of heads has no trace in the shapes: without `config` and `config.json`, heads have 128 channels.
+    Sizes come from a `config.json` beside it, or else from its shapes, in which the number of heads leaves no trace:
+    heads then have 128 channels.
 
     Raises:
         ValueError: if it holds no Wan transformer, one of another architecture, or sizes cannot be told.
@@ -164,25 +163,13 @@ def sniff(checkpoint: Checkpoint, *, config: TransformerConfig | None = None, se
     scales = {f"{name.removesuffix(end)}.weight": name for name in raw for end in _SCALES if name.endswith(end)}
     beside = {name for name in raw if name.endswith(_BESIDE_SCALES) or name == _MARK}.union(scales.values())
     found = {name: entries[raw[name]] for name in raw if name not in beside}
-    for name, entry in found.items():
-        if not entry.dtype.is_floating_point:
-            raise ValueError(f"{checkpoint.path}: {raw[name]} is {_short(entry.dtype)}, expected floating point")
-        if beside and entry.dtype in _EIGHT_BIT and name not in scales:
-            raise ValueError(
-                f"{checkpoint.path}: {raw[name]} is {_short(entry.dtype)} and scaled, but its factor is missing, "
-                f"expected {raw[name].removesuffix('.weight')}{_SCALES[0]}"
-            )
-
-    for name, scale in scales.items():
-        count = entries[raw[scale]].shape.numel()
-        if name in found and count not in (1, *found[name].shape[:1]):
-            raise ValueError(
-                f"{checkpoint.path}: {raw[scale]} holds {count} factors, expected one, or one for each row"
-            )
+    _check_types(checkpoint, {raw[name]: entry for name, entry in found.items()})
+    if beside:
+        factors = {raw[name]: entries[raw[scale]] for name, scale in scales.items() if name in found}
+        _check_factors(checkpoint, {raw[name]: entry for name, entry in found.items()}, factors)
 
     sizes = {own: entry.shape for name, entry in found.items() if (own := own_name(name, spelling)) is not None}
-    stated = _stated_config(checkpoint, config)
-    config = stated or _infer_config(checkpoint, sizes, spelling)
+    config = read_config(checkpoint.path.parent) or _infer_config(checkpoint, sizes, spelling)
     _refuse_variants(checkpoint, config)
     expected = foreign_shapes(config, spelling)
     mismatch = compare_shapes({name: entry.shape for name, entry in found.items()}, expected)
@@ -241,18 +228,23 @@ def _within(checkpoint: Checkpoint, section: str) -> str:
     return f"{checkpoint.path} (section {section})" if section else str(checkpoint.path)
 
 
-def _stated_config(checkpoint: Checkpoint, config: TransformerConfig | None) -> TransformerConfig | None:
-    """Return the sizes that the caller or a `config.json` states, after a check that they do not contradict."""
-    beside = read_config(checkpoint.path.parent)
-    if config is None or beside is None:
-        return config or beside
-    for name, value in config:
-        if value != getattr(beside, name):
+def _check_types(checkpoint: Checkpoint, entries: Mapping[str, Entry]) -> None:
+    for name, entry in entries.items():
+        if not entry.dtype.is_floating_point:
+            raise ValueError(f"{checkpoint.path}: {name} is {short_name(entry.dtype)}, expected floating point")
+
+
+def _check_factors(checkpoint: Checkpoint, entries: Mapping[str, Entry], factors: Mapping[str, Entry]) -> None:
+    """Check that scaled 8-bit weights have a factor, or one for each row; `factors` are by the weight's name."""
+    for name, entry in entries.items():
+        count = factors[name].shape.numel() if name in factors else None
+        if count is None and entry.dtype in _EIGHT_BIT:
             raise ValueError(
-                f"{checkpoint.path.parent / CONFIG}: {name} is {getattr(beside, name)}, expected {value} as in the "
-                "configuration asked for"
+                f"{checkpoint.path}: {name} is {short_name(entry.dtype)} and scaled, but its factor is missing, "
+                f"expected {name.removesuffix('.weight')}{_SCALES[0]}"
             )
-    return config
+        if count not in (None, 1, *entry.shape[:1]):
+            raise ValueError(f"{checkpoint.path}: {name} has {count} factors, expected one, or one for each row")
 
 
 def _infer_config(checkpoint: Checkpoint, sizes: Mapping[str, torch.Size], spelling: Spelling) -> TransformerConfig:
@@ -309,5 +301,6 @@ def _most_common(entries: Mapping[str, Entry]) -> torch.dtype:
     return counts.most_common(1)[0][0]
 
 
-def _short(dtype: torch.dtype) -> str:
+def short_name(dtype: torch.dtype) -> str:
+    """Return a type's name without `torch.`."""
     return str(dtype).removeprefix("torch.")

@@ -1,13 +1,12 @@
-"""Video and pictures, in and out."""
+"""Video and images, in and out."""
 
-from causvid.media.image import Colour, Fit, fit_frame, read_image
+from causvid.media.image import Fit, fit_frame, read_image
 from causvid.media.reader import Probe, probe, read_video
 from causvid.media.sheet import contact_sheet
 from causvid.media.writer import SUFFIXES, VideoWriter, check_target, to_bytes
 
 __all__ = [
     "SUFFIXES",
-    "Colour",
     "Fit",
     "Probe",
     "VideoWriter",

@@ -1,4 +1,4 @@
-"""An open video file or camera: its frames as they are decoded, their timestamps, its end."""
+"""An open video file or camera: decoded frames, timestamps, seeking to the end."""
 
 import logging
 import re
@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from PIL import Image
 
-from causvid.media.clock import LONGEST
-from causvid.media.image import PIXELS, Colour, flatten, open_file
+from causvid.media.clock import LONGEST_FRAME
+from causvid.media.image import PIXELS, flatten, open_file
 
 if TYPE_CHECKING:
     from av import VideoFrame, VideoStream
@@ -24,7 +24,7 @@ _log = logging.getLogger(__name__)
 
 
 def camera(source: str | Path) -> str | None:
-    """Return the device that "webcam", "webcam:1" or "/dev/video1" names; None for all else."""
+    """Return the device named by "webcam", "webcam:1" or "/dev/video1"; None for any other source."""
     match = re.fullmatch(r"webcam(?::([0-9]+))?|/dev/video([0-9]+)", str(source))
     return f"/dev/video{match[1] or match[2] or 0}" if match else None
 
@@ -37,14 +37,14 @@ class Clip:
     container: "InputContainer"
     stream: "VideoStream"
     converter: "VideoReformatter"
-    turns: list[Image.Transpose] | None = None
+    orientation: list[Image.Transpose] | None = None
 
     @classmethod
     @contextmanager
-    def opened(cls, source: str | Path) -> Iterator[Self]:
-        """Open a file or camera and find its video; a file cannot make others be opened, nor the network.
+    def open(cls, source: str | Path) -> Iterator[Self]:
+        """Open a file or camera and find its video stream. A file cannot refer to other files or to the network.
 
-        Raises ValueError for what is no video, OSError for what cannot be opened.
+        Raises ValueError for a file without a video, OSError for a source that cannot be opened.
         """
         import av
 
@@ -58,13 +58,13 @@ class Clip:
                 reason = getattr(error, "strerror", None) or error
                 if device:
                     raise OSError(f"no camera can be opened at {device}: {reason}") from error
-                raise ValueError(f"{source} is damaged or no video: {reason}") from error
+                raise ValueError(f"{source} is damaged or not a video: {reason}") from error
             stack.enter_context(container)
             yield cls(source, container, _video(source, container), av.video.reformatter.VideoReformatter())
 
     @property
     def seconds(self) -> Fraction | None:
-        """The running time the header states."""
+        """Duration according to the header."""
         import av
 
         if self.stream.duration and self.stream.time_base:
@@ -74,15 +74,15 @@ class Clip:
         return seconds if seconds > 0 else None
 
     @property
-    def usual(self) -> Fraction:
-        """Seconds of a frame that does not say how long it lasts."""
+    def frame_seconds(self) -> Fraction:
+        """Duration of a frame that does not state its own."""
         rate = self.stream.average_rate
-        return 1 / rate if rate and 1 / rate <= LONGEST else Fraction(1, 25)
+        return 1 / rate if rate and 1 / rate <= LONGEST_FRAME else Fraction(1, 25)
 
     def seek_end(self, seconds: Fraction) -> Fraction | None:
-        """Go to a key frame at least `seconds` before the end; return the first frame's timestamp.
+        """Seek to a key frame at least `seconds` before the end; return the first frame's timestamp.
 
-        None: where the end is, is not known, or the video is hardly longer.
+        None if the duration is unknown or not longer than that.
         """
         import av
 
@@ -100,7 +100,7 @@ class Clip:
         """Yield the frames that can be decoded; log a warning where some cannot, raise ValueError where none can."""
         import av
 
-        packets, came, damaged = self.container.demux(self.stream), 0, False
+        packets, decoded, damaged = self.container.demux(self.stream), 0, False
         while True:
             try:
                 packet = next(packets, None)
@@ -110,37 +110,37 @@ class Clip:
                 continue
             if packet is None:
                 break
-            came += len(frames)
+            decoded += len(frames)
             yield from frames
-        if not came:
-            raise ValueError(f"{self.source} holds no frame that can be decoded")
+        if not decoded:
+            raise ValueError(f"{self.source} has no frame that can be decoded")
         if damaged:
-            _log.warning("%s is damaged: %d frames could be read, others could not", self.source, came)
+            _log.warning("%s is damaged: %d frames could be decoded, others could not", self.source, decoded)
 
-    def stamped(self) -> Iterator[tuple[Fraction | None, Fraction | None, "VideoFrame"]]:
-        """Yield frames with timestamp and length in seconds, None where unknown."""
+    def timed(self) -> Iterator[tuple[Fraction | None, Fraction | None, "VideoFrame"]]:
+        """Yield (timestamp, duration, frame) in seconds, None where unknown."""
         for frame in self.frames():
             unit = frame.time_base
-            stamp = None if frame.pts is None or not unit else frame.pts * unit
-            yield stamp, frame.duration * unit if unit else None, frame
+            timestamp = None if frame.pts is None or not unit else frame.pts * unit
+            yield timestamp, frame.duration * unit if unit else None, frame
 
-    def picture(self, frame: "VideoFrame", colour: Colour) -> Image.Image:
-        """Return a frame as it is shown: RGB, upright, of square pixels, over `colour` where it is transparent."""
+    def image(self, frame: "VideoFrame") -> Image.Image:
+        """Convert a frame to what a player shows: RGB, upright, square pixels, over black where transparent."""
         if frame.width * frame.height > PIXELS:
             raise ValueError(_too_large(self.source, frame.width, frame.height))
         transparent = frame.format.has_palette or any(part.is_alpha for part in frame.format.components)
-        # One thread and one converter: starting those anew for every frame costs more than the conversion.
+        # One thread and one converter: starting them for every frame costs more than the conversion.
         rgb = self.converter.reformat(frame, format="rgba" if transparent else "rgb24", threads=1)
         image = Image.fromarray(rgb.to_ndarray())
         aspect = self.stream.sample_aspect_ratio
         if aspect and aspect != 1 and 0.1 <= aspect <= 10 and image.width * aspect * image.height <= PIXELS:
             image = image.resize((max(1, round(image.width * aspect)), image.height), Image.Resampling.LANCZOS)
         if transparent:
-            image = flatten(image, colour)
-        if self.turns is None:  # once: a frame that has been asked for its side data stays until garbage is collected
-            self.turns = _turns(frame)
-        for turn in self.turns:
-            image = image.transpose(turn)
+            image = flatten(image)
+        if self.orientation is None:  # once: reading its side data keeps a frame alive until garbage collection
+            self.orientation = _orientation(frame)
+        for transpose in self.orientation:
+            image = image.transpose(transpose)
         return image
 
 
@@ -148,12 +148,12 @@ def _video(source: str | Path, container: "InputContainer") -> "VideoStream":
     import av
 
     stream = container.streams.best("video")
-    # Cover art is no video; nor is plain text, which FFmpeg would draw as a terminal does.
+    # Cover art is not a video, nor is plain text, which FFmpeg would render as a terminal.
     if stream is None or stream.disposition & av.stream.Disposition.attached_pic or container.format.name == "tty":
-        raise ValueError(f"{source} holds no video")
+        raise ValueError(f"{source} has no video")
     assert isinstance(stream, av.VideoStream)
     if stream.codec_context is None:
-        raise ValueError(f"{source} holds video of a kind that cannot be decoded")
+        raise ValueError(f"{source} has video of a codec that cannot be decoded")
     if stream.width * stream.height > PIXELS:
         raise ValueError(_too_large(source, stream.width, stream.height))
     stream.codec_context.options = {"max_pixels": str(PIXELS)}  # frames may be larger than the header says
@@ -161,21 +161,21 @@ def _video(source: str | Path, container: "InputContainer") -> "VideoStream":
 
 
 def _too_large(source: str | Path, width: int, height: int) -> str:
-    return f"{source} is of {width} × {height} pixels: expected at most {PIXELS} in all"
+    return f"{source} has {width} × {height} pixels: expected at most {PIXELS} in all"
 
 
-def _turns(frame: "VideoFrame") -> list[Image.Transpose]:
-    """Return what a frame's display matrix asks for: x' = a x + c y, y' = b x + d y."""
+def _orientation(frame: "VideoFrame") -> list[Image.Transpose]:
+    """Return the transpositions a frame's display matrix asks for: x' = a x + c y, y' = b x + d y."""
     matrix: Any = frame.side_data.get("DISPLAYMATRIX")
     if matrix is None:
         return []
     a, b, _, c, d = np.frombuffer(matrix, np.int32)[:5].astype(int)
-    turns = []
+    transposes = []
     if abs(b) + abs(c) > abs(a) + abs(d):
-        turns.append(Image.Transpose.TRANSPOSE)
+        transposes.append(Image.Transpose.TRANSPOSE)
         a, d = c, b
     if a < 0:
-        turns.append(Image.Transpose.FLIP_LEFT_RIGHT)
+        transposes.append(Image.Transpose.FLIP_LEFT_RIGHT)
     if d < 0:
-        turns.append(Image.Transpose.FLIP_TOP_BOTTOM)
-    return turns
+        transposes.append(Image.Transpose.FLIP_TOP_BOTTOM)
+    return transposes

@@ -1,4 +1,4 @@
-"""Which frame is shown when: repaired timestamps, and frames at an even rate. Times are exact, in seconds."""
+"""Repair timestamps, and resample frames to a constant rate. Times are exact, in seconds."""
 
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
@@ -6,44 +6,46 @@ from itertools import chain, pairwise
 from math import ceil, floor
 from typing import TypeVar
 
-LONGEST = Fraction(600)
-"""A frame may last so long: a longer gap between two timestamps is a broken clock."""
+LONGEST_FRAME = Fraction(600)
+"""A longer gap between two timestamps is a broken clock."""
 
 T = TypeVar("T")
 
 
-def begins(
-    frames: Iterable[tuple[Fraction | None, Fraction | None, T]], *, usual: Fraction, origin: Fraction | None = None
+def repair_times(
+    frames: Iterable[tuple[Fraction | None, Fraction | None, T]], *, default: Fraction, origin: Fraction | None = None
 ) -> Iterator[tuple[Fraction, Fraction, T]]:
-    """Turn (timestamp, length, frame), each time perhaps unknown, into (begin, length, frame).
+    """Turn (timestamp, duration, frame), where either time may be None, into (start, duration, frame).
 
-    A frame whose timestamp is missing, stands still, goes back or leaps begins where the one before ends.
+    A frame whose timestamp is missing, repeats, goes back or leaps starts where the one before ends.
 
-    usual: length of a frame that has none. origin: timestamp that is second 0. None: that of the first frame.
+    default: duration of a frame that states none. origin: timestamp of second 0, by default that of the first frame.
     """
-    begin: Fraction | None = None
-    before, length = None, usual
-    for stamp, declared, frame in frames:
-        if begin is None:
-            begin = max(Fraction(0), stamp - origin) if stamp is not None and origin is not None else Fraction(0)
+    start: Fraction | None = None
+    before, duration = None, default
+    for timestamp, stated, frame in frames:
+        if start is None:
+            start = Fraction(0) if timestamp is None or origin is None else max(Fraction(0), timestamp - origin)
         else:
-            gap = length if stamp is None or before is None else stamp - before
-            begin += gap if 0 < gap <= LONGEST else length
-        before, length = stamp, declared if declared and 0 < declared <= LONGEST else usual
-        yield begin, length, frame
+            gap = duration if timestamp is None or before is None else timestamp - before
+            start += gap if 0 < gap <= LONGEST_FRAME else duration
+        before, duration = timestamp, stated if stated and 0 < stated <= LONGEST_FRAME else default
+        yield start, duration, frame
 
 
-def repeats(frames: Iterable[tuple[Fraction, Fraction, T]], rate: Fraction) -> Iterator[tuple[T, int]]:
-    """Say of each frame how many times it is shown, 0 or more, at an even rate.
+def resample(frames: Iterable[tuple[Fraction, Fraction, T]], rate: Fraction) -> Iterator[tuple[T, int]]:
+    """Yield each frame with the number of times it is shown, 0 or more, at a constant rate.
 
-    Picture k is the frame that begins nearest to k / `rate`, the earlier of two as near. Pictures end with the last
-    frame, to the nearest whole one; a frame shorter than a picture is still shown if one is nearest to its begin.
+    Output frame k is the input that starts nearest to k / `rate`, the earlier of two equally near. The output ends with
+    the last input, to the nearest whole frame; an input shorter than that is still shown if it is the nearest.
     """
     number: int | None = None
-    for (begin, length, frame), following in pairwise(chain(frames, (None,))):  # type: ignore[misc]
+    for current, following in pairwise(chain(frames, (None,))):
+        assert current is not None, "None marks the end only"
+        start, duration, frame = current
         if number is None:
-            number = ceil(begin * rate)
-        until = begin + length - min(length, 1 / rate) / 2 if following is None else (begin + following[0]) / 2
+            number = ceil(start * rate)
+        until = start + duration - min(duration, 1 / rate) / 2 if following is None else (start + following[0]) / 2
         times = max(0, floor(until * rate) + 1 - number)
         number += times
         yield frame, times

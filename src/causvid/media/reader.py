@@ -1,4 +1,4 @@
-"""Read video frame by frame, at the rate and size asked for, whatever the file's own.
+"""Read a video frame by frame, at any rate and size.
 
 Letters: H height, W width.
 """
@@ -17,21 +17,21 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from causvid.media.clip import Clip, camera
-from causvid.media.clock import begins, repeats
-from causvid.media.image import Colour, Fit, check_fit, fit_frame, open_image
+from causvid.media.clock import repair_times, resample
+from causvid.media.image import Fit, check_fit, fit_frame, open_image
 
 FRAME_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 LONGEST_END = 3600
-"""Seconds of an end that may be asked for: its frames are held in memory."""
+"""Most seconds for `last`: its frames are held in memory."""
 MARGIN = 1
-"""Seconds more that are decoded before an end: frames that follow a jump may be incomplete."""
+"""Seconds decoded before `last` and dropped: frames just after a seek may be incomplete."""
 
 
 @dataclass(frozen=True)
 class Probe:
-    """What a video says of itself. None: unknown.
+    """What a video states about itself; None where unknown.
 
-    height, width: pixels of the first frame as it is shown. frames: how many. seconds: running time. fps: mean rate.
+    height, width: pixels of the first frame as shown. frames: how many. seconds: duration. fps: mean rate.
     """
 
     height: int
@@ -42,13 +42,13 @@ class Probe:
 
 
 def probe(source: str | Path) -> Probe:
-    """Look at a video's header and first frame; `source` and errors are those of `read_video`."""
+    """Read a video's header and first frame; `source` and errors are those of `read_video`."""
     if _is_folder(source):
         files = _frame_files(Path(source))
-        width, height = open_image(files[0], (0, 0, 0)).size
+        width, height = open_image(files[0]).size
         return Probe(height, width, frames=len(files))
-    with Clip.opened(source) as clip:
-        width, height = clip.picture(next(clip.frames()), (0, 0, 0)).size
+    with Clip.open(source) as clip:
+        width, height = clip.image(next(clip.frames())).size
         seconds, rate = clip.seconds, clip.stream.average_rate
         return Probe(
             height,
@@ -60,28 +60,20 @@ def probe(source: str | Path) -> Probe:
 
 
 def read_video(
-    source: str | Path,
-    *,
-    height: int,
-    width: int,
-    fps: float,
-    fit: Fit = "cover",
-    colour: Colour = (0, 0, 0),
-    last: float | None = None,
+    source: str | Path, *, height: int, width: int, fps: float, fit: Fit = "cover", last: float | None = None
 ) -> Iterator[NDArray[np.uint8]]:
-    """Yield a video's frames, uint8 [H, W, 3], upright and without transparency, as they are decoded.
+    """Yield a video's frames, uint8 [H, W, 3], upright and over black where transparent, as they are decoded.
 
-    Frame k is the one whose timestamp is nearest to k / `fps` seconds after the first; the earlier of two as near.
+    Frame k is the one whose timestamp is nearest to k / `fps` seconds after the first, the earlier of two equally near.
 
-    source: a file; a folder of pictures, one a frame at `fps`, in the order of the numbers in their names; or a
-    camera: "webcam", "webcam:1", "/dev/video1". fit: see `fit_frame`. colour: what pads a frame and shines through it.
-    last: seconds of the end to yield instead of the whole.
+    source: a file; a folder of images, one a frame at `fps`, in the order of the numbers in their names; or a camera:
+    "webcam", "webcam:1", "/dev/video1". fit: see `fit_frame`. last: yield only so many seconds at the end.
 
-    Where a file is damaged, what can be decoded is yielded and the rest logged as a warning. Raises ValueError for a
-    wrong option at once; for a file without a frame that can be decoded when the first frame is asked for, and OSError
-    then for what cannot be opened.
+    Of a damaged file, what can be decoded is yielded and a warning logged. Raises ValueError for an invalid option at
+    once; ValueError for a file without a decodable frame, and OSError for a source that cannot be opened, with the
+    first frame.
     """
-    check_fit(height, width, fit, colour)
+    check_fit(height, width, fit)
     if not 0.01 <= fps <= 1000:
         raise ValueError(f"fps={fps}: expected 0.01 to 1000 frames a second")
     if last is not None and not 0 < last <= LONGEST_END:
@@ -92,30 +84,31 @@ def read_video(
     count = None if last is None else max(1, floor(Fraction(last) * rate + Fraction(1, 2)))
 
     def fitted(image: Image.Image) -> NDArray[np.uint8]:
-        return fit_frame(np.asarray(image), height, width, fit, colour)
+        return fit_frame(np.asarray(image), height, width, fit)
 
     def read(clip: Clip, origin: Fraction | None = None) -> Iterator[NDArray[np.uint8]]:
-        for frame, times in repeats(begins(clip.stamped(), usual=clip.usual, origin=origin), rate):
+        timed = repair_times(clip.timed(), default=clip.frame_seconds, origin=origin)
+        for frame, times in resample(timed, rate):
             if times:
-                pixels = fitted(clip.picture(frame, colour))
+                pixels = fitted(clip.image(frame))
                 yield from (pixels.copy() for _ in range(times))
 
     def whole() -> Iterator[NDArray[np.uint8]]:
-        with Clip.opened(source) as clip:
+        with Clip.open(source) as clip:
             yield from read(clip)
 
     def end() -> Iterator[NDArray[np.uint8]]:
         tail: deque[NDArray[np.uint8]] = deque(maxlen=count)
-        with suppress(ValueError), Clip.opened(source) as clip:
+        with suppress(ValueError), Clip.open(source) as clip:
             origin = clip.seek_end(Fraction(last or 0) + MARGIN)
             if origin is not None:
                 tail.extend(read(clip, origin))
-        # Where the header is wrong about the end, or key frames are missing, only reading it all is right.
+        # Where the header is wrong about the end, or key frames are missing, only reading all of it is right.
         yield from tail if len(tail) == count else deque(whole(), maxlen=count)
 
     if _is_folder(source):
         files = _frame_files(Path(source))
-        return (fitted(open_image(file, colour)) for file in files[-(count or len(files)) :])
+        return (fitted(open_image(file)) for file in files[-(count or len(files)) :])
     return whole() if last is None else end()
 
 
@@ -124,12 +117,12 @@ def _is_folder(source: str | Path) -> bool:
 
 
 def _frame_files(folder: Path) -> list[Path]:
-    """Return the pictures of a folder by the numbers in their names: 9.png before 10.png."""
+    """List the images of a folder by the numbers in their names: 9.png before 10.png."""
 
     def order(file: Path) -> list[str | int]:
         return [int(part) if part.isascii() and part.isdigit() else part for part in re.split("([0-9]+)", file.name)]
 
     files = [file for file in folder.iterdir() if file.suffix.lower() in FRAME_SUFFIXES and file.name[0] != "."]
     if not files:
-        raise ValueError(f"the folder {folder} holds no frames: expected {', '.join(FRAME_SUFFIXES)}")
+        raise ValueError(f"the folder {folder} has no frames: expected {', '.join(FRAME_SUFFIXES)}")
     return sorted(files, key=order)

@@ -1,4 +1,4 @@
-"""Contact sheets: many videos in one picture."""
+"""Contact sheets: many videos in one image."""
 
 from collections.abc import Sequence
 from textwrap import wrap
@@ -11,9 +11,9 @@ from PIL import Image, ImageDraw, ImageFont
 def contact_sheet(
     videos: Sequence[ArrayLike], captions: Sequence[str], *, columns: int = 1, stills: int = 5, scale: int = 1
 ) -> Image.Image:
-    """Show videos, uint8 [T, H, W, 3] each and all of one size, as rows of evenly spaced stills over their captions.
+    """Draw videos, uint8 [T, H, W, 3] and all of one size, as rows of evenly spaced stills over their captions.
 
-    columns: videos side by side. stills: frames of each, from its first to its last; one alone is the middle one.
+    columns: videos side by side. stills: frames of each, from first to last; a single one is the middle frame.
     """
     first = np.asarray(videos[0])
     height, width = first.shape[1] * scale, first.shape[2] * scale

@@ -1,4 +1,4 @@
-"""Write videos by suffix, never half-written under the final name.
+"""Write videos in the format of their suffix; nothing half-written ever has the final name.
 
 Letters: T frames, H height, W width.
 """
@@ -15,13 +15,13 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-SUFFIXES = (".mp4", ".webm", ".gif", ".png")
+SUFFIXES = (".mp4", ".webm", ".mkv", ".gif", ".png")
 _KNOWN = f"{', '.join(SUFFIXES)}, or a folder for numbered PNG frames"
 _SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
@@ -32,7 +32,7 @@ def check_target(path: str | Path) -> Path:
     A name without a suffix, or an existing folder, means a folder of PNG frames; it must be new or empty.
 
     Raises ValueError for an unknown suffix, FileNotFoundError for a missing parent folder, PermissionError for one
-    that cannot be written, FileExistsError where something else is in the way.
+    that is not writable, FileExistsError for an existing file or folder that must not be replaced.
     """
     path = Path(path)
     folder = path.is_dir() or not path.suffix
@@ -57,11 +57,11 @@ def check_target(path: str | Path) -> Path:
 
 
 class VideoWriter:
-    """Encode frames as they come; the file appears under its name when the `with` block ends, whole.
+    """Encode frames as they arrive; the complete file appears under its name when the `with` block ends.
 
-    On KeyboardInterrupt the frames so far become a whole file; on any other error nothing is left behind.
+    On KeyboardInterrupt the file has the frames so far; on any other error nothing is left behind.
 
-    fps: frames a second. height, width: pixels of the frames given to `write`. scale: integer enlargement for display.
+    fps: frames a second. height, width: pixels of the frames to `write`. scale: integer enlargement for display.
     """
 
     def __init__(self, path: str | Path, *, fps: float, height: int, width: int, scale: int = 1) -> None:
@@ -75,11 +75,11 @@ class VideoWriter:
         self._rate = Fraction(fps).limit_denominator(1001)
         suffix = "" if self.path.is_dir() else self.path.suffix.lower()
         self._partial = self.path.with_name(f".{self.path.name}.{os.getpid()}.partial")
-        self._kind = _FrameFiles if suffix in ("", ".png") else _Gif if suffix == ".gif" else _Stream
+        self._kind = _FrameFiles if suffix in ("", ".png") else _Gif if suffix == ".gif" else _Video
         self._sink: _Sink | None = None
 
     def __enter__(self) -> Self:
-        with self._one_line():
+        with self._naming_target():
             self._sink = self._kind(self._partial, self.path.suffix.lower(), self._rate, self._size)
         return self
 
@@ -90,7 +90,7 @@ class VideoWriter:
         if array.ndim != 4 or array.shape[1:] != self._shape or array.dtype != np.uint8:
             expected = ", ".join(map(str, self._shape))
             raise ValueError(f"frames are {array.dtype} {list(array.shape)}: expected uint8 [T, {expected}]")
-        with self._one_line():
+        with self._naming_target():
             for pixels in array:
                 image = Image.fromarray(pixels)
                 if image.size != self._size:
@@ -103,7 +103,7 @@ class VideoWriter:
         try:
             assert self._sink is not None
             if finish:
-                with self._one_line():
+                with self._naming_target():
                     self._sink.finish()
                     self._publish()
             else:
@@ -121,16 +121,16 @@ class VideoWriter:
             os.replace(file, self.path.with_name(_numbered(self.path, file.stem)))
 
     @contextmanager
-    def _one_line(self) -> Iterator[None]:
+    def _naming_target(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:
-            reason = "no space left for it" if error.errno in _SPACE else error.strerror or str(error)
+            reason = "no space left" if error.errno in _SPACE else error.strerror or str(error)
             raise OSError(error.errno, f"cannot write {self.path}: {reason}") from error
 
 
 class _Sink(Protocol):
-    """Where images go: a partial file or folder, whole after `finish`."""
+    """An encoder into a partial file or folder, complete after `finish`."""
 
     def __init__(self, partial: Path, suffix: str, rate: Fraction, size: tuple[int, int]) -> None: ...
     def add(self, image: Image.Image) -> None: ...
@@ -138,22 +138,23 @@ class _Sink(Protocol):
     def abandon(self) -> None: ...
 
 
-class _Stream:
-    """mp4 and webm through PyAV."""
+class _Video:
+    """mp4, webm and lossless mkv through PyAV."""
 
     def __init__(self, partial: Path, suffix: str, rate: Fraction, size: tuple[int, int]) -> None:
         import av
 
-        # Opened here first: the operating system's own error is clearer than the muxer's.
+        # Created here first, because the operating system's error is clearer than the muxer's.
         partial.touch()
-        # bitexact leaves out random identifiers and dates: the same frames make the same file.
-        self._container = av.open(str(partial), "w", format=suffix[1:], options={"fflags": "+bitexact"})
-        codec, options = _codec(suffix)
+        # bitexact omits random identifiers and dates: the same frames make the same file.
+        muxer = "matroska" if suffix == ".mkv" else suffix[1:]
+        self._container = av.open(str(partial), "w", format=muxer, options={"fflags": "+bitexact"})
+        codec, pixels, options = _codec(suffix)
         stream = self._container.add_stream(codec, rate=rate, options=options)
         assert isinstance(stream, av.VideoStream)
-        self._even = tuple(-(-side // 2) * 2 for side in size)
+        self._even = tuple(-(-side // 2) * 2 for side in size) if pixels == "yuv420p" else size
         stream.width, stream.height = self._even
-        stream.pix_fmt = "yuv420p"
+        stream.pix_fmt = pixels
         stream.time_base = stream.codec_context.time_base = 1 / rate
         self._stream = stream
         self._count = 0
@@ -161,7 +162,7 @@ class _Stream:
     def add(self, image: Image.Image) -> None:
         import av
 
-        frame = av.VideoFrame.from_image(_pad(image, self._even))
+        frame = av.VideoFrame.from_ndarray(_pad(image, self._even), format="rgb24")
         frame.pts = self._count
         self._count += 1
         self._container.mux(self._stream.encode(frame))
@@ -171,31 +172,31 @@ class _Stream:
         self._container.close()
 
     def abandon(self) -> None:
-        with suppress(OSError):  # the file is removed; why it could not be ended does not matter
+        with suppress(OSError):  # the file is removed anyway
             self._container.close()
 
 
-def _codec(suffix: str) -> tuple[str, dict[str, str]]:
+def _codec(suffix: str) -> tuple[str, str, dict[str, str]]:
+    """Return the name, the pixel format and the options of a suffix's encoder."""
     import av
 
+    if suffix == ".mkv":
+        return "ffv1", "bgr0", {"level": "3"}
     if suffix == ".webm":
-        return "libvpx-vp9", {"crf": "24", "b": "0", "deadline": "realtime", "cpu-used": "5"}
+        return "libvpx-vp9", "yuv420p", {"crf": "24", "b": "0", "deadline": "realtime", "cpu-used": "5"}
     if "libx264" in av.codecs_available:
-        return "libx264", {"crf": "17", "preset": "veryfast"}
-    return "mpeg4", {"q:v": "3"}
+        return "libx264", "yuv420p", {"crf": "17", "preset": "veryfast"}
+    return "mpeg4", "yuv420p", {"q:v": "3"}
 
 
-def _pad(image: Image.Image, size: tuple[int, ...]) -> Image.Image:
-    """Repeat the last row and column: yuv420p wants even sides."""
-    if image.size == size:
-        return image
+def _pad(image: Image.Image, size: tuple[int, ...]) -> NDArray[np.uint8]:
+    """Repeat the last row and column where a side is odd, which yuv420p does not allow."""
     width, height = size
-    pixels = np.asarray(image)
-    return Image.fromarray(np.pad(pixels, ((0, height - image.height), (0, width - image.width), (0, 0)), mode="edge"))
+    return np.pad(np.asarray(image), ((0, height - image.height), (0, width - image.width), (0, 0)), mode="edge")
 
 
 class _Gif:
-    """A palette a frame, chosen as the frames come; the file is written at the end, for its format needs them all."""
+    """A palette for each frame, chosen as it arrives; Pillow writes the file at the end, from all of them."""
 
     def __init__(self, partial: Path, suffix: str, rate: Fraction, size: tuple[int, int]) -> None:
         self._partial, self._rate = partial, rate
@@ -206,7 +207,7 @@ class _Gif:
         self._images.append(image.quantize(256, dither=Image.Dither.NONE))
 
     def finish(self) -> None:
-        # A frame lasts whole hundredths of a second: rounding the running time keeps the rate right in the mean.
+        # Frames last whole hundredths of a second: rounding their end times keeps the mean rate exact.
         ticks = [round(100 * i / self._rate) for i in range(len(self._images) + 1)]
         durations = [10 * (b - a) for a, b in pairwise(ticks)]
         first, *rest = self._images
@@ -244,10 +245,10 @@ def _remove(path: Path) -> None:
 
 
 def to_bytes(pixels: "Tensor") -> "Tensor":
-    """Turn pixels `[..., 3, H, W]` in [0, 1] into bytes `[..., H, W, 3]` on the CPU."""
+    """Convert pixels `[..., 3, H, W]` in [0, 1] to uint8 `[..., H, W, 3]` on the CPU."""
     import torch
 
     frames = (pixels.clamp(0, 1) * 255).round().to(torch.uint8).movedim(-3, -1).contiguous().cpu()
-    # A tensor born in inference mode refuses changes in place for ever; the same memory taken up outside does not.
+    # A tensor made in inference mode never allows in-place changes; one made of its memory outside does.
     with torch.inference_mode(False):
         return torch.from_numpy(frames.numpy())

@@ -6,20 +6,16 @@ The smallest model and umT5-xxl share this code: both are a `UMT5EncoderModel` a
 """
 
 import html
-from collections.abc import Iterable, Sequence
-from pathlib import Path
-from typing import Literal
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
+from transformers.modeling_outputs import BaseModelOutput
 
 from causvid.config import TextConfig
-from causvid.files.checkpoint import read_json
-from causvid.loading.umt5 import EncoderOnDemand, first_line, quiet, read_umt5
 from causvid.seeding import lend_seed
 
-Placement = Literal["keep", "cpu", "release"]
 PAD, END, UNKNOWN = "<pad>", "</s>", "<unk>"
 WAN_TOKENS = 512
 """Length of a prompt of Wan's, for tokenizers that name no length of their own."""
@@ -56,6 +52,21 @@ def clean_prompt(prompt: str) -> str:
     import ftfy
 
     return " ".join(html.unescape(html.unescape(ftfy.fix_text(prompt))).split())
+
+
+class EncoderOnDemand(nn.Module):
+    """An encoder that is read for every call and dropped after it, so that its weights take no memory in between."""
+
+    def __init__(self, read: Callable[[], UMT5EncoderModel], config: UMT5Config, *, device: torch.device) -> None:
+        """Take what reads the encoder, its sizes, and the device it is read onto."""
+        super().__init__()
+        self.read, self.config, self.device = read, config, device
+
+    @torch.no_grad()
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> BaseModelOutput:
+        """Apply the encoder to ids and mask, int64 `[B, M]`, without gradients."""
+        output: BaseModelOutput = self.read()(input_ids=input_ids, attention_mask=attention_mask)
+        return output
 
 
 class TextEncoder(nn.Module):
@@ -131,7 +142,7 @@ class TextEncoder(nn.Module):
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
         """Embed tokenised prompts: int64 `[B, M]` and bool `[B, M]` -> `[B, M, D]`, zero where `mask` is False."""
-        hidden = self.encoder(input_ids=ids, attention_mask=mask.long()).last_hidden_state
+        hidden: Tensor = self.encoder(input_ids=ids, attention_mask=mask.long()).last_hidden_state
         return hidden * mask[..., None]
 
     def embed(self, prompts: Sequence[str], device: torch.device | str | None = None) -> Tensor:
@@ -142,7 +153,7 @@ class TextEncoder(nn.Module):
         """
         ids, mask = self.tokens(prompts)
         here = self.encoder.device
-        hidden = self(ids.to(here), mask.to(here))
+        hidden: Tensor = self(ids.to(here), mask.to(here))
         return hidden if device is None else hidden.to(device)
 
     def unknown_words(self, prompt: str) -> list[str]:
@@ -155,50 +166,3 @@ class TextEncoder(nn.Module):
         words = [prompt[a:b] for token, (a, b) in pairs if token == self.tokenizer.unk_token_id]
         first = {word.casefold(): word for word in reversed(words)}
         return [word for word in dict.fromkeys(words) if first[word.casefold()] == word]
-
-    def save(self, encoder_folder: str | Path, tokenizer_folder: str | Path, *, dtype: torch.dtype) -> None:
-        """Write both folders as transformers does, the weights stored as `dtype`."""
-        encoder = self.encoder.read() if isinstance(self.encoder, EncoderOnDemand) else self.encoder
-        here = encoder.dtype
-        state = {name: tensor.detach().to(dtype) for name, tensor in encoder.state_dict().items()}
-        encoder.config.dtype = dtype
-        with quiet():
-            encoder.save_pretrained(encoder_folder, state_dict=state)
-            self.tokenizer.save_pretrained(tokenizer_folder)
-        encoder.config.dtype = here
-
-    @classmethod
-    def load(
-        cls,
-        encoder: str | Path,
-        tokenizer_folder: str | Path,
-        *,
-        max_tokens: int | None = None,
-        dtype: torch.dtype | None = torch.float32,
-        device: torch.device | str = "cpu",
-        placement: Placement = "keep",
-    ) -> "TextEncoder":
-        """Read what `save` wrote, or any UMT5 encoder and its tokenizer.
-
-        Args:
-            encoder: a folder of transformers', or a file with Wan's original names.
-            max_tokens: by default the tokenizer's own length, and Wan's 512 if it names none.
-            dtype: of the weights; None leaves that of the file.
-            placement: whether the weights stay on `device`, stay on the CPU, or are read onto `device` for every call
-                of `embed` and released after it.
-
-        Raises:
-            ValueError: if a file is missing or damaged, or a weight is missing or of a wrong shape.
-        """
-        read_json(Path(tokenizer_folder) / "tokenizer_config.json")
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(str(tokenizer_folder), local_files_only=True)
-        except Exception as error:
-            raise ValueError(f"{tokenizer_folder} holds no readable tokenizer: {first_line(error)}") from error
-        if max_tokens is None:
-            own = tokenizer.model_max_length
-            max_tokens = own if own is not None and own < 100_000 else WAN_TOKENS
-        if placement == "release":
-            return cls(tokenizer, EncoderOnDemand(encoder, dtype=dtype, device=device), max_tokens=max_tokens)
-        network = read_umt5(encoder, dtype=dtype, device="cpu" if placement == "cpu" else device)
-        return cls(tokenizer, network, max_tokens=max_tokens)

@@ -8,17 +8,13 @@ two-dimensional.
 """
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from pydantic import ValidationError
 from torch import Tensor, nn
 
-from causvid.config import AutoencoderConfig, one_line
+from causvid.config import AutoencoderConfig
 from causvid.models.autoencoder import TIME_FACTOR, AutoencoderState, check_latent, check_pixels
-from causvid.files.checkpoint import open_checkpoint, read_json
-from causvid.loading.names import compare_shapes
 
 
 class MemoryBlock(nn.Module):
@@ -53,7 +49,8 @@ class TemporalPool(nn.Module):
         if self.stride > 1:
             frames = x.unflatten(0, (-1, self.stride, batch))
             x = torch.cat([frames[:, i].flatten(0, 1) for i in range(self.stride)], dim=1)
-        return self.conv(x)
+        pooled: Tensor = self.conv(x)
+        return pooled
 
 
 class TemporalGrow(nn.Module):
@@ -90,7 +87,8 @@ class PatchMap(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map `[B, F, inputs, h, w]` to `[B, F, outputs, h, w]`."""
-        return self.linear(x.movedim(2, -1)).movedim(-1, 2)
+        mapped: Tensor = self.linear(x.movedim(2, -1))
+        return mapped.movedim(-1, 2)
 
     def set(self, weight: Tensor, bias: Tensor) -> None:
         """Take over weights `[outputs, inputs]` and biases `[outputs]`."""
@@ -285,44 +283,8 @@ class TinyAutoencoder(nn.Module):
 
     def _patches(self, pixels: Tensor) -> Tensor:
         """Cut `[B, 4F, 3, H, W]` into 4-frame patches of `spatial_factor` pixels square: `[B, F, values, h, w]`."""
-        cells = F.pixel_unshuffle(pixels, self.spatial_factor)
-        return cells.unflatten(1, (-1, TIME_FACTOR)).flatten(2, 3)
-
-
-def load_tiny_autoencoder(
-    path: str | Path, *, dtype: torch.dtype | None = None, device: torch.device | str = "cpu"
-) -> TinyAutoencoder:
-    """Read a bundle's `vae/` folder, or a file of TAEHV's for Wan 2.1: `taew2_1.pth` or `.safetensors`.
-
-    Args:
-        dtype: of the weights; by default that of the file.
-
-    Raises:
-        ValueError: if a file is missing or damaged, or names and shapes are not exactly those of the configuration.
-    """
-    place = Path(path)
-    config = _read_config(place / "config.json") if place.is_dir() else AutoencoderConfig()
-    checkpoint = open_checkpoint(place)
-    with torch.device("meta"):
-        model = TinyAutoencoder(config)
-    found = {name: entry.shape for name, entry in checkpoint.sections.get("", {}).items()}
-    mismatch = compare_shapes(found, {name: tensor.shape for name, tensor in model.state_dict().items()})
-    if mismatch:
-        meant = "its config.json" if place.is_dir() else "taew2_1"
-        raise ValueError(f"{checkpoint.path} is not the autoencoder of {meant}: {mismatch}")
-    model.load_state_dict(dict(checkpoint.read(list(found), dtype=dtype, device=device)), assign=True)
-    return model.eval()
-
-
-def _read_config(file: Path) -> AutoencoderConfig:
-    settings = read_json(file)
-    name = settings.pop("_class_name", None)
-    if name != "TinyAutoencoder":
-        raise ValueError(f"{file}: _class_name={name!r} is not supported, expected 'TinyAutoencoder'")
-    try:
-        return AutoencoderConfig.model_validate(settings)
-    except ValidationError as error:
-        raise ValueError(f"{file}: {one_line(error)}") from None
+        cells: Tensor = F.pixel_unshuffle(pixels, self.spatial_factor).unflatten(1, (-1, TIME_FACTOR))
+        return cells.flatten(2, 3)
 
 
 @torch.no_grad()
@@ -393,7 +355,8 @@ def _fold(x: Tensor) -> Tensor:
 
 def _unfold(x: Tensor, batch: int) -> Tensor:
     """`[T*B, C, H, W]` to `[B, T, C, H, W]`."""
-    return x.unflatten(0, (-1, batch)).transpose(0, 1)
+    frames: Tensor = x.unflatten(0, (-1, batch))
+    return frames.transpose(0, 1)
 
 
 def _conv(inputs: int, outputs: int, *, stride: int = 1, bias: bool = True) -> nn.Conv2d:

@@ -101,7 +101,8 @@ class Attention(nn.Module):
 
     def queries(self, x: Tensor) -> Tensor:
         """`[B, L, D] -> [B, L, N, K]`."""
-        return self.query_norm(self.query(x)).unflatten(-1, (self.heads, -1))
+        queries: Tensor = self.query_norm(self.query(x)).unflatten(-1, (self.heads, -1))
+        return queries
 
     def keys_values(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """`[B, L, D] -> [B, L, N, K]` twice."""
@@ -110,7 +111,8 @@ class Attention(nn.Module):
 
     def join(self, heads: Tensor) -> Tensor:
         """`[B, L, N, K] -> [B, L, D]`."""
-        return self.out(heads.flatten(-2))
+        joined: Tensor = self.out(heads.flatten(-2))
+        return joined
 
 
 def _gather(x: Tensor, keys: KeySlice, tokens: int, *, rotated: bool) -> Tensor:
@@ -322,5 +324,5 @@ class Transformer(nn.Module):
             cache.commit(frames)
 
         shift, scale = (self.head_modulation[:, None].float() + time.float()[:, :, None]).unbind(2)
-        out = self.head(_modulate(_layer_norm(tokens, self.config.eps), shift, scale, tokens))
+        out: Tensor = self.head(_modulate(_layer_norm(tokens, self.config.eps), shift, scale, tokens))
         return rearrange(out, "b f (h w) (p q c) -> b f c (h p) (w q)", h=height // p, p=p, q=p).to(x.dtype)

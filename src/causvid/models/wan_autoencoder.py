@@ -6,18 +6,13 @@ diffusers convolves a clip latent frame by latent frame and carries a list of pa
 the module and for whole clips only. Here the caller holds that list, so that a clip may come in pieces.
 """
 
-import json
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
 from causvid.models.autoencoder import TIME_FACTOR, AutoencoderState, check_latent, check_pixels
-from causvid.files.checkpoint import open_checkpoint, read_json
-from causvid.loading.names import check_state
-from causvid.files.writing import write_state
 
 FIRST_FRAME_ONLY = "Rep"
 """What diffusers leaves in its list where an upsampler has seen the first frame, which it does not convolve in time."""
@@ -57,7 +52,8 @@ class WanAutoencoder(nn.Module):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Let the moments follow the module to a device but, unlike a buffer, stay in fp32."""
         self._mean, self._std = (moment.to(fn(moment).device) for moment in (self._mean, self._std))
-        return super()._apply(fn, recurse)
+        super()._apply(fn, recurse)
+        return self
 
     def encode(self, pixels: Tensor) -> Tensor:
         """Turn a clip `[B, 1 + 4k, 3, H, W]` in [0, 1] into its latent `[B, 1 + k, C, h, w]`.
@@ -113,47 +109,6 @@ class WanAutoencoder(nn.Module):
         x = self.vae.post_quant_conv(x.transpose(1, 2)).transpose(1, 2)
         pixels, state = _run(self.vae.decoder, x.split(1, dim=1), state)
         return (0.5 * pixels.float() + 0.5).clamp(0, 1).to(latent.dtype), state
-
-    def save(self, folder: str | Path, *, dtype: torch.dtype) -> None:
-        """Write a new folder as diffusers does, the weights stored as `dtype`."""
-        write_state(Path(folder), json.loads(self.vae.to_json_string()), self.vae.state_dict(), dtype)
-
-    @classmethod
-    def load(
-        cls, path: str | Path, *, dtype: torch.dtype | None = None, device: torch.device | str = "cpu"
-    ) -> "WanAutoencoder":
-        """Read a `vae/` folder of diffusers, or a file with Wan's original names such as `Wan2.1_VAE.pth`.
-
-        Args:
-            dtype: of the weights; by default that of the file.
-
-        Raises:
-            ValueError: if a file is missing or damaged, or the weights are not those of Wan 2.1's autoencoder.
-        """
-        from diffusers import AutoencoderKLWan
-        from diffusers.loaders.single_file_utils import convert_wan_vae_to_diffusers
-
-        place = Path(path)
-        checkpoint = open_checkpoint(place)
-        settings: Mapping[str, Any] = {}
-        if place.is_dir():
-            settings = read_json(place / "config.json")
-            name = settings.get("_class_name")
-            if name != "AutoencoderKLWan":
-                raise ValueError(f"{place / 'config.json'}: _class_name={name!r}, expected 'AutoencoderKLWan'")
-        state = dict(checkpoint.read(list(checkpoint.sections.get("", ())), dtype=dtype, device=device))
-        if "encoder.conv1.weight" in state:
-            state = convert_wan_vae_to_diffusers(state)
-        if not place.is_dir() and "encoder.conv_in.weight" in state:
-            settings = {"base_dim": len(state["encoder.conv_in.weight"])}
-        try:
-            with torch.device("meta"):
-                vae = AutoencoderKLWan.from_config({**settings})
-            check_state(state, {name: tensor.shape for name, tensor in vae.state_dict().items()})
-            vae.load_state_dict(state, assign=True)
-            return cls(vae.eval()).to(device)
-        except Exception as error:  # a config.json that is not Wan's makes diffusers raise anything
-            raise ValueError(f"{place}: {' '.join(str(error).split())}") from error
 
 
 def _run(network: Any, parts: Sequence[Tensor], state: AutoencoderState | None) -> tuple[Tensor, AutoencoderState]:

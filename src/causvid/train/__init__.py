@@ -1,0 +1,1 @@
+"""Training: roles, stages and the loop that runs them."""

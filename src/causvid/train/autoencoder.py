@@ -5,71 +5,57 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from causvid.data.renders import captions_of, clip_batches, render_batch
 from causvid.models.autoencoder_loss import autoencoder_loss
-from causvid.models.tiny_autoencoder import TinyAutoencoder
 from causvid.preset import Preset
-from causvid.seeding import lend_seed
-from causvid.train.artifacts import save_weights
-from causvid.train.loop import Run, Stage, step_generator
-from causvid.train.optimizer import Ema, adamw, autocast, learning_rate, update
+from causvid.recipe import required
+from causvid.seeding import step_generator
+from causvid.train.loop import Stage
+from causvid.train.objective import Metrics, Micro, make_objective
+from causvid.train.optimizer import Ema, autocast
+from causvid.train.roles import Roles, channels_last
+from causvid.train.run import Run, save_weights
 from causvid.train.samples import write_samples
-from causvid.train.start import AUTOENCODER, load_start
-from causvid.data.storybook import captions, clip_batches, render_batch
 
 SHORTCUT_CLIPS = 256
 
 
-def channels_last(model: TinyAutoencoder) -> TinyAutoencoder:
-    """Store the weights of convolutions with channels innermost, which is how every backend runs them fastest."""
-    return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-
 def autoencoder_stage(preset: Preset, run: Run) -> Stage:
-    """Train on freshly rendered clips; the result is the average of the weights."""
-    config = preset.recipe.autoencoder
-    sizes = preset.autoencoder_sizes
-    with lend_seed(step_generator(run.seed, "autoencoder weights", 0)):
-        model = TinyAutoencoder(sizes)
-    begun = load_start(run, {AUTOENCODER: model})
-    if sizes.shortcut and not begun:
+    """Train on rendered clips; the result is the average of the weights."""
+    config = required(preset.recipe.autoencoder, "autoencoder")
+    draw = clip_batches(preset, config, seed=run.seed, device=run.device)
+    model = Roles(preset, run).new_autoencoder()
+    if model.config.shortcut and preset.start is None:
         generator = step_generator(run.seed, "shortcut", 0)
         clips = render_batch(preset, SHORTCUT_CLIPS, frames=config.frames, generator=generator, device=run.device)[0]
         model.initialise_shortcut(clips)
     channels_last(model.to(run.device))
-    draw = clip_batches(preset, run, batch=config.batch, frames=config.frames, pool=config.pool)
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    optimizer = adamw(parameters, config)
     average = Ema(model, config.ema)
 
-    def step(n: int) -> dict[str, Tensor]:
-        generator = step_generator(run.seed, "autoencoder", n, run.device)
-        pixels, _ = draw(generator)
-        with autocast(run):
-            loss, metrics = autoencoder_loss(
-                model, pixels, noise=config.noise, edges=config.edges, motion=config.motion, generator=generator
+    def loss(micro: Micro) -> tuple[Tensor, Metrics]:
+        pixels, _ = draw(micro.noise)
+        with autocast(run.device):
+            return autoencoder_loss(
+                model, pixels, noise=config.noise, edges=config.edges, motion=config.motion, generator=micro.noise
             )
-        norm = update(optimizer, loss, parameters, rate=learning_rate(config, n), clip=config.clip)
-        average.update(model)
-        return {"loss": loss.detach(), **metrics, "grad_norm": norm}
-
-    def averaged() -> TinyAutoencoder:
-        return average.copy_to(TinyAutoencoder(sizes).to(run.device))
 
     @torch.no_grad()
     def sample(folder: Path, done: int) -> None:
         generator = step_generator(run.seed, "samples", 0)
         pixels, scenes = render_batch(preset, 8, frames=config.frames, generator=generator, device=run.device)
-        again = averaged()
+        again = average.averaged()
         both = torch.stack((pixels, again.decode(again.encode(pixels))), dim=1).flatten(0, 1)
-        texts = [text for scene in scenes for text in (captions([scene], [scene.seed])[0], "decoded")]
+        prompts = captions_of(scenes, [scene.seed for scene in scenes])
+        texts = [text for prompt in prompts for text in (prompt, "decoded")]
         write_samples(both, texts, folder, fps=preset.generation.fps, stills=3)
 
+    parameters = [p for p in model.parameters() if p.requires_grad]
     return Stage(
         name="autoencoder",
         steps=config.steps,
         settings=config.lasting(),
-        state={"model": model, "optimizer": optimizer, "average": average},
-        step=step,
-        finish=lambda: save_weights(averaged(), run.folder / "autoencoder.safetensors"),
+        modules={"model": model},
+        objectives=[make_objective("autoencoder", loss, parameters, config, averages={"model": average})],
+        finish=lambda: save_weights(average.averaged(), run.folder / "autoencoder.safetensors"),
         sample=sample,
     )

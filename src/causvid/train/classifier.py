@@ -1,13 +1,17 @@
 """Stage `classifier`: learn to read attributes off renders, as the measure of generated video."""
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from causvid.evaluate.classifier import AttributeClassifier, classifier_loss
+from causvid.data.renders import clip_batches, world_of
+from causvid.evaluate.classifier import IGNORED, AttributeClassifier
 from causvid.preset import Preset
-from causvid.seeding import lend_seed
-from causvid.train.loop import Run, Stage, step_generator
-from causvid.train.optimizer import adamw, learning_rate, update
-from causvid.data.storybook import clip_batches, world_of
+from causvid.recipe import required
+from causvid.seeding import lend_seed, step_generator
+from causvid.train.loop import Stage
+from causvid.train.objective import Metrics, Micro, make_objective
+from causvid.train.run import Run
 
 
 def vocabularies(preset: Preset) -> dict[str, tuple[str, ...]]:
@@ -17,28 +21,96 @@ def vocabularies(preset: Preset) -> dict[str, tuple[str, ...]]:
 
 
 def classifier_stage(preset: Preset, run: Run) -> Stage:
-    """Train on freshly rendered clips."""
-    config = preset.recipe.classifier
+    """Train on rendered clips."""
+    config = required(preset.recipe.classifier, "classifier")
     with lend_seed(step_generator(run.seed, "classifier weights", 0)):
         model = AttributeClassifier(vocabularies(preset), frames=config.frames)
     model.to(run.device)
-    draw = clip_batches(preset, run, batch=config.batch, frames=config.frames, pool=config.pool)
-    parameters = list(model.parameters())
-    optimizer = adamw(parameters, config)
+    draw = clip_batches(preset, config, seed=run.seed, device=run.device)
 
-    def step(n: int) -> dict[str, Tensor]:
-        generator = step_generator(run.seed, "classifier", n, run.device)
-        pixels, scenes = draw(generator)
+    def loss(micro: Micro) -> tuple[Tensor, Metrics]:
+        pixels, scenes = draw(micro.noise)
         labels = {name: value.to(run.device) for name, value in model.labels([s.readable() for s in scenes]).items()}
-        loss = classifier_loss(model, pixels, labels, generator=generator)
-        norm = update(optimizer, loss, parameters, rate=learning_rate(config, n), clip=config.clip)
-        return {"loss": loss.detach(), "grad_norm": norm}
+        return classifier_loss(model, pixels, labels, generator=micro.noise), {}
 
     return Stage(
         name="classifier",
         steps=config.steps,
         settings=config.lasting(),
-        state={"model": model, "optimizer": optimizer},
-        step=step,
+        modules={"model": model},
+        objectives=[make_objective("classifier", loss, list(model.parameters()), config)],
         finish=lambda: model.save(run.folder / "classifier_model"),
     )
+
+
+def classifier_loss(
+    model: AttributeClassifier,
+    pixels: Tensor,
+    labels: dict[str, Tensor],
+    *,
+    generator: torch.Generator,
+    augment: bool = True,
+) -> Tensor:
+    """Sum the cross-entropies of all attributes.
+
+    Args:
+        pixels: float [B, T, 3, H, W] in [0, 1]; of a long clip, a random stretch is used.
+        labels: attribute → int64 [B]; −1 leaves that clip out for that attribute.
+        generator: source of the stretch and of the augmentation, on any device.
+        augment: disturb clips as generated video is disturbed, so that a clip is judged by what it shows.
+
+    Returns:
+        Scalar loss.
+    """
+    if set(labels) != set(model.vocabularies):
+        raise ValueError(f"labels={sorted(labels)}: expected {sorted(model.vocabularies)}")
+    spare = pixels.shape[1] - model.frames
+    if spare > 0:
+        start = int(torch.randint(spare + 1, (1,), generator=generator, device=generator.device))
+        pixels = pixels[:, start : start + model.frames]
+    pixels = model.resize(pixels)
+    if augment:
+        pixels = disturb(pixels, generator=generator)
+    logits = model(pixels)
+    losses = []
+    for name, target in labels.items():
+        counted = (target != IGNORED).sum().clamp(min=1)
+        losses.append(F.cross_entropy(logits[name], target, ignore_index=IGNORED, reduction="sum") / counted)
+    return torch.stack(losses).sum()
+
+
+def disturb(pixels: Tensor, *, generator: torch.Generator) -> Tensor:
+    """Blur, shift, tint, flicker and add noise at random, a little, and never mirror: left and right are labels.
+
+    Args:
+        pixels: float [B, T, 3, H, W] in [0, 1].
+        generator: on any device; numbers are drawn there.
+
+    Returns:
+        The same shape, in [0, 1].
+    """
+    B, T, _, H, W = pixels.shape
+    drawn = generator.device
+
+    def uniform(low: float, high: float, *shape: int) -> Tensor:
+        return low + (high - low) * torch.rand(shape, generator=generator, device=drawn).to(pixels)
+
+    reach = max(H // 16, 1)
+    offsets = torch.randint(2 * reach + 1, (B, 2), generator=generator, device=drawn).to(pixels.device)
+    rows = (torch.arange(H, device=pixels.device) + offsets[:, :1] - reach).clamp(0, H - 1)
+    columns = (torch.arange(W, device=pixels.device) + offsets[:, 1:] - reach).clamp(0, W - 1)
+    clips = torch.arange(B, device=pixels.device)
+    x = pixels.permute(0, 3, 4, 1, 2)[clips[:, None, None], rows[:, :, None], columns[:, None, :]]
+    x = x.permute(0, 3, 4, 1, 2).contiguous()
+
+    soft = F.avg_pool2d(F.pad(x.flatten(0, 1), (1, 1, 1, 1), mode="replicate"), 3, stride=1).view_as(x)
+    x = torch.lerp(x, soft, uniform(0.0, 1.0, B, 1, 1, 1, 1))
+
+    contrast = uniform(0.85, 1.15, B, 1, 1, 1, 1)
+    light = uniform(-0.06, 0.06, B, 1, 1, 1, 1) + uniform(-0.02, 0.02, B, 1, 3, 1, 1)
+    flicker = uniform(-0.01, 0.01, B, T, 1, 1, 1)
+    noise = torch.randn(x.shape, generator=generator, device=drawn).to(x)
+    # In place: these are the largest tensors of a training step on a CPU.
+    middle = x.mean((1, 2, 3, 4), keepdim=True)
+    x.mul_(contrast).add_(middle * (1.0 - contrast) + light + flicker)
+    return x.add_(noise.mul_(uniform(0.0, 0.04, B, 1, 1, 1, 1))).clamp_(0.0, 1.0)

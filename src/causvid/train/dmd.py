@@ -3,7 +3,6 @@
 Where the teacher was trained to be causal, its score and the critic's are causal too.
 """
 
-from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -11,158 +10,135 @@ from torch import Tensor
 
 from causvid.distill.dmd import critic_loss, student_loss
 from causvid.distill.levels import draw_chunk_levels
-from causvid.flow import Velocity, add_noise, randn_like, sample_timestep_sigma, x0_from_velocity
 from causvid.engine.rollout import rollout
 from causvid.engine.solver import guided_velocity
+from causvid.flow import Velocity, add_noise, randn_like, sample_timestep_sigma, x0_from_velocity
 from causvid.models.transformer import TextKeys, Transformer
 from causvid.preset import Preset
-from causvid.train.artifacts import save_weights
-from causvid.data.clips import ClipStore
-from causvid.train.loop import Run, Stage, step_generator
-from causvid.train.ode import student_layout, student_sampler
-from causvid.train.optimizer import Ema, adamw, autocast, learning_rate, update
-from causvid.train.pairs import student_sigmas
-from causvid.train.teacher import (
-    embed_captions,
-    latent_shape,
-    load_text_encoder,
-    new_transformer,
+from causvid.recipe import required
+from causvid.train.loop import Stage
+from causvid.train.objective import Metrics, Micro, make_objective
+from causvid.train.optimizer import Ema, autocast
+from causvid.train.prompts import embed_captions, sample_prompts
+from causvid.train.roles import (
+    Roles,
+    latent_size,
+    student_layout,
+    student_sigmas,
     student_visibility,
     teacher_visibility,
 )
+from causvid.train.run import Run, save_weights
+from causvid.train.samples import student_sampler
 
 
-class Made(NamedTuple):
-    """What the student made: clean latents `[B, F, C, h, w]`, and their captions. given: how many frames were real."""
+class Sample(NamedTuple):
+    """Latents from the student, `[B, F, C, h, w]`, and their prompts' embeddings; the first `clean` frames are real."""
 
     x0: Tensor
-    given: int
+    clean: int
     embedding: Tensor
 
 
-class Draws(NamedTuple):
-    """Where a step's random values come from.
-
-    noise: on the run's device. choices: on the CPU, which has to know what is chosen; it would have to wait for a
-    device's own draw.
-    """
-
-    noise: torch.Generator
-    choices: torch.Generator
-
-
 def dmd_stage(preset: Preset, run: Run) -> Stage:
-    """Distil: `critic_updates` critic steps to one student step; the result is the average of the student."""
-    config, g = preset.recipe.dmd, preset.generation
-    store = ClipStore.open(preset, run)
-    text = load_text_encoder(preset, run)
-    embeddings, rows = embed_captions(text, store.ids)
-    store = replace(store, ids=rows)
-    weights = {"ode": "student_ode.safetensors", "teacher": "teacher.safetensors"}[config.start]
-    student = new_transformer(preset, run, weights=weights, made_by=config.start)
-    teacher = new_transformer(preset, run, weights="teacher.safetensors").eval().requires_grad_(False)
-    critic = new_transformer(preset, run, weights="teacher.safetensors")
-    parameters, critic_parameters = list(student.parameters()), list(critic.parameters())
-    optimizer, critic_optimizer = adamw(parameters, config), adamw(critic_parameters, config)
+    """Distil: `critic_updates` updates of the critic to one of the student; the result is the student's average."""
+    config, g = required(preset.recipe.dmd, "dmd"), preset.generation
+    roles = Roles(preset, run)
+    dataset, text = roles.dataset(), roles.text_encoder()
+    embeddings, null = (embed_captions(text, prompts, run.device) for prompts in (dataset.captions, [""]))
+    student, teacher, critic = roles.student(config.start), roles.teacher(), roles.critic()
     average = Ema(student, config.ema)
-    visibility, layout = student_visibility(preset), student_layout(preset)
-    score_visibility = teacher_visibility(preset)
+    visibility, layout, score_visibility = (
+        student_visibility(preset),
+        student_layout(preset),
+        teacher_visibility(preset),
+    )
     few = student_sigmas(preset)
     levels = torch.tensor(few, device=run.device)
-    null = text.embed([""], run.device)
+    shared: dict[int, Sample] = {}
 
-    def from_data(real: Tensor, given: int, keys: TextKeys, draws: Draws) -> Tensor:
-        """Predict x0 from real latents, every chunk noised to a level of its own, the `given` frames not at all."""
-        sigma = levels[draw_chunk_levels(layout, batch=len(real), levels=len(few), generator=draws.noise)]
-        sigma[:, :given] = 0.0
-        x = add_noise(real, randn_like(real, draws.noise), sigma)
+    def from_data(real: Tensor, clean: int, keys: TextKeys, micro: Micro) -> Tensor:
+        """Predict x0 from real latents, each chunk noised to another level, the `clean` frames not at all."""
+        sigma = levels[draw_chunk_levels(layout, batch=len(real), levels=len(few), generator=micro.noise)]
+        sigma[:, :clean] = 0.0
+        x = add_noise(real, randn_like(real, micro.noise), sigma)
         return x0_from_velocity(x, student(x, sigma, keys, visibility=visibility), sigma)
 
-    def from_rollout(real: Tensor, given: int, keys: TextKeys, draws: Draws) -> Tensor:
-        """Predict x0 by generating the clip with the student's own cache, leaving all chunks at one drawn step.
+    def from_rollout(real: Tensor, clean: int, keys: TextKeys, micro: Micro) -> Tensor:
+        """Predict x0 by generating the clip with the student's cache, leaving all chunks at one drawn step.
 
-        The `given` frames, none or the first chunk's, are real.
+        The `clean` frames, none or the first chunk's, are real.
         """
-        batch, _, channels, height, width = latent_shape(preset, len(real), 1)
-        cache = student.new_cache(batch=batch, height=height, width=width, window=g.window, sink=g.sink)
-        exit_step = int(torch.randint(len(few), (), generator=draws.choices))
+        channels, height, width = latent_size(preset)
+        cache = student.new_cache(batch=len(real), height=height, width=width, window=g.window, sink=g.sink)
         chunks = rollout(
             student,
             keys,
             cache,
-            chunks=layout[1:] if given else layout,
-            shape=(batch, channels, height, width),
+            chunks=layout[1:] if clean else layout,
+            shape=(len(real), channels, height, width),
             sigmas=few,
-            generator=draws.noise,
-            grad_step=exit_step,
-            latest=real[:, :given] if given else None,
+            generator=micro.noise,
+            grad_step=int(torch.randint(len(few), (), generator=micro.choices)),
+            latest=real[:, :clean] if clean else None,
         )
-        return torch.cat([real[:, :given], *chunks], dim=1)
+        return torch.cat([real[:, :clean], *chunks], dim=1)
 
-    make = {"data": from_data, "rollout": from_rollout}[config.student_input]
+    predict = {"data": from_data, "rollout": from_rollout}[config.student_input]
 
-    def compare_levels(given: int, generator: torch.Generator) -> Tensor:
+    def sample(micro: Micro) -> Sample:
+        real = dataset.batch(config.batch, frames=g.clip_frames, generator=micro.noise)
+        image = len(layout) > 1 and float(torch.rand((), generator=micro.choices)) < config.image
+        clean, embedding = g.first if image else 0, embeddings[real.captions]
+        return Sample(predict(real.latents, clean, student.encode_text(embedding), micro), clean, embedding)
+
+    def levels_to_compare(clean: int, generator: torch.Generator) -> Tensor:
         sigma = sample_timestep_sigma((config.batch, 1), shift=g.shift, generator=generator, device=run.device)
         sigma = sigma.repeat(1, g.clip_frames)
-        sigma[:, :given] = 0.0
+        sigma[:, :clean] = 0.0
         return sigma
-
-    def student_batch(draws: Draws) -> Made:
-        real, row = store.draw(config.batch, frames=g.clip_frames, generator=draws.noise, device=run.device)
-        image = len(layout) > 1 and float(torch.rand((), generator=draws.choices)) < config.image
-        given, embedding = g.first if image else 0, embeddings[row]
-        with autocast(run):
-            return Made(make(real, given, student.encode_text(embedding), draws), given, embedding)
 
     def velocity_of(model: Transformer, embedding: Tensor, guidance: float = 1.0) -> Velocity:
         keys = model.encode_text(embedding)
         null_keys = keys if guidance == 1 else model.encode_text(null.expand(len(embedding), -1, -1))
         return guided_velocity(model, keys, null_keys, guidance=guidance, visibility=score_visibility)
 
-    def critic_step(made: Made, generator: torch.Generator, rate: float) -> Tensor:
-        sigma, noise = compare_levels(made.given, generator), randn_like(made.x0, generator)
-        with autocast(run):
-            loss = critic_loss(made.x0, critic=velocity_of(critic, made.embedding), sigma=sigma, noise=noise)
-        update(critic_optimizer, loss, critic_parameters, rate=rate, clip=config.clip)
-        return loss.detach()
-
-    def step(n: int) -> dict[str, Tensor]:
-        draws = Draws(step_generator(run.seed, "dmd", n, run.device), step_generator(run.seed, "dmd choices", n))
-        rate = learning_rate(config, n, config.critic_learning_rate)
-        with torch.no_grad():
-            made = student_batch(draws)
-        losses = [critic_step(made, draws.noise, rate)]
-        for _ in range(1, config.critic_updates):
-            # A rollout costs more than an update: all updates share one, each with noise of its own.
-            if config.student_input == "data":
+    def loss_of_critic(micro: Micro) -> tuple[Tensor, Metrics]:
+        with autocast(run.device):
+            # A rollout costs more than an update: all updates of a step share one, with different noise.
+            if config.student_input == "data" or micro.update == 0:
                 with torch.no_grad():
-                    made = student_batch(draws)
-            losses.append(critic_step(made, draws.noise, rate))
-        made = student_batch(draws)
-        with autocast(run):
-            with torch.no_grad():
-                scores = velocity_of(teacher, made.embedding, config.guidance), velocity_of(critic, made.embedding)
-            sigma, noise = compare_levels(made.given, draws.noise), randn_like(made.x0, draws.noise)
-            loss = student_loss(made.x0, teacher=scores[0], critic=scores[1], sigma=sigma, noise=noise)
-        norm = update(optimizer, loss, parameters, rate=learning_rate(config, n), clip=config.clip)
-        average.update(student)
-        return {"loss": loss.detach(), "critic_loss": torch.stack(losses).mean(), "grad_norm": norm}
+                    shared[micro.index] = sample(micro)
+            x0, clean, embedding = shared[micro.index]
+            sigma, noise = levels_to_compare(clean, micro.noise), randn_like(x0, micro.noise)
+            return critic_loss(x0, critic=velocity_of(critic, embedding), sigma=sigma, noise=noise), {}
 
-    def averaged() -> Transformer:
-        return average.copy_to(Transformer(preset.transformer).to(run.device))
+    def loss_of_student(micro: Micro) -> tuple[Tensor, Metrics]:
+        with autocast(run.device):
+            x0, clean, embedding = sample(micro)
+            with torch.no_grad():
+                scores = velocity_of(teacher, embedding, config.guidance), velocity_of(critic, embedding)
+            sigma, noise = levels_to_compare(clean, micro.noise), randn_like(x0, micro.noise)
+            return student_loss(x0, teacher=scores[0], critic=scores[1], sigma=sigma, noise=noise), {}
 
     return Stage(
         name="dmd",
         steps=config.steps,
         settings=config.lasting(),
-        state={
-            "student": student,
-            "critic": critic,
-            "optimizer": optimizer,
-            "critic_optimizer": critic_optimizer,
-            "average": average,
-        },
-        step=step,
-        finish=lambda: save_weights(averaged(), run.folder / "student.safetensors"),
-        sample=student_sampler(preset, run, text, averaged),
+        modules={"student": student, "critic": critic},
+        objectives=[
+            make_objective(
+                "critic",
+                loss_of_critic,
+                list(critic.parameters()),
+                config,
+                rate=config.critic_learning_rate,
+                updates=config.critic_updates,
+            ),
+            make_objective(
+                "student", loss_of_student, list(student.parameters()), config, averages={"student": average}
+            ),
+        ],
+        finish=lambda: save_weights(average.averaged(), run.folder / "student.safetensors"),
+        sample=student_sampler(roles, text, average.averaged, sample_prompts(preset, dataset.captions)),
     )

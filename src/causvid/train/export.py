@@ -1,6 +1,6 @@
 """The end of the recipe: everything a run trained becomes one bundle."""
 
-import json
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -9,47 +9,58 @@ import torch
 from torch import nn
 
 from causvid.config import GenerationConfig
-from causvid.evaluate.adherence import describe_machine
-from causvid.evaluate.card import EvaluationReport, write_card
+from causvid.engine.machine import describe_machine
+from causvid.evaluate.card import write_card
+from causvid.evaluate.report import EvaluationReport
 from causvid.loading.assemble import load_bundle
-from causvid.loading.bundle import REPORT, save_bundle
+from causvid.loading.bundle import REPORT, read_settings, save_bundle
+from causvid.loading.layout import find_layout
 from causvid.preset import Preset
-from causvid.data.clips import load_autoencoder
-from causvid.train.loop import Run
-from causvid.train.stages import RESULTS
-from causvid.train.start import EARLIER
-from causvid.train.teacher import load_text_encoder, new_transformer
+from causvid.train.metrics import last_row
+from causvid.train.order import ORDER
+from causvid.train.roles import Roles
+from causvid.train.run import Run
 
+OF_THE_STUDENT = {"pairs", "ode", "dmd"}
+"""Stages whose work is in no other weights than the student's."""
+Stages = Mapping[str, Mapping[str, float]]
+"""Steps and minutes of stages, by name."""
 LEFT_OUT = "The teacher was measured before it was left out of this folder."
 """What the card of a bundle says that had a teacher when it was measured."""
 
 
-def export_bundle(preset: Preset, run: Run, folder: Path, *, student: str = "dmd", with_teacher: bool = True) -> None:
+def export_bundle(
+    preset: Preset,
+    run: Run,
+    folder: Path,
+    *,
+    student: str = "dmd",
+    with_teacher: bool = True,
+    earlier: Stages | None = None,
+) -> None:
     """Write what a run trained as a bundle in half precision: models, classifier and, if asked, the teacher.
 
-    A bundle of the same student that is replaced hands on what was measured of it; its card is composed anew.
+    A bundle of the same student that is replaced passes on what was measured of it; its card is written again.
 
     Args:
         student: the stage whose student it is, `ode` or `dmd`.
+        earlier: stages of other runs that went into the weights, besides those of the preset's `start`.
 
     Raises:
         ValueError: naming the stage whose result is missing.
     """
-    classifier = run.folder / "classifier_model"
-    if not classifier.is_dir():
-        raise ValueError(f"{classifier} is missing: run `causvid train classifier` first, with the same --out")
-    transformer = new_transformer(preset, run, weights=RESULTS[student][0], made_by=student)
-    autoencoder, text_encoder = load_autoencoder(preset, run), load_text_encoder(preset, run)
+    roles = Roles(preset, run)
+    transformer, autoencoder, text_encoder = roles.student(student), roles.autoencoder(), roles.text_encoder()
     measured = _measured(folder, preset.generation, transformer, autoencoder, text_encoder)
     save_bundle(
         folder,
         transformer=transformer,
-        teacher=new_transformer(preset, run, weights="teacher.safetensors") if with_teacher else None,
+        teacher=roles.teacher() if with_teacher else None,
         autoencoder=autoencoder,
         text_encoder=text_encoder,
-        classifier=classifier,
+        classifier=roles.classifier(),
         generation=preset.generation,
-        provenance=provenance(preset, run),
+        provenance=provenance(preset, run, earlier=earlier),
         card_from=folder if measured else None,
         dtype=torch.float16,
     )
@@ -62,7 +73,7 @@ def export_bundle(preset: Preset, run: Run, folder: Path, *, student: str = "dmd
 def _measured(
     folder: Path, generation: GenerationConfig, transformer: nn.Module, autoencoder: nn.Module, text_encoder: nn.Module
 ) -> EvaluationReport | None:
-    """Return what was measured of the bundle in a folder, where it makes the same videos."""
+    """Return what was measured of the bundle in a folder, if it generates the same videos."""
     if not (folder / REPORT).is_file():
         return None
     try:
@@ -81,22 +92,33 @@ def _same(stored: nn.Module, model: nn.Module) -> bool:
     return old.keys() == new.keys() and all(torch.equal(old[name], new[name].cpu().half().float()) for name in old)
 
 
-def provenance(preset: Preset, run: Run) -> dict[str, Any]:
-    """Say where the weights come from: the preset, its world, and what every stage took by its own log."""
+def provenance(preset: Preset, run: Run, *, earlier: Stages | None = None) -> dict[str, Any]:
+    """Return where the weights come from: the preset, its data, and what every stage took by its log."""
     stages = {}
-    for log in run.folder.glob("*/metrics.jsonl"):
-        rows = log.read_text(encoding="utf-8").splitlines()
-        if not rows:  # begun, and stopped before its first row
-            continue
-        row = json.loads(rows[-1])
-        stages[log.parent.name] = {"steps": row["step"], "minutes": round(row["seconds"] / 60, 1)}
-    order = [name for name in type(preset.recipe).model_fields if name in stages]
-    earlier = run.folder / EARLIER
-    before = json.loads(earlier.read_text(encoding="utf-8")) if earlier.is_file() else {}
+    for name in ORDER:
+        row = last_row(run.folder / name)
+        if row is not None:
+            stages[name] = {"steps": row["step"], "minutes": round(row["seconds"] / 60, 1)}
     return {
         "preset": preset.name,
         "world": preset.world,
+        **({} if preset.data is None else {"data": Path(preset.data).name}),
+        **({} if preset.start is None else {"start": Path(preset.start).name}),
         "machine": describe_machine(),
         "finished": datetime.now(UTC).date().isoformat(),
-        "stages": {**before, **{name: stages[name] for name in order}},
+        "stages": {**_stages_of_start(preset), **(earlier or {}), **stages},
     }
+
+
+def _stages_of_start(preset: Preset) -> dict[str, dict[str, float]]:
+    """Return what the stages of `start` took whose work is in this run's weights, all earlier runs of one together."""
+    layout = None if preset.start is None else find_layout(preset.start, transformer=False, autoencoder=False)
+    if layout is None or layout.kind != "bundle":
+        return {}
+    total: dict[str, dict[str, float]] = {}
+    for name, facts in read_settings(layout.folder)[1].get("stages", {}).items():
+        stage = name.split(",")[0]
+        if stage not in OF_THE_STUDENT:
+            before = total.setdefault(f"{stage}, earlier run", {})
+            before.update({key: before.get(key, 0) + value for key, value in facts.items()})
+    return total

@@ -1,13 +1,13 @@
 """Optimiser, learning-rate schedule, precision and weight averaging of every stage. Master weights are fp32."""
 
-from collections.abc import Iterable, Sequence
-from typing import Any, TypeVar
+import copy
+from collections.abc import Iterable
+from typing import Any, Generic, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from causvid.config import StageConfig
-from causvid.train.loop import Run
+from causvid.recipe import StageConfig
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -31,13 +31,13 @@ def adamw(parameters: Iterable[nn.Parameter], config: StageConfig) -> torch.opti
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, fused=True)
 
 
-def autocast(run: Run) -> torch.autocast:
+def autocast(device: torch.device) -> torch.autocast:
     """Return the precision of a training pass: bf16 products where the machine is fast at them, else fp32.
 
-    Weights stay fp32. Without the cache of cast weights, which can hand a pass that needs gradients what one without
+    Weights stay fp32. Without the cache of cast weights, in which a pass that needs gradients can find what one without
     them has cast: https://github.com/pytorch/pytorch/issues/112583
     """
-    return torch.autocast(run.device.type, dtype=torch.bfloat16, enabled=has_fast_bf16(run.device), cache_enabled=False)
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=has_fast_bf16(device), cache_enabled=False)
 
 
 def has_fast_bf16(device: torch.device) -> bool:
@@ -48,38 +48,27 @@ def has_fast_bf16(device: torch.device) -> bool:
     return bool(has.get("avx512_bf16") or has.get("amx_bf16"))
 
 
-def update(
-    optimizer: torch.optim.Optimizer, loss: Tensor, parameters: Sequence[nn.Parameter], *, rate: float, clip: float
-) -> Tensor:
-    """Take one step on `loss` at the given rate; return the gradient's norm before clipping."""
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    norm = nn.utils.clip_grad_norm_(parameters, clip)
-    for group in optimizer.param_groups:
-        group["lr"] = rate
-    optimizer.step()
-    return norm.detach()
-
-
-class Ema:
+class Ema(Generic[M]):
     """A running average of a module's weights, kept in fp32; young averages forget faster."""
 
-    def __init__(self, module: nn.Module, decay: float) -> None:
+    def __init__(self, module: M, decay: float) -> None:
+        self.module = module
         self.decay = decay
         self.updates = 0
         self.weights = {name: p.detach().float().clone() for name, p in module.state_dict().items()}
 
     @torch.no_grad()
-    def update(self, module: nn.Module) -> None:
+    def update(self) -> None:
         """Move the average towards the module's present weights."""
         self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        state = module.state_dict()
+        state = self.module.state_dict()
         averages = list(self.weights.values())
         torch._foreach_lerp_(averages, [state[name].float() for name in self.weights], 1 - decay)
 
-    def copy_to(self, module: M) -> M:
-        """Write the average into a module and return it, ready for use."""
+    def averaged(self) -> M:
+        """Return a copy of the module with the average as its weights, ready for use."""
+        module = copy.deepcopy(self.module)
         module.load_state_dict(self.weights)
         return module.eval()
 
@@ -88,7 +77,7 @@ class Ema:
         return {"updates": self.updates, "weights": self.weights}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take an average back."""
+        """Restore an average."""
         self.updates = state_dict["updates"]
         for name, value in state_dict["weights"].items():
             self.weights[name].copy_(value)

@@ -1,19 +1,28 @@
-"""What a stage shows of its present state: a sheet of stills and, where PyAV is installed, a clip.
+"""What a stage shows of its present state: videos of fixed prompts and seeds.
 
-Letters: B clips, T pixel frames, H W.
+Letters: B clips, F latent frames, C channels, h w latent rows and columns, T pixel frames, H W.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
+import torch
 from einops import rearrange
 from torch import Tensor
 
+from causvid.engine.rollout import rollout
+from causvid.engine.solver import guided_velocity, solve
+from causvid.flow import schedule
 from causvid.media import VideoWriter, contact_sheet, to_bytes
+from causvid.models.text import TextEncoder
+from causvid.models.transformer import Transformer
+from causvid.nn.chunks import chunk_layout
+from causvid.preset import Preset
+from causvid.seeding import step_generator
+from causvid.train.roles import Roles, latent_size, student_sigmas, teacher_visibility
+from causvid.train.run import Run
 
-SAMPLES = 12
-"""Held-out prompts that are looked at."""
 COLUMNS = 4
 SCALE = 2
 
@@ -35,3 +44,49 @@ def write_samples(pixels: Tensor, captions: Sequence[str], folder: Path, *, fps:
     _, height, width, _ = tiles.shape
     with VideoWriter(folder / "samples.mp4", fps=fps, height=height, width=width, scale=SCALE) as writer:
         writer.write(tiles)
+
+
+@torch.no_grad()
+def sample_teacher(
+    preset: Preset,
+    run: Run,
+    teacher: Transformer,
+    text: TextEncoder,
+    prompts: list[str],
+    *,
+    frames: int,
+    steps: int = 20,
+) -> Tensor:
+    """Solve the teacher's ODE for some prompts: clean latents `[B, F, C, h, w]`."""
+    keys, null_keys = (teacher.encode_text(text.embed(p, run.device)) for p in (prompts, [""] * len(prompts)))
+    g = preset.generation
+    velocity = guided_velocity(teacher, keys, null_keys, guidance=g.guidance, visibility=teacher_visibility(preset))
+    shape = (len(prompts), frames, *latent_size(preset))
+    noise = torch.randn(shape, generator=step_generator(run.seed, "samples", 0))
+    return solve(velocity, noise.to(run.device), sigmas=schedule(steps, g.shift).tolist())[0]
+
+
+def student_sampler(
+    roles: Roles, text: TextEncoder, student: Callable[[], Transformer], prompts: list[str]
+) -> Callable[[Path, int], None]:
+    """Return a function that rolls the present student out to twice a training clip's length and writes the videos."""
+    preset, run, g = roles.preset, roles.run, roles.preset.generation
+    autoencoder = roles.autoencoder()
+    layout = chunk_layout(g.first + 2 * (g.clip_frames - g.first), g.first, g.chunk)
+    channels, height, width = latent_size(preset)
+
+    @torch.no_grad()
+    def sample(folder: Path, done: int) -> None:
+        model = student()
+        chunks = rollout(
+            model,
+            model.encode_text(text.embed(prompts, run.device)),
+            model.new_cache(batch=len(prompts), height=height, width=width, window=g.window, sink=g.sink),
+            chunks=layout,
+            shape=(len(prompts), channels, height, width),
+            sigmas=student_sigmas(preset),
+            generator=step_generator(run.seed, "samples", 0),
+        )
+        write_samples(autoencoder.decode(torch.cat(list(chunks), dim=1)), prompts, folder, fps=g.fps)
+
+    return sample

@@ -1,72 +1,73 @@
-"""The recipe: its stages by name, in order, and all of them as one resumable chain."""
+"""The recipe: its stages by name, one at a time or all as one resumable chain that ends in a bundle."""
 
 import os
 import sys
-import time
 from collections.abc import Callable, Iterable
-from dataclasses import replace
-from importlib import import_module
 from pathlib import Path
 
 import torch
 
-from causvid.preset import Preset, load_preset
-from causvid.train.loop import CHECKPOINT, Run, train
+from causvid.preset import Preset
+from causvid.train.autoencoder import autoencoder_stage
+from causvid.train.classifier import classifier_stage
+from causvid.train.data import data_stage
+from causvid.train.decoder import decoder_stage
+from causvid.train.dmd import dmd_stage
+from causvid.train.export import export_bundle
+from causvid.train.loop import Stage, train
+from causvid.train.ode import ode_stage
+from causvid.train.order import ORDER, needed
+from causvid.train.pairs import pairs_stage
+from causvid.train.roles import Roles
+from causvid.train.run import Run
+from causvid.train.teacher import teacher_stage
 
-ORDER = ("autoencoder", "classifier", "data", "teacher", "decoder", "pairs", "ode", "dmd")
-OPTIONAL = ("decoder",)
-"""Stages that `all` takes only where the preset has settings for them."""
-BUNDLE = "bundle"
-RESULTS = {
-    "autoencoder": ("autoencoder.safetensors",),
-    "classifier": ("classifier_model",),
-    "teacher": ("teacher.safetensors", "text_encoder.safetensors"),
-    "decoder": ("decoder.safetensors",),
-    "ode": ("student_ode.safetensors",),
-    "dmd": ("student.safetensors",),
+STAGES: dict[str, Callable[[Preset, Run], Stage]] = {
+    "autoencoder": autoencoder_stage,
+    "classifier": classifier_stage,
+    "data": data_stage,
+    "teacher": teacher_stage,
+    "decoder": decoder_stage,
+    "pairs": pairs_stage,
+    "ode": ode_stage,
+    "dmd": dmd_stage,
 }
-"""What a finished stage leaves in the run's folder. Stages `data` and `pairs` leave shards that can be made again."""
-LAST_READER = {"data": "dmd", "pairs": "ode"}
+BUNDLE = "bundle"
 
 
-def run(
-    name: str,
-    preset_name: str,
-    out: str | Path,
-    *,
-    max_minutes: float | None = None,
-    device: str = "cpu",
-    seed: int = 0,
-    with_teacher: bool = True,
-) -> bool:
-    """Run one stage of the recipe, or `all` of them, in folder `out`; return whether it is done.
+def run(name: str, preset: Preset, where: Run, *, with_teacher: bool = True) -> bool:
+    """Run one stage of the recipe, or `all` that it needs; return whether it is done.
 
-    `all` passes over what is finished, so the same command goes on wherever it was interrupted, and ends with a bundle
-    in `out / "bundle"`, which has the teacher in it if asked.
+    The same call resumes wherever it was interrupted. `all`, like the last stage, ends with a bundle in the folder
+    `bundle` of the run, which has the teacher in it if asked.
+
+    Raises:
+        ValueError: if there is no such stage, the run's folder cannot be written to, or a stage cannot run.
     """
-    preset = load_preset(preset_name)
     if name not in (*ORDER, "all"):
         raise ValueError(f"stage={name} is not one of {', '.join((*ORDER, 'all'))}")
-    check_folder(Path(out))
-    where = Run(Path(out), seed=seed, device=torch.device(device), minutes=max_minutes)
-    if name == "all":
-        missing = (stage for stage in needed(preset) if not _came_finished(stage, where.folder))
-        done = run_in_turn(missing, preset, where, countdown(max_minutes))
-    else:
-        done = _run_stage(name, preset, where)
-    if done and name in (ORDER[-1], "all"):
-        if (where.folder / "classifier_model").is_dir():
-            _export(preset, where, with_teacher)
-        else:
+    stages = needed(preset) if name == "all" else (name,)
+    if not stages:
+        raise ValueError(f"preset={preset.name} has no stage to run: its recipe has no settings")
+    check_folder(where.folder)
+    done = run_in_turn(stages, preset, where)
+    if done and stages[-1] == ORDER[-1]:
+        if "classifier" in needed(preset) and Roles(preset, where).classifier() is None:
             print("no bundle yet: run `causvid train classifier`, then `causvid train dmd` again", file=sys.stderr)
+        else:
+            export_bundle(preset, where, where.folder / BUNDLE, with_teacher=with_teacher)
     return done
 
 
-def start(bundle: Path, preset_name: str, out: Path, *, at: str = "teacher") -> None:
-    """Begin a new run in `out` from a bundle, whose teacher is to be trained on, or `at="autoencoder"` that first."""
-    from causvid.train.start import start_from
-
-    start_from(bundle, load_preset(preset_name), Run(out), at=at)
+def run_in_turn(names: Iterable[str], preset: Preset, where: Run) -> bool:
+    """Run stages one after another until the run's deadline; return whether all are done."""
+    for number, name in enumerate(names):
+        if where.device.type == "cuda":
+            # A compiled block has room for few graphs, and those of an earlier stage are of no more use.
+            torch.compiler.reset()
+        if (number and where.is_over) or not train(STAGES[name](preset, where), where):
+            return False
+    return True
 
 
 def check_folder(out: Path) -> None:
@@ -74,47 +75,3 @@ def check_folder(out: Path) -> None:
     nearest = next(place for place in (out, *out.parents) if place.exists())
     if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
         raise ValueError(f"out={out}: {nearest.absolute()} is not a folder that can be written to")
-
-
-def needed(preset: Preset) -> tuple[str, ...]:
-    """Return the stages that a preset's whole recipe is made of, in order."""
-    recipe = preset.recipe
-    unused = {name for name in OPTIONAL if getattr(recipe, name) is None}
-    if recipe.dmd.start == "teacher":
-        unused |= {"pairs", "ode"}
-    return tuple(name for name in ORDER if name not in unused)
-
-
-def countdown(minutes: float | None) -> Callable[[], float | None]:
-    """Start a clock; return a function that tells how much is left of so many minutes, None if they have no end."""
-    begin = time.monotonic()
-    return lambda: None if minutes is None else minutes - (time.monotonic() - begin) / 60
-
-
-def run_in_turn(names: Iterable[str], preset: Preset, where: Run, left: Callable[[], float | None]) -> bool:
-    """Run stages one after another for as long as minutes are left; return whether all are done."""
-    for name in names:
-        minutes = left()
-        if (minutes is not None and minutes <= 0) or not _run_stage(name, preset, replace(where, minutes=minutes)):
-            return False
-    return True
-
-
-def _came_finished(name: str, folder: Path) -> bool:
-    """Tell whether another machine handed over the result of a stage, or of the last one that needs its shards."""
-    name = LAST_READER.get(name, name)
-    whole = all((folder / result).exists() for result in RESULTS[name])
-    return whole and not (folder / name / CHECKPOINT).exists()
-
-
-def _run_stage(name: str, preset: Preset, where: Run) -> bool:
-    if where.device.type == "cuda":
-        torch.compiler.reset()  # a compiled block has room for few graphs, and those of an earlier stage serve no more
-    stage = getattr(import_module(f"causvid.train.{name}"), f"{name}_stage")
-    return train(stage(preset, where), where)
-
-
-def _export(preset: Preset, where: Run, with_teacher: bool) -> None:
-    from causvid.train.export import export_bundle
-
-    export_bundle(preset, where, where.folder / BUNDLE, with_teacher=with_teacher)

@@ -53,7 +53,8 @@ def pose(scene: Scene, times: Array, *, second: bool = False) -> Pose:
     shift = draws[1] + (0.25 + 0.5 * draws[6] if second else 0.0)
 
     def cycle(period: float) -> Array:
-        return 2 * numpy.pi * (times * rate / period + shift)
+        angle: Array = 2 * numpy.pi * (times * rate / period + shift)
+        return angle
 
     size = _SIZE * (0.94 + 0.12 * draws[2])
     result = Pose(

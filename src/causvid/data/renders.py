@@ -1,0 +1,101 @@
+"""Clips of the procedural world, rendered for training."""
+
+from collections.abc import Callable, Sequence
+from functools import cache, lru_cache
+
+import torch
+from torch import Tensor
+
+from causvid.preset import Preset
+from causvid.recipe import PixelStage
+from causvid.seeding import step_generator
+from causvid.worlds.storybook import Scene, World, caption, render, sample_scene, words
+
+POOL_BATCH = 256
+CORPUS = 4000
+"""Scenes whose captions a tokenizer is trained on."""
+
+
+def world_of(preset: Preset) -> World:
+    """Return the subset of the procedural world that a preset trains on."""
+    if preset.world is None:
+        raise ValueError(f"preset={preset.name} has no world to render: choose one that has, such as nano")
+    return World.preset(preset.world)
+
+
+def render_scenes(
+    preset: Preset, scenes: Sequence[Scene], *, frames: int, device: torch.device, start: int = 0
+) -> Tensor:
+    """Render scenes at the preset's size and frame rate: `[B, T, 3, H, W]` in [0, 1]."""
+    g = preset.generation
+    return render(scenes, frames=frames, height=g.height, width=g.width, fps=g.fps, start=start, device=device)
+
+
+def render_batch(
+    preset: Preset, batch: int, *, frames: int, generator: torch.Generator, device: torch.device
+) -> tuple[Tensor, list[Scene]]:
+    """Draw training scenes and render `frames` pixel frames of each."""
+    world = world_of(preset)
+    seeds = torch.randint(2**31, (batch,), generator=generator, device=generator.device).tolist()
+    scenes = [sample_scene(world, seed, split="train") for seed in seeds]
+    return render_scenes(preset, scenes, frames=frames, device=device), scenes
+
+
+def render_pool(
+    preset: Preset, clips: int, *, frames: int, generator: torch.Generator, device: torch.device
+) -> tuple[Tensor, list[Scene]]:
+    """Render clips to draw batches from, as bytes `[N, T, 3, H, W]`; many at a time, since they share their strokes."""
+    g = preset.generation
+    pixels = torch.empty(clips, frames, 3, g.height, g.width, dtype=torch.uint8, device=device)
+    scenes: list[Scene] = []
+    for start in range(0, clips, POOL_BATCH):
+        part = pixels[start : start + POOL_BATCH]
+        drawn, shown = render_batch(preset, len(part), frames=frames, generator=generator, device=device)
+        part.copy_(drawn.mul_(255).round_())
+        scenes += shown
+    return pixels, scenes
+
+
+def clip_batches(
+    preset: Preset, config: PixelStage, *, seed: int, device: torch.device
+) -> Callable[[torch.Generator], tuple[Tensor, list[Scene]]]:
+    """Return a function that draws a batch of clips of training scenes, `[B, T, 3, H, W]` in [0, 1], and the scenes.
+
+    A pool is rendered at the first call, the same one however often a stage resumes.
+
+    Raises:
+        ValueError: if the preset has no world.
+    """
+    world_of(preset)
+
+    @cache
+    def pool() -> tuple[Tensor, list[Scene]]:
+        generator = step_generator(seed, "pool", 0)
+        return render_pool(preset, config.pool, frames=config.frames, generator=generator, device=device)
+
+    def draw(generator: torch.Generator) -> tuple[Tensor, list[Scene]]:
+        if not config.pool:
+            return render_batch(preset, config.batch, frames=config.frames, generator=generator, device=device)
+        pixels, scenes = pool()
+        index = torch.randint(config.pool, (config.batch,), generator=generator, device=generator.device)
+        return pixels[index.to(device)].float() / 255, [scenes[i] for i in index.tolist()]
+
+    return draw
+
+
+def captions_of(scenes: Sequence[Scene], seeds: Sequence[int], *, terse: bool = False) -> list[str]:
+    """Return one caption a scene, its phrasing chosen by the seed."""
+    return [caption(scene, seed, terse=terse) for scene, seed in zip(scenes, seeds, strict=True)]
+
+
+def held_out_prompts(preset: Preset, count: int) -> list[str]:
+    """Return captions of scenes whose attribute combinations training never shows."""
+    world = world_of(preset)
+    return [caption(sample_scene(world, seed, split="held-out"), seed) for seed in range(count)]
+
+
+@lru_cache(maxsize=1)
+def corpus(world: World) -> tuple[str, ...]:
+    """Return captions that hold every word of a world, as often as its captions do."""
+    scenes = (sample_scene(world, seed, split="all") for seed in range(CORPUS))
+    return (*(caption(scene, seed) for seed, scene in enumerate(scenes)), " ".join(words(world)))

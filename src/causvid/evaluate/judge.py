@@ -1,0 +1,163 @@
+"""Judge a folder of videos by what a model's classifier reads off them, and a model by the videos it makes."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from causvid.engine.machine import describe_machine
+from causvid.evaluate.adherence import Adherence, score
+from causvid.evaluate.classifier import AttributeClassifier
+from causvid.evaluate.drift import EDGE_SECONDS, Drift, measure_drift
+from causvid.evaluate.prompts import Prompt, held_out, renders
+from causvid.evaluate.report import EvaluationReport, Measurement
+from causvid.evaluate.speed import measure_speed
+from causvid.evaluate.videos import Maker, Manifest, Progress, make_videos, read_videos
+from causvid.loading.bundle import Bundle
+from causvid.pipeline import Pipeline
+from causvid.worlds.storybook import World
+
+LONG_BATCH = 4
+"""Long videos in memory at once."""
+
+
+def load_judge(bundle: Bundle) -> tuple[AttributeClassifier, World]:
+    """Load a model's classifier, and the world that it was trained on.
+
+    Raises:
+        ValueError: the bundle has none, or does not name its world.
+    """
+    if bundle.classifier is None:
+        raise ValueError("the bundle has no classifier/ to measure with; `causvid train classifier` makes one")
+    name = bundle.provenance.get("world")
+    if not isinstance(name, str):
+        raise ValueError("the bundle does not name the world it was trained on (provenance.world in causvid.json)")
+    # On the CPU, where videos and renders are.
+    return AttributeClassifier.load(bundle.classifier), World.preset(name)
+
+
+def judge_folder(folder: Path, pipeline: Pipeline) -> dict[str, Adherence]:
+    """Score the videos of a folder beside renders of their scenes; of long videos, also both ends.
+
+    Raises:
+        ValueError: it holds no finished videos of held-out prompts.
+    """
+    classifier, world = load_judge(pipeline.bundle)
+    manifest = Manifest.load(folder)
+    asked = list({prompt.scene: prompt for prompt in manifest.prompts}.values())
+    found: dict[str, Adherence] = {
+        "renders": judge_renders(asked, classifier, world, pipeline),
+        manifest.maker: judge_adherence(folder, classifier),
+    }
+    if manifest.seconds >= 2 * EDGE_SECONDS:
+        drift = judge_drift(folder, classifier)
+        found |= {f"first {EDGE_SECONDS:g} s": drift.first, f"last {EDGE_SECONDS:g} s": drift.last}
+    return found
+
+
+def judge_adherence(folder: Path, classifier: AttributeClassifier) -> Adherence:
+    """Score the videos of a folder by the labels of their prompts."""
+    manifest = Manifest.load(folder)
+    return score(classifier, read_videos(folder, manifest), _labels(classifier, manifest.prompts))
+
+
+def judge_drift(folder: Path, classifier: AttributeClassifier) -> Drift:
+    """Score the first and the last seconds of the long videos of a folder."""
+    manifest = Manifest.load(folder)
+    videos = read_videos(folder, manifest, batch=LONG_BATCH)
+    return measure_drift(classifier, videos, _labels(classifier, manifest.prompts), fps=manifest.generation.fps)
+
+
+def judge_renders(
+    prompts: Sequence[Prompt], classifier: AttributeClassifier, world: World, pipeline: Pipeline
+) -> Adherence:
+    """Score renders of the prompts' scenes, as long as a training clip: the ceiling, what perfect video reaches."""
+    frames = round(pipeline.clip_seconds * pipeline.fps)
+    return score(classifier, renders(world, prompts, pipeline.generation, frames=frames), _labels(classifier, prompts))
+
+
+def first_videos(folder: Path, count: int) -> list[tuple[str, NDArray[np.uint8]]]:
+    """Read the first videos of a folder, uint8 [T, H, W, 3] each, with their prompts."""
+    manifest = Manifest.load(folder)
+    shown = manifest.model_copy(update={"videos": manifest.videos[:count]})
+    clips = [clip for batch in read_videos(folder, shown) for clip in batch.numpy()]
+    return [(prompt.text, clip) for prompt, clip in zip(shown.prompts, clips, strict=True)]
+
+
+def measure(
+    pipeline: Pipeline,
+    prompts: Sequence[Prompt],
+    folder: Path,
+    classifier: AttributeClassifier,
+    *,
+    maker: Maker,
+    seed: int,
+    progress: Progress | None = None,
+) -> Measurement:
+    """Make a clip of every prompt into a folder, judge the folder, and time single clips."""
+    seconds = pipeline.clip_seconds
+    manifest = make_videos(pipeline, prompts, folder, maker=maker, seed=seed, progress=progress)
+    return Measurement(
+        mode=maker,
+        steps=manifest.steps,
+        video_seconds=seconds,
+        adherence=judge_adherence(folder, classifier),
+        speed=measure_speed(pipeline, prompts[0].text, maker=maker, seconds=seconds, seed=seed),
+    )
+
+
+def evaluate(
+    pipeline: Pipeline,
+    folder: Path,
+    *,
+    prompts: int,
+    long_prompts: int,
+    long_seconds: float,
+    teacher: bool,
+    seed: int,
+    stage: Callable[[str], Progress],
+) -> EvaluationReport:
+    """Make student's, teacher's and long videos of held-out prompts into a folder, and measure all that a card states.
+
+    Args:
+        long_prompts: of how many of the prompts long videos are made; 0 makes none.
+        teacher: measure it too, where the model has one.
+        stage: names a part of the work and returns where its progress goes.
+    """
+    classifier, world = load_judge(pipeline.bundle)
+    asked, device = held_out(world, prompts, seed=seed), pipeline.bundle.transformer.patch_in.weight.device
+    ceiling = judge_renders(asked, classifier, world, pipeline)
+    made: dict[Maker, Measurement] = {}
+    makers: tuple[Maker, ...] = ("student", "teacher") if teacher and pipeline.bundle.teacher else ("student",)
+    for maker in makers:
+        progress = stage(maker)
+        made[maker] = measure(pipeline, asked, folder / maker, classifier, maker=maker, seed=seed, progress=progress)
+    drift = None
+    if long_prompts:
+        long = folder / "long"
+        make_videos(
+            pipeline,
+            asked[:long_prompts],
+            long,
+            seconds=long_seconds,
+            seed=seed,
+            batch=LONG_BATCH,
+            progress=stage("long videos"),
+        )
+        drift = judge_drift(long, classifier)
+    return EvaluationReport(
+        prompts=prompts,
+        seed=seed,
+        machine=describe_machine(device),
+        native_fps=pipeline.fps,
+        ceiling=ceiling,
+        student=made["student"],
+        teacher=made.get("teacher"),
+        drift=drift,
+    )
+
+
+def _labels(classifier: AttributeClassifier, prompts: Sequence[Prompt]) -> dict[str, Tensor]:
+    return classifier.labels([prompt.labels for prompt in prompts])

@@ -1,0 +1,197 @@
+"""Make videos of prompts into a folder, from which they can be judged without the model.
+
+    manifest.json       the model, the request, and each video's file, prompt, seed and wall time
+    00000-0.mkv, …      number of the prompt, number of the seed; lossless
+
+The same request continues a folder that was interrupted. It makes the same batches, less those that are finished, so
+the folder ends as if it had never been interrupted.
+
+Letters: B batch, T pixel frames, H W rows and columns.
+"""
+
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+from pydantic import ValidationError
+from torch import Tensor
+
+from causvid.config import GenerationConfig, Settings, one_line
+from causvid.engine.storage import fingerprint
+from causvid.evaluate.prompts import Prompt
+from causvid.media import VideoWriter, read_video
+from causvid.pipeline import Pipeline
+
+MANIFEST = "manifest.json"
+Maker = Literal["student", "teacher"]
+Progress = Callable[[int, int], None]
+"""Called with (videos done, videos in all)."""
+
+
+class Video(Settings):
+    """A video of the folder. wall_seconds: its share of the time its batch took; None where it is not known."""
+
+    file: str
+    prompt: Prompt
+    seed: int
+    wall_seconds: float | None = None
+
+
+class Manifest(Settings):
+    """What a folder of videos holds. model: fingerprint of its weights. seconds: length of a video."""
+
+    model: str
+    maker: Maker
+    steps: int
+    seconds: float
+    generation: GenerationConfig
+    videos: tuple[Video, ...]
+
+    @property
+    def prompts(self) -> list[Prompt]:
+        """The prompt of each video."""
+        return [video.prompt for video in self.videos]
+
+    @classmethod
+    def load(cls, folder: Path) -> "Manifest":
+        """Read a folder's manifest.
+
+        Raises:
+            ValueError: the folder has none, or it is damaged.
+        """
+        try:
+            return cls.model_validate_json((folder / MANIFEST).read_text(encoding="utf-8"))
+        except ValidationError as error:
+            raise ValueError(f"{folder / MANIFEST} is damaged: {one_line(error)}") from None
+        except OSError:
+            raise ValueError(f"folder={folder} has no {MANIFEST}: expected one of `causvid evaluate videos`") from None
+
+    def save(self, folder: Path) -> None:
+        """Write it into a folder, whole or not at all."""
+        partial = folder / f".{MANIFEST}.partial"
+        partial.write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        os.replace(partial, folder / MANIFEST)
+
+
+def make_videos(
+    pipeline: Pipeline,
+    prompts: Sequence[Prompt],
+    folder: Path,
+    *,
+    maker: Maker = "student",
+    seconds: float | None = None,
+    steps: int | None = None,
+    seeds: int = 1,
+    seed: int = 0,
+    batch: int = 8,
+    progress: Progress | None = None,
+) -> Manifest:
+    """Make `seeds` videos of each prompt into a folder, or continue one; video n of all is made with seed + n.
+
+    Args:
+        seconds: length, by default that of a training clip. steps: denoising steps a chunk (student) or a clip
+            (teacher), by default the model's own. batch: videos made together.
+
+    Raises:
+        ValueError: a value cannot be used, or the folder holds videos of another request.
+    """
+    if not prompts or seeds < 1 or batch < 1:
+        raise ValueError(f"prompts={len(prompts)}, seeds={seeds}, batch={batch}: expected 1 or more of each")
+    if maker not in get_args(Maker):
+        raise ValueError(f"maker={maker!r} is not one of {', '.join(get_args(Maker))}")
+    own, parts = pipeline.generation, pipeline.bundle
+    model = parts.transformer if maker == "student" else parts.teacher
+    if model is None:
+        raise ValueError("maker=teacher: this model has no teacher")
+    files = [(f"{number:05d}-{take}.mkv", prompt) for take in range(seeds) for number, prompt in enumerate(prompts)]
+    request = Manifest(
+        model=fingerprint(model, parts.autoencoder),
+        maker=maker,
+        steps=steps or (len(own.timesteps) if maker == "student" else own.teacher_steps),
+        seconds=pipeline.clip_seconds if seconds is None else seconds,
+        generation=own,
+        videos=tuple(Video(file=file, prompt=prompt, seed=seed + n) for n, (file, prompt) in enumerate(files)),
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    for stale in folder.glob(".*.partial"):  # of a process that was killed
+        stale.unlink()
+    manifest = _continued(folder, request)
+    videos = list(manifest.videos)
+    for start in range(0, len(videos), batch):
+        part = range(start, min(start + batch, len(videos)))
+        if not all((folder / videos[n].file).is_file() for n in part):
+            began = time.perf_counter()
+            texts, numbers = [videos[n].prompt.text for n in part], [videos[n].seed for n in part]
+            made = make_batch(pipeline, maker, texts, numbers, seconds=request.seconds, steps=steps)
+            share = round((time.perf_counter() - began) / len(part), 3)
+            for n, video in zip(part, made, strict=True):
+                _write(folder / videos[n].file, video, fps=own.fps)
+                videos[n] = videos[n].model_copy(update={"wall_seconds": share})
+            manifest = manifest.model_copy(update={"videos": tuple(videos)})
+            manifest.save(folder)
+        if progress is not None:
+            progress(part.stop, len(videos))
+    return manifest
+
+
+def make_batch(
+    pipeline: Pipeline,
+    maker: Maker,
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    *,
+    seconds: float,
+    steps: int | None = None,
+) -> Tensor:
+    """Make a video of every prompt with the student or the teacher, uint8 [B, T, H, W, 3]."""
+    make = pipeline.generate_batch if maker == "student" else pipeline.teach
+    return make(prompts, seeds=seeds, seconds=seconds, steps=steps)
+
+
+def read_videos(folder: Path, manifest: Manifest, *, batch: int = 8) -> Iterator[Tensor]:
+    """Yield the videos of a folder in batches, uint8 [B, T, H, W, 3], in the order of its manifest.
+
+    Raises:
+        ValueError: a video is missing or damaged.
+    """
+    missing = [video.file for video in manifest.videos if not (folder / video.file).is_file()]
+    if missing:
+        raise ValueError(f"{folder / missing[0]} is missing, of {len(missing)} videos: finish the folder first")
+    for start in range(0, len(manifest.videos), batch):
+        paths = [folder / video.file for video in manifest.videos[start : start + batch]]
+        yield torch.stack([_read(path, manifest) for path in paths])
+
+
+def _continued(folder: Path, request: Manifest) -> Manifest:
+    """Return the manifest of the same request that a folder holds; begin one in an empty folder."""
+    if not (folder / MANIFEST).is_file():
+        if any(folder.iterdir()):
+            raise ValueError(f"folder={folder} is not empty and has no {MANIFEST}: choose a new one")
+        request.save(folder)
+        return request
+    found = Manifest.load(folder)
+    unmade = tuple(video.model_copy(update={"wall_seconds": None}) for video in found.videos)
+    asked = found.model_copy(update={"videos": unmade})
+    if asked != request:
+        names = [name for name in Manifest.model_fields if getattr(asked, name) != getattr(request, name)]
+        other = {"videos": "prompts or seeds", "model": f"model {found.model}", "seconds": f"seconds={found.seconds:g}"}
+        raise ValueError(f"folder={folder} holds videos of another request: {other.get(names[0], names[0])}")
+    return found
+
+
+def _write(path: Path, video: Tensor, *, fps: float) -> None:
+    """Write a video, uint8 [T, H, W, 3], under its name only when it is whole: an interrupt leaves no shorter one."""
+    partial = path.with_name(f".partial{path.suffix}")
+    with VideoWriter(partial, fps=fps, height=video.shape[1], width=video.shape[2]) as writer:
+        writer.write(video.numpy())
+    os.replace(partial, path)
+
+
+def _read(path: Path, manifest: Manifest) -> Tensor:
+    own = manifest.generation
+    frames = read_video(path, height=own.height, width=own.width, fps=own.fps)
+    return torch.from_numpy(np.stack(list(frames)))

@@ -1,0 +1,206 @@
+"""Settings of training: one frozen group for each stage of the recipe, with its bounds."""
+
+import itertools
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+from pydantic import Field, NonNegativeInt, PositiveInt, field_validator, model_validator
+
+from causvid.config import Positive, Settings
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
+"""Of an exponential average: how much of it is kept at an update; 0 keeps the latest value only."""
+Rate = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+S = TypeVar("S", bound=Settings)
+
+
+class StageConfig(Settings):
+    """Settings of every stage that trains.
+
+    batch: clips of a micro-batch; a step's gradient is the mean over `accumulate` of them. cooldown: last part of the
+    steps, over which the learning rate falls to 0. max_norm: gradients are clipped to this norm.
+    """
+
+    steps: PositiveInt
+    accumulate: PositiveInt = 1
+    learning_rate: Rate
+    warmup: NonNegativeInt = 100
+    cooldown: Share = 0.2
+    betas: tuple[Decay, Decay] = (0.9, 0.99)
+    weight_decay: Rate = 0.0
+    max_norm: Positive = 1.0
+
+    def lasting(self) -> dict[str, Any]:
+        """Return, as plain values, what a stage must keep from its first step to its last: all but its length."""
+        return self.model_dump(mode="json", exclude={"steps"})
+
+
+class PixelStage(StageConfig):
+    """A stage that trains on rendered clips of `frames` pixel frames, 1 + 4k of them.
+
+    pool: clips rendered once to draw every batch from; 0 renders new ones for every batch.
+    """
+
+    batch: PositiveInt
+    frames: PositiveInt
+    pool: NonNegativeInt = 0
+
+    @field_validator("frames")
+    @classmethod
+    def _whole_latents(cls, frames: int) -> int:
+        if frames % 4 != 1:
+            raise ValueError(f"frames={frames} is not 1 plus a multiple of 4")
+        return frames
+
+
+class AutoencoderStage(PixelStage):
+    """Training of the autoencoder; `noise` perturbs latents before decoding.
+
+    edges: weight of the error of differences; 0 until colours and shapes are there. motion: weight of the squared error
+    of differences in time. ema: decay of the average of the weights.
+    """
+
+    ema: Decay = 0.0
+    noise: Rate = 0.2
+    edges: Rate = 0.0
+    motion: Rate = 0.0
+
+
+class ClassifierStage(PixelStage):
+    """Training of the attribute classifier, which sees up to `frames` pixel frames."""
+
+    @field_validator("frames")
+    @classmethod
+    def _long_enough(cls, frames: int) -> int:
+        if frames < 9:
+            raise ValueError(f"frames={frames} is too short to tell a motion: expected 9 or more")
+        return frames
+
+
+class DataStage(Settings):
+    """The store of rendered and encoded clips; `batch` of them are rendered together."""
+
+    clips: PositiveInt
+    batch: PositiveInt = 16
+
+    def lasting(self) -> dict[str, Any]:
+        """Return what the stage must keep: all, since the last shard may be a short one."""
+        return self.model_dump(mode="json")
+
+
+class Phase(Settings):
+    """One part of the teacher's curriculum: clips of `frames` latent frames until `until` of the stage is done."""
+
+    frames: PositiveInt
+    batch: PositiveInt
+    until: Share
+
+
+class TeacherStage(StageConfig):
+    """Training of teacher and text encoder by flow matching, in batches and clips of the phases' sizes.
+
+    causal: the teacher sees no more than the student does, with a noise level for each chunk. image: share of the clips
+    whose first chunk is clean, so that the teacher can continue an image. drop_prompt: share of the prompts that are
+    replaced by the null text, for guidance.
+    """
+
+    causal: bool = False
+    image: Share = 0.0
+    ema: Decay = 0.0
+    drop_prompt: Share = 0.1
+    phases: tuple[Phase, ...]
+
+    @model_validator(mode="after")
+    def _check_phases(self) -> Self:
+        ends = tuple(phase.until for phase in self.phases)
+        if ends[-1:] != (1.0,) or any(a >= b for a, b in itertools.pairwise((0.0, *ends))):
+            raise ValueError(f"phases: until={ends} must rise from above 0 to 1")
+        return self
+
+    def lasting(self) -> dict[str, Any]:
+        """Return what the stage must keep: all but its length and when its phases end."""
+        return self.model_dump(mode="json", exclude={"steps": True, "phases": {"__all__": {"until"}}})
+
+
+class DecoderStage(PixelStage):
+    """Training of the decoder on clips that the teacher denoised in `euler_steps` steps.
+
+    strength: the highest noise level that a clip is denoised from. edges, motion: as for the autoencoder. energy:
+    weight of the error of how much moves.
+    """
+
+    ema: Decay = 0.0
+    strength: float = Field(default=0.5, gt=0, le=1)
+    euler_steps: PositiveInt = 3
+    edges: Rate = 1.0
+    motion: Rate = 0.0
+    energy: Rate = 0.0
+
+
+class PairsStage(Settings):
+    """Teacher trajectories for ODE initialisation, `batch` of them in a shard; `steps` of the teacher's sampler.
+
+    image: share of the trajectories that continue the first chunk of a clip of the data.
+    """
+
+    clips: PositiveInt
+    batch: PositiveInt
+    steps: PositiveInt
+    image: Share = 0.0
+
+    def lasting(self) -> dict[str, Any]:
+        """Return what the stage must keep: all but how many trajectories it solves for."""
+        return self.model_dump(mode="json", exclude={"clips"})
+
+
+class OdeStage(StageConfig):
+    """ODE initialisation of the student.
+
+    clean_past: share of the clips in which the chunks before a drawn one are clean, as they are in a rollout; in the
+    others every chunk has another noise level.
+    """
+
+    batch: PositiveInt
+    ema: Decay = 0.0
+    clean_past: Share = 0.0
+
+
+class DmdStage(StageConfig):
+    """Distribution matching distillation.
+
+    start: whose weights the student begins with, those of ODE initialisation or the teacher's. student_input: whether
+    the student denoises noised clips of the data (CausVid) or its rollout (Self Forcing). critic_updates: to one of the
+    student. image: share of the micro-batches that continue the first chunk of a clip of the data.
+    """
+
+    start: Literal["ode", "teacher"] = "ode"
+    batch: PositiveInt
+    ema: Decay = 0.0
+    student_input: Literal["data", "rollout"]
+    critic_learning_rate: Rate
+    critic_updates: PositiveInt = 5
+    guidance: Positive
+    image: Share = 0.0
+
+
+class TrainConfig(Settings):
+    """A recipe: the stages that have settings, which run in this order.
+
+    A stage that is left out is not run; where a later one needs its result, the preset's `start` has it.
+    """
+
+    autoencoder: AutoencoderStage | None = None
+    classifier: ClassifierStage | None = None
+    data: DataStage | None = None
+    teacher: TeacherStage | None = None
+    decoder: DecoderStage | None = None
+    pairs: PairsStage | None = None
+    ode: OdeStage | None = None
+    dmd: DmdStage | None = None
+
+
+def required(settings: S | None, stage: str) -> S:
+    """Return a stage's settings; `ValueError` if the recipe has none."""
+    if settings is None:
+        raise ValueError(f"stage={stage} has no settings: add [train.{stage}] to the preset")
+    return settings

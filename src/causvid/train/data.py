@@ -1,0 +1,30 @@
+"""Stage `data`: render, encode and caption the clips of the world that later stages train on, a shard a step."""
+
+from causvid.data.renders import world_of
+from causvid.data.storybook import encode_shard, storybook_shards
+from causvid.preset import Preset
+from causvid.recipe import required
+from causvid.train.loop import Stage
+from causvid.train.objective import Metrics
+from causvid.train.roles import Roles
+from causvid.train.run import Run
+
+
+def data_stage(preset: Preset, run: Run) -> Stage:
+    """Fill the store."""
+    world_of(preset)
+    autoencoder = Roles(preset, run).autoencoder()
+    shards = storybook_shards(preset, run.folder / "data")
+
+    def make(n: int) -> Metrics:
+        latents, captions = encode_shard(preset, autoencoder, n, seed=run.seed, device=run.device)
+        shards.save(n, {"latents": latents}, captions)
+        return {"latent_std": latents.float().std(), "latent_mean": latents.float().mean()}
+
+    return Stage(
+        name="data",
+        steps=shards.count,
+        settings=required(preset.recipe.data, "data").lasting(),
+        make=make,
+        finish=lambda: shards.repair(make),
+    )

@@ -1,0 +1,242 @@
+"""Who takes part in training: teacher, student, critic, autoencoder and text encoder; what they see and load.
+
+A part is what a stage of the run trained or, where the recipe has no such stage, what the preset's `start` has.
+"""
+
+import copy
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from causvid.data.dataset import Dataset
+from causvid.data.latent_folder import LatentFolder
+from causvid.data.renders import corpus, world_of
+from causvid.data.storybook import StorybookDataset
+from causvid.files.writing import new_folder
+from causvid.flow import warped_steps
+from causvid.loading.assemble import assemble
+from causvid.loading.bundle import Bundle
+from causvid.loading.spec import ModelSpec
+from causvid.loading.text import load_text_encoder, save_text_encoder
+from causvid.models.text import TextEncoder, train_tokenizer
+from causvid.models.tiny_autoencoder import TinyAutoencoder
+from causvid.models.transformer import Transformer
+from causvid.models.wan_autoencoder import WanAutoencoder
+from causvid.nn.chunks import chunk_layout
+from causvid.nn.visibility import FULL, Visibility
+from causvid.preset import Preset
+from causvid.seeding import lend_seed, step_generator
+from causvid.train.order import RESULTS, needed
+from causvid.train.run import Run, load_weights, save_weights
+
+WAN_SPATIAL_FACTOR = 8
+
+
+def student_visibility(preset: Preset) -> Visibility:
+    """Return what the student sees: chunk-causal, with the preset's window and sink."""
+    g = preset.generation
+    return Visibility(first=g.first, chunk=g.chunk, window=g.window, sink=g.sink)
+
+
+def teacher_visibility(preset: Preset) -> Visibility:
+    """Return what teacher and critic see: the whole clip, or what the student sees if the teacher is causal.
+
+    A causal teacher is trained with a noise level for each chunk, but asked for all chunks at one level, in one masked
+    pass: the cheap form, in which a chunk's history is as noisy as the chunk.
+    """
+    teacher = preset.recipe.teacher
+    return student_visibility(preset) if teacher is not None and teacher.causal else FULL
+
+
+def student_layout(preset: Preset) -> tuple[int, ...]:
+    """Return the chunk sizes of a training clip."""
+    g = preset.generation
+    return chunk_layout(g.clip_frames, g.first, g.chunk)
+
+
+def student_sigmas(preset: Preset) -> tuple[float, ...]:
+    """Return the student's few noise levels."""
+    return warped_steps(preset.generation.timesteps, preset.generation.shift)
+
+
+def latent_size(preset: Preset) -> tuple[int, int, int]:
+    """Return [C, h, w] of a preset's latents."""
+    factor = WAN_SPATIAL_FACTOR if preset.autoencoder is None else preset.autoencoder.spatial_factor
+    return (preset.transformer.in_channels, preset.generation.height // factor, preset.generation.width // factor)
+
+
+def compile_blocks(model: Transformer) -> None:
+    """Compile a transformer's blocks in place: one graph for all of them and every shape of a batch.
+
+    A pass with a cache stays as it is.
+    """
+    for block in model.blocks:
+        block.compile(dynamic=False)
+
+
+@dataclass(frozen=True)
+class Roles:
+    """The parts of one run, each made or loaded on its device when it is asked for.
+
+    Every method raises `ValueError` if the part is missing, damaged, or does not fit the preset, naming the stage that
+    makes it.
+    """
+
+    preset: Preset
+    run: Run
+
+    @cached_property
+    def base(self) -> Bundle | None:
+        """The model that the preset starts from, on the CPU."""
+        start = self.preset.start
+        return None if start is None else assemble(ModelSpec(model=start, dtype="fp32"))
+
+    def dataset(self) -> Dataset:
+        """Open what the preset trains on: its folder of latents, or what stage `data` rendered of its world."""
+        preset, device = self.preset, self.run.device
+        if preset.data is not None:
+            return LatentFolder.open(Path(preset.data), preset.generation, size=latent_size(preset), device=device)
+        if preset.world is None:
+            raise ValueError(f"preset={preset.name} names nothing to train on: set data, a folder, or a world")
+        return StorybookDataset.open(preset, self.run.folder / "data", device=device)
+
+    def new_teacher(self) -> Transformer:
+        """Make a teacher to train: untrained, or with the weights of `start`."""
+        model = Transformer(self.preset.transformer)
+        if self.base is None:
+            model.initialise(step_generator(self.run.seed, "transformer", 0))
+        else:
+            self._copy_base(self._base_teacher(), model)
+        return self._place(model)
+
+    def teacher(self) -> Transformer:
+        """Return the trained teacher, frozen."""
+        return self._trained("teacher").eval().requires_grad_(False)
+
+    def critic(self) -> Transformer:
+        """Return a critic to train, which begins as the teacher."""
+        return self._trained("teacher")
+
+    def student(self, trained_by: str) -> Transformer:
+        """Return a student as a stage left it; with the teacher's weights if that is stage `teacher`."""
+        return self._trained(trained_by)
+
+    def new_autoencoder(self) -> TinyAutoencoder:
+        """Make an autoencoder to train: untrained, or with the weights of `start`."""
+        with lend_seed(step_generator(self.run.seed, "autoencoder weights", 0)):
+            model = TinyAutoencoder(self.preset.autoencoder_sizes)
+        if self.base is not None:
+            self._copy_base(self.base.autoencoder, model)
+        return model
+
+    def autoencoder(self, *, decoder: bool = True) -> TinyAutoencoder | WanAutoencoder:
+        """Return the autoencoder, frozen; with `decoder` as stage `decoder` left it, if that has run."""
+        stage = "decoder" if decoder and self._path("decoder").is_file() else "autoencoder"
+        base = self._base_of(stage)
+        model: TinyAutoencoder | WanAutoencoder
+        if base is None:
+            model = TinyAutoencoder(self.preset.autoencoder_sizes)
+            load_weights(model, self._path(stage), made_by=stage)
+        else:
+            model = copy.deepcopy(base.autoencoder)
+        model = model.to(self.run.device).eval().requires_grad_(False)
+        return channels_last(model) if isinstance(model, TinyAutoencoder) else model
+
+    def tiny_autoencoder(self) -> TinyAutoencoder:
+        """Return the autoencoder as it was before stage `decoder`, frozen; `ValueError` if it is Wan's."""
+        model = self.autoencoder(decoder=False)
+        if isinstance(model, WanAutoencoder):
+            raise ValueError(f"start={self.preset.start} has Wan's autoencoder, whose decoder is not trained here")
+        return model
+
+    def new_text_encoder(self) -> TextEncoder:
+        """Make a text encoder to train: that of `start`, or one whose tokenizer knows every word of the world.
+
+        Raises:
+            ValueError: if the one of `start` does not know the words of the preset's world.
+        """
+        if self.base is not None:
+            self._check_words(self.base.text_encoder)
+            return copy.deepcopy(self.base.text_encoder).to(self.run.device).train().requires_grad_()
+        tokenizer = train_tokenizer(corpus(world_of(self.preset)))
+        generator = step_generator(self.run.seed, "text", 0)
+        return TextEncoder.create(self.preset.text, tokenizer, generator=generator).to(self.run.device)
+
+    def text_encoder(self) -> TextEncoder:
+        """Return the text encoder that the teacher was trained with, frozen."""
+        base, place = self._base_of("teacher"), self.run.folder / RESULTS["teacher"][1]
+        if base is not None:
+            self._check_words(base.text_encoder)
+            encoder = copy.deepcopy(base.text_encoder)
+        elif place.is_dir():
+            try:
+                encoder = load_text_encoder(place, place / "tokenizer")
+            except (ValueError, OSError) as error:
+                line = " ".join(str(error).split())
+                raise ValueError(f"{place} is damaged ({line}): run `causvid train teacher` again") from None
+        else:
+            raise ValueError(f"{place} is missing: run `causvid train teacher` first, with the same --out")
+        return encoder.to(self.run.device).eval().requires_grad_(False)
+
+    def save_teacher(self, teacher: Transformer, text: TextEncoder) -> None:
+        """Write a trained teacher and its text encoder."""
+        save_weights(teacher, self._path("teacher"))
+        with new_folder(self.run.folder / RESULTS["teacher"][1]) as place:
+            save_text_encoder(text, place, place / "tokenizer", dtype=torch.float32)
+
+    def classifier(self) -> Path | None:
+        """Return the folder of the attribute classifier, if there is one."""
+        if self._path("classifier").is_dir():
+            return self._path("classifier")
+        return None if self.base is None else self.base.classifier
+
+    def _path(self, stage: str) -> Path:
+        return self.run.folder / RESULTS[stage][0]
+
+    def _base_of(self, stage: str) -> Bundle | None:
+        """Return the model that has the result of a stage which this run does not train, None if it does."""
+        if self._path(stage).exists() or stage in needed(self.preset):
+            return None
+        if self.base is None:
+            raise ValueError(f"preset={self.preset.name} does not train stage {stage}: set start to a model that has")
+        return self.base
+
+    def _trained(self, stage: str) -> Transformer:
+        model = Transformer(self.preset.transformer)
+        if stage == "teacher" and self._base_of(stage) is not None:
+            self._copy_base(self._base_teacher(), model)
+        else:
+            load_weights(model, self._path(stage), made_by=stage)
+        return self._place(model)
+
+    def _place(self, model: Transformer) -> Transformer:
+        model.to(self.run.device)
+        if self.run.device.type == "cuda":
+            compile_blocks(model)
+        return model
+
+    def _base_teacher(self) -> Transformer:
+        if self.base is None or self.base.teacher is None:
+            raise ValueError(f"start={self.preset.start} has no teacher")
+        return self.base.teacher
+
+    def _copy_base(self, source: nn.Module, model: nn.Module) -> None:
+        try:
+            model.load_state_dict(source.state_dict())
+        except RuntimeError as error:
+            line = str(error).splitlines()[1].strip()
+            raise ValueError(f"start={self.preset.start} does not fit the preset: {line}") from None
+
+    def _check_words(self, encoder: TextEncoder) -> None:
+        if self.preset.world is None:
+            return
+        if encoder.tokenizer.get_vocab() != train_tokenizer(corpus(world_of(self.preset))).get_vocab():
+            raise ValueError(f"start={self.preset.start} knows other words than the world of preset={self.preset.name}")
+
+
+def channels_last(model: TinyAutoencoder) -> TinyAutoencoder:
+    """Store the weights of convolutions with channels innermost, which is how every backend runs them fastest."""
+    return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]

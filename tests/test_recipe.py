@@ -1,0 +1,83 @@
+"""Settings of training are refused where they cannot be meant."""
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from causvid.preset import Preset, load_preset
+from causvid.recipe import required
+
+NAN, INFINITY = float("nan"), float("inf")
+STAGES = ("autoencoder", "classifier", "teacher", "decoder", "ode", "dmd")
+EVERY = [
+    *(("steps", value) for value in (0, -3, 1.5, "many")),
+    *(("accumulate", value) for value in (0, -1)),
+    *(("learning_rate", value) for value in (-1e-3, NAN, INFINITY)),
+    *(("warmup", value) for value in (-1,)),
+    *(("cooldown", value) for value in (-0.1, 1.1)),
+    *(("betas", value) for value in ((0.9, 1.0), (-0.1, 0.9), (0.9,))),
+    *(("weight_decay", value) for value in (-1.0, NAN)),
+    *(("max_norm", value) for value in (0.0, -1.0, INFINITY)),
+]
+SOME = [
+    ("autoencoder", "frames", 8),
+    ("autoencoder", "frames", 0),
+    ("autoencoder", "pool", -1),
+    ("autoencoder", "ema", 1.0),
+    ("autoencoder", "noise", -0.1),
+    ("classifier", "frames", 5),
+    ("classifier", "batch", 0),
+    ("data", "clips", 0),
+    ("data", "batch", 0),
+    ("teacher", "image", 1.5),
+    ("teacher", "drop_prompt", -0.1),
+    ("teacher", "phases", ()),
+    ("teacher", "phases", [{"frames": 0, "batch": 1, "until": 1.0}]),
+    ("teacher", "phases", [{"frames": 1, "batch": 0, "until": 1.0}]),
+    ("decoder", "strength", 0.0),
+    ("decoder", "euler_steps", 0),
+    ("decoder", "frames", 10),
+    ("pairs", "clips", -1),
+    ("pairs", "batch", 0),
+    ("pairs", "steps", 0),
+    ("ode", "clean_past", 2.0),
+    ("dmd", "critic_updates", 0),
+    ("dmd", "critic_learning_rate", -1.0),
+    ("dmd", "guidance", 0.0),
+    ("dmd", "student_input", "noise"),
+]
+
+
+def changed(stage: str, name: str, value: Any) -> dict[str, Any]:
+    settings = load_preset("test").model_dump()
+    settings["train"][stage][name] = value
+    return settings
+
+
+@pytest.mark.parametrize(("stage", "name", "value"), [*((s, *case) for s in STAGES for case in EVERY), *SOME])
+def test_a_setting_out_of_its_bounds_is_refused_by_name(stage: str, name: str, value: Any) -> None:
+    with pytest.raises(ValidationError, match=rf"train\.{stage}\b(.|\n)*{name}"):
+        Preset.model_validate(changed(stage, name, value))
+
+
+@pytest.mark.parametrize(
+    ("stage", "name", "value"),
+    [
+        ("autoencoder", "learning_rate", 0.0),
+        ("autoencoder", "frames", 1),
+        ("classifier", "frames", 9),
+        ("teacher", "warmup", 0),
+        ("teacher", "cooldown", 1.0),
+        ("data", "clips", 1),
+        ("dmd", "accumulate", 64),
+    ],
+)
+def test_the_smallest_meaningful_settings_are_accepted(stage: str, name: str, value: Any) -> None:
+    settings = Preset.model_validate(changed(stage, name, value))
+    assert getattr(getattr(settings.recipe, stage), name) == value
+
+
+def test_a_stage_without_settings_says_what_to_add() -> None:
+    with pytest.raises(ValueError, match=r"stage=decoder has no settings: add \[train\.decoder\] to the preset"):
+        required(None, "decoder")

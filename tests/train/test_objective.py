@@ -1,0 +1,122 @@
+"""An objective is optimised as its loss over the whole batch says, however the batch is cut."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from causvid.train.loop import Stage, take_step
+from causvid.train.objective import Metrics, Micro, Objective, optimise
+from causvid.train.optimizer import Ema
+from causvid.train.run import Run
+
+Loss = Callable[[Micro], tuple[torch.Tensor, Metrics]]
+
+
+def objective(model: nn.Module, loss: Loss, *, rate: float = 0.1, max_norm: float = 1e9, **options: int) -> Objective:
+    parameters = list(model.parameters())
+    return Objective("toy", loss, parameters, torch.optim.SGD(parameters), lambda n: rate, max_norm=max_norm, **options)
+
+
+def linear() -> nn.Linear:
+    model = nn.Linear(5, 1)
+    nn.init.constant_(model.weight, 0.3)
+    nn.init.zeros_(model.bias)
+    return model
+
+
+@pytest.mark.parametrize("max_norm", [1e9, 0.1])
+def test_four_micro_batches_of_two_are_one_of_eight(max_norm: float, tmp_path: Path) -> None:
+    x = torch.randn(3, 8, 5, generator=torch.Generator().manual_seed(0))
+    weights, rows = [], []
+    for accumulate in (1, 2, 4):
+        model, size = linear(), 8 // accumulate
+
+        def loss(micro: Micro, model: nn.Module = model, size: int = size) -> tuple[torch.Tensor, Metrics]:
+            part = x[micro.step, micro.index * size : (micro.index + 1) * size]
+            output = model(part)
+            return (output - 1).square().mean(), {"output": output.detach().mean()}
+
+        toy = objective(model, loss, accumulate=accumulate, max_norm=max_norm)
+        rows.append([optimise(toy, "toy", Run(tmp_path), step) for step in range(3)])
+        weights.append(model.weight.detach().clone())
+    for other, metrics in zip(weights[1:], rows[1:], strict=True):
+        torch.testing.assert_close(other, weights[0])
+        torch.testing.assert_close(metrics, rows[0])
+
+
+def test_the_gradient_of_a_stage_is_the_mean_over_its_micro_batches(chain, changed) -> None:
+    (student,) = chain.build("ode", changed("ode", accumulate=2, max_norm=1e9)).objectives
+    seen: list[torch.Tensor] = []
+    student.optimizer.register_step_pre_hook(lambda *_: seen.extend(p.grad.clone() for p in student.parameters))
+    micros: list[Micro] = []
+
+    def loss(micro: Micro) -> tuple[torch.Tensor, Metrics]:
+        micros.append(replace(micro, noise=micro.noise.clone_state()))
+        return student.loss(micro)
+
+    optimise(replace(student, loss=loss), "ode", chain.run(), 0)
+    (again,) = chain.build("ode").objectives
+    expected = [torch.zeros_like(p) for p in again.parameters]
+    for micro in micros:
+        for total, part in zip(expected, torch.autograd.grad(again.loss(micro)[0], again.parameters), strict=True):
+            total += part / 2
+    assert len(micros) == 2
+    torch.testing.assert_close(seen, expected, rtol=1e-4, atol=1e-7)
+
+
+def test_micro_batches_and_updates_draw_apart_and_again_alike(tmp_path: Path) -> None:
+    def draws(step: int) -> list[float]:
+        seen: list[float] = []
+        model = linear()
+
+        def loss(micro: Micro) -> tuple[torch.Tensor, Metrics]:
+            seen.extend(float(torch.rand((), generator=source)) for source in (micro.noise, micro.choices))
+            return model.weight.sum(), {}
+
+        optimise(objective(model, loss, accumulate=3, updates=2), "toy", Run(tmp_path), step)
+        return seen
+
+    assert len({*draws(0), *draws(1)}) == 2 * 3 * 2 * 2
+    assert draws(1) == draws(1)
+
+
+def test_the_step_is_clipped_to_its_largest_norm(tmp_path: Path) -> None:
+    model = linear()
+    before = torch.cat([p.detach().flatten().clone() for p in model.parameters()])
+    toy = objective(model, lambda micro: (100 * model.weight.sum(), {}), rate=1.0, max_norm=0.5)
+    norm = optimise(toy, "toy", Run(tmp_path), 0)["grad_norm"]
+    after = torch.cat([p.detach().flatten() for p in model.parameters()])
+    assert norm == pytest.approx(100 * 5**0.5) and (after - before).norm() == pytest.approx(0.5, abs=1e-5)
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_an_average_moves_once_an_update(tmp_path: Path) -> None:
+    model = linear()
+    average = Ema(model, 0.5)
+    parameters = list(model.parameters())
+    toy = Objective(
+        "toy",
+        lambda micro: (model.weight.sum(), {}),
+        parameters,
+        torch.optim.SGD(parameters),
+        lambda n: 0.1,
+        max_norm=1e9,
+        accumulate=2,
+        updates=3,
+        averages={"model": average},
+    )
+    optimise(toy, "toy", Run(tmp_path), 0)
+    assert average.updates == 3
+
+
+def test_metrics_are_named_for_their_objective_where_there_are_several(tmp_path: Path) -> None:
+    model = linear()
+    one = objective(model, lambda micro: (model.weight.sum(), {"spread": torch.tensor(1.0)}))
+    stage = Stage("toy", 1, {}, lambda: None, {"model": model}, [one])
+    assert set(take_step(stage, Run(tmp_path), 0)) == {"loss", "spread", "grad_norm"}
+    stage = Stage("toy", 1, {}, lambda: None, {"model": model}, [one, one])
+    assert set(take_step(stage, Run(tmp_path), 0)) == {"toy_loss", "toy_spread", "toy_grad_norm"}
