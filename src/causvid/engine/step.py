@@ -97,8 +97,11 @@ class Engine:
 
     @torch.inference_mode()
     def apply(self, session: Session) -> None:
-        """Let the changes in a session's queue take effect, in order; `advance` does so before each chunk."""
-        while session.queue:
+        """Let the changes in a session's queue take effect, in order; `advance` does so before each chunk.
+
+        One that another thread appends meanwhile waits for the next chunk.
+        """
+        for _ in range(len(session.queue)):
             self._apply(session, session.queue.popleft())
 
     def _apply(self, session: Session, change: Change) -> None:
