@@ -4,12 +4,14 @@ import json
 import math
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from causvid.pipeline import Pipeline, Stream
 from causvid.preset import load_preset
+from causvid.stream import Stream
 from causvid.train import stages
 from causvid.train.order import ORDER
 from causvid.train.run import Run
@@ -21,13 +23,11 @@ PROMPT, OTHER = "a red swan moving to the right over a lake", "a blue mammoth ov
 
 @pytest.fixture(scope="module")
 def pipeline() -> Pipeline:
-    return Pipeline.from_pretrained(device="cuda")
+    return Pipeline.from_pretrained(device="cuda", teacher=True)
 
 
-def begin(pipeline: Pipeline, **options: object) -> Stream:
-    stream = pipeline.stream(PROMPT, seed=1, **options)  # type: ignore[arg-type]
-    assert isinstance(stream, Stream)
-    return stream
+def begin(pipeline: Pipeline, *, prompt: str = PROMPT, **options: Any) -> Stream:
+    return pipeline.stream(prompt, seed=1, **options)
 
 
 def take(stream: Stream, chunks: int) -> torch.Tensor:
@@ -53,17 +53,44 @@ def test_renders_are_those_of_the_cpu() -> None:
     assert (there.cpu() - here).abs().mean() < 1 / 255
 
 
-@pytest.mark.parametrize("mode", ["student", "teacher"])
-def test_videos_are_those_of_the_cpu(pipeline: Pipeline, mode: str) -> None:
-    options = {"seeds": [0, 1], "seconds": 2, "mode": mode}
-    there = pipeline.generate_batch([PROMPT, OTHER], **options)  # type: ignore[arg-type]
-    here = Pipeline.from_pretrained().generate_batch([PROMPT, OTHER], **options)  # type: ignore[arg-type]
+@pytest.fixture(scope="module")
+def cpu() -> Pipeline:
+    return Pipeline.from_pretrained(teacher=True)
+
+
+@pytest.mark.parametrize("role", ["student", "teacher"])
+def test_videos_are_those_of_the_cpu(pipeline: Pipeline, cpu: Pipeline, role: str) -> None:
+    there, here = (
+        (one.teach if role == "teacher" else one.generate_batch)([PROMPT, OTHER], seeds=[0, 1], seconds=2)
+        for one in (pipeline, cpu)
+    )
     assert there.device.type == "cpu"
     assert (there.int() - here.int()).abs().float().mean() < 2
 
 
+def test_sessions_at_different_positions_are_one_batch(pipeline: Pipeline) -> None:
+    late, early = begin(pipeline), begin(pipeline, prompt=OTHER)
+    take(early, 5)
+    alone = [take(one.fork(), 4) for one in (late, early)]
+    sessions = [late.session, early.session]
+    together = [pipeline._engine().advance(sessions) for _ in range(4)]
+    for number, expected in enumerate(alone):
+        frames = torch.cat([chunk for row in together if (chunk := row[number]) is not None])
+        assert (frames.int() - expected.int()).abs().float().mean() < 1
+
+
+def test_a_saved_session_moves_from_device_to_device(pipeline: Pipeline, cpu: Pipeline, tmp_path: Path) -> None:
+    stream = begin(pipeline)
+    take(stream, 3)
+    stream.save(tmp_path / "it.safetensors")
+    frames = take(stream, 3)
+    assert torch.equal(take(pipeline.resume(tmp_path / "it.safetensors"), 3), frames)
+    moved = take(cpu.resume(tmp_path / "it.safetensors"), 3)
+    assert (moved.int() - frames.int()).abs().float().mean() < 2
+
+
 @pytest.mark.parametrize("policy", ["window", "recompute"])
-def test_a_stream_goes_back_and_forks_bit_for_bit(pipeline: Pipeline, policy: str) -> None:
+def test_a_stream_is_restored_and_forked_bit_for_bit(pipeline: Pipeline, policy: str) -> None:
     stream = begin(pipeline, policy=policy)
     take(stream, 4)
     state, fork = stream.snapshot(), stream.fork()
@@ -82,8 +109,8 @@ def test_a_stream_goes_back_and_forks_bit_for_bit(pipeline: Pipeline, policy: st
 
 def test_memory_of_a_stream_is_flat(pipeline: Pipeline) -> None:
     stream = begin(pipeline)
-    held = []
+    allocated = []
     for _ in range(3):
         take(stream, 20)
-        held.append(torch.cuda.memory_allocated())
-    assert held[0] == held[1] == held[2]
+        allocated.append(torch.cuda.memory_allocated())
+    assert allocated[0] == allocated[1] == allocated[2]

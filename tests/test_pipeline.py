@@ -232,7 +232,7 @@ def test_bad_input_is_refused_at_once_in_one_line(pipeline: Pipeline, options: d
 def test_a_teacher_that_cannot_make_the_clip_says_so(make: Make, pipeline: Pipeline) -> None:
     with pytest.raises(ValueError, match="has no teacher"):
         make(teacher=False).teach([PROMPT], seeds=[0])
-    with pytest.raises(ValueError, match="longer than the teacher's clip of 3.125 seconds"):
+    with pytest.raises(ValueError, match=r"longer than the teacher's clip of 3\.125 seconds"):
         pipeline.teach([PROMPT], seeds=[0], seconds=30)
     with pytest.raises(ValueError, match="steps=0"):
         pipeline.teach([PROMPT], seeds=[0], steps=0)

@@ -12,7 +12,6 @@ import pytest
 import torch
 
 from causvid.engine.source import levels_below
-from causvid.nn.chunks import chunk_sizes, first_chunk
 from causvid.pipeline import Pipeline, Stream
 from causvid.timeline import Timeline
 
@@ -296,27 +295,6 @@ class TestWan:
         stream = begin(small_wan, seconds=9)
         made = direct(stream)
         assert torch.equal(torch.cat(list(small_wan.play(small_wan.record(stream)))), made)
-
-
-@pytest.mark.parametrize(
-    ("frames", "first", "chunk", "sizes"),
-    [(7, 1, 3, [1, 3, 3]), (9, 3, 3, [3, 3, 3]), (6, 1, 3, [1, 3, 2]), (1, 3, 3, [1]), (2, 4, 1, [2]), (0, 1, 3, [])],
-)
-def test_latents_are_cut_into_the_chunks_they_were_made_in(
-    frames: int, first: int, chunk: int, sizes: list[int]
-) -> None:
-    assert chunk_sizes(frames, first, chunk) == sizes
-
-
-@pytest.mark.parametrize("first", [1, 2, 3, 4])
-@pytest.mark.parametrize("chunk", [1, 2, 3])
-def test_a_past_falls_into_whole_chunks_but_for_its_first(first: int, chunk: int) -> None:
-    for frames in range(1, 20):
-        begins = first_chunk(frames, first, chunk)
-        sizes = chunk_sizes(frames, begins, chunk)
-        assert sizes[0] == begins and set(sizes[1:]) <= {chunk}
-        if frames in range(first, 20, chunk):
-            assert begins == first
 
 
 def test_a_source_is_joined_at_its_strength_and_taken_through_the_levels_below() -> None:

@@ -1,4 +1,4 @@
-"""A cache made anew from clean latents is the one that was committed, where nothing has left the window."""
+"""A cache prefilled from clean latents is the one that was committed, where nothing has left the window."""
 
 from dataclasses import replace
 
@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from causvid.config import TransformerConfig
-from causvid.engine.history import History, rebuild
+from causvid.engine.history import History, prefill
 from causvid.engine.rollout import commit_chunk, predict_x0
-from causvid.models.transformer import Transformer
+from causvid.models.transformer import TextKeys, Transformer
+from causvid.nn.cache import KVCache
 from causvid.nn.chunks import chunk_sizes
 
 CONFIG = TransformerConfig(dim=16, heads=2, layers=2, ffn_dim=24, text_dim=6, in_channels=4, out_channels=4)
@@ -29,12 +30,14 @@ def model() -> Transformer:
 
 
 @pytest.fixture(scope="module")
-def text(model):
+def text(model: Transformer) -> TextKeys:
     return model.encode_text(noise(1, 3, 6, seed=1))
 
 
-def run(model, text, *, frames: int, window: int, sink: int, first: int, chunk: int):
-    """Commit a past of `frames` latent frames as a stream does; return its latents, history and cache."""
+def run(
+    model: Transformer, text: TextKeys, *, frames: int, window: int, sink: int, first: int, chunk: int
+) -> tuple[torch.Tensor, History, KVCache]:
+    """Commit a history of `frames` latent frames as a stream does; return latents, history and cache."""
     latents = noise(1, frames, 4, 4, 2, seed=2)
     cache = model.new_cache(batch=1, height=4, width=2, window=window, sink=sink)
     history = History(latents[:, :0], 0, window, sink, first, chunk)
@@ -44,26 +47,33 @@ def run(model, text, *, frames: int, window: int, sink: int, first: int, chunk: 
     return latents, history, cache
 
 
-def held(cache, block: int) -> tuple[torch.Tensor, torch.Tensor]:
-    stop = cache.held * cache.tokens_per_frame
-    return cache.keys[block, :, :stop], cache.values[block, :, :stop]
+def read(cache: KVCache) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return keys and values `[D, L, N, K]`: the sink, then the window in order of frames."""
+    slots, tokens = cache.rows[0].slots, cache.tokens_per_frame
+    order = sorted(range(len(slots)), key=lambda slot: (slot >= cache.sink, slots[slot]))
+    places = [token for slot in order for token in range(slot * tokens, (slot + 1) * tokens)]
+    return cache.keys[:, 0, places], cache.values[:, 0, places]
 
 
 @pytest.mark.parametrize(("first", "chunk"), LAYOUTS)
 @pytest.mark.parametrize(("window", "sink"), [(20, 0), (13, 3)])
-def test_a_rebuilt_cache_is_the_committed_one_bit_for_bit(model, text, first, chunk, window, sink):
+def test_a_prefilled_cache_is_the_committed_one_bit_for_bit(
+    model: Transformer, text: TextKeys, first: int, chunk: int, window: int, sink: int
+) -> None:
     frames = first + 3 * chunk
     _, history, cache = run(model, text, frames=frames, window=window, sink=sink, first=first, chunk=chunk)
-    committed = cache.snapshot()
-    rebuild(model, text, cache, history)
-    assert cache.frames == committed.frames and cache.held == committed.held == frames
-    assert torch.equal(cache.keys, committed.keys) and torch.equal(cache.values, committed.values)
+    committed, rows = read(cache), cache.state().rows
+    prefill(model, text, cache, history)
+    assert cache.state().rows == rows and cache.filled == frames
+    assert all(torch.equal(a, b) for a, b in zip(read(cache), committed, strict=True))
 
 
 @pytest.mark.parametrize(("first", "chunk"), LAYOUTS)
 @pytest.mark.parametrize(("window", "sink"), SIZES)
-def test_what_is_held_are_the_first_frames_and_the_last_at_their_own_places(model, text, first, chunk, window, sink):
-    """The first block's keys depend on a frame and its place alone, so there the two agree whatever was dropped."""
+def test_visible_are_the_first_frames_and_the_last_at_their_places(
+    model: Transformer, text: TextKeys, first: int, chunk: int, window: int, sink: int
+) -> None:
+    """The first block's keys depend on a frame and its place alone, so there the two agree whatever was evicted."""
     frames = first + 4 * chunk
     latents, history, cache = run(model, text, frames=frames, window=window, sink=sink, first=first, chunk=chunk)
     places = list(range(frames))
@@ -74,18 +84,20 @@ def test_what_is_held_are_the_first_frames_and_the_last_at_their_own_places(mode
     assert [p + i for p, part in parts for i in range(part.shape[1])] == places
     bounds = {0, *range(first, frames, chunk)}
     assert not any(bounds & set(range(p + 1, p + part.shape[1])) for p, part in parts), "chunks are not run together"
-    committed = cache.snapshot()
-    rebuild(model, text, cache, history)
-    assert (cache.frames, cache.held) == (committed.frames, committed.held) == (frames, len(places))
-    for mine, theirs in zip(held(cache, 0), (committed.keys[0], committed.values[0]), strict=True):
-        torch.testing.assert_close(mine, theirs[:, : mine.shape[1]], rtol=0, atol=1e-6)
+    committed = read(cache)
+    prefill(model, text, cache, history)
+    assert (cache.frames, cache.filled) == (frames, len(places))
+    for mine, theirs in zip(read(cache), committed, strict=True):
+        torch.testing.assert_close(mine[0], theirs[0], rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize(("window", "sink"), [(4, 0), (3, 1), (5, 4), (0, 2)])
-def test_a_reader_of_a_windowed_cache_sees_held_frames_as_neighbours(model, text, window, sink):
-    """Rotary attention knows distances alone: a plain cache of the held frames, side by side, predicts the same."""
+def test_a_windowed_cache_shows_its_frames_as_neighbours(
+    model: Transformer, text: TextKeys, window: int, sink: int
+) -> None:
+    """Rotary attention knows distances alone: a plain cache of the visible frames, side by side, predicts the same."""
     _, history, cache = run(model, text, frames=13, window=window, sink=sink, first=1, chunk=3)
-    rebuild(model, text, cache, history)
+    prefill(model, text, cache, history)
     plain = model.new_cache(batch=1, height=4, width=2, window=20, sink=0)
     for _, part in history.parts():
         commit_chunk(model, part, text, plain)
@@ -94,25 +106,28 @@ def test_a_reader_of_a_windowed_cache_sees_held_frames_as_neighbours(model, text
     torch.testing.assert_close(seen, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_another_prompt_changes_all_but_the_first_blocks_keys(model, text):
+def test_another_prompt_changes_all_but_the_first_blocks_keys(model: Transformer, text: TextKeys) -> None:
     _, history, cache = run(model, text, frames=7, window=9, sink=0, first=1, chunk=3)
-    committed = cache.snapshot()
-    rebuild(model, model.encode_text(noise(1, 3, 6, seed=9)), cache, history)
-    assert torch.equal(cache.keys[0], committed.keys[0])
-    changed = (held(cache, 1)[0] - committed.keys[1][:, : 7 * 2]).abs().amax((0, 2, 3))
+    committed, _ = read(cache)
+    prefill(model, model.encode_text(noise(1, 3, 6, seed=9)), cache, history)
+    keys, _ = read(cache)
+    assert torch.equal(keys[0], committed[0])
+    changed = (keys[1] - committed[1]).abs().amax((1, 2))
     assert changed.min() > 1e-4
 
 
-def test_nothing_is_rebuilt_of_a_past_that_is_empty(model, text):
+def test_an_empty_history_leaves_an_empty_cache(model: Transformer, text: TextKeys) -> None:
     cache = model.new_cache(batch=1, height=4, width=2, window=3, sink=1)
-    rebuild(model, text, cache, History(noise(1, 0, 4, 4, 2, seed=0), 0, 3, 1, 1, 3))
-    assert cache.frames == cache.held == 0
+    prefill(model, text, cache, History(noise(1, 0, 4, 4, 2, seed=0), 0, 3, 1, 1, 3))
+    assert cache.frames == cache.filled == 0
 
 
 @pytest.mark.parametrize(("first", "chunk"), LAYOUTS)
 @pytest.mark.parametrize(("window", "sink"), [(6, 1), (5, 2), (4, 0), (30, 2), (2, 1)])
 @pytest.mark.parametrize("recent", [1, 30])
-def test_without_its_sink_a_history_still_knows_its_chunks(model, text, first, chunk, window, sink, recent):
+def test_without_its_sink_a_history_still_knows_its_chunks(
+    model: Transformer, text: TextKeys, first: int, chunk: int, window: int, sink: int, recent: int
+) -> None:
     frames = first + 4 * chunk
     latents, history, _ = run(model, text, frames=frames, window=window, sink=sink, first=first, chunk=chunk)
     bare = history.without_sink(recent)
@@ -125,11 +140,11 @@ def test_without_its_sink_a_history_still_knows_its_chunks(model, text, first, c
 
 
 @pytest.mark.parametrize(("window", "sink"), [(6, 1), (5, 2), (4, 0), (30, 2)])
-def test_a_narrowed_history_is_rebuilt_at_the_places_it_had(model, text, window, sink):
+def test_what_eviction_leaves_keeps_its_places(model: Transformer, text: TextKeys, window: int, sink: int) -> None:
     latents, history, cache = run(model, text, frames=10, window=window, sink=sink, first=1, chunk=3)
-    narrow = history.narrowed(2)
-    assert torch.equal(narrow.latents, torch.cat((latents[:, :sink], latents[:, 8:]), dim=1)) and narrow.frames == 10
-    rebuild(model, text, cache, narrow)
-    assert (cache.frames, cache.held) == (10, sink + 2)
-    assert [place for place, _ in narrow.parts()] == [*([0] if sink == 1 else [0, 1] if sink else []), 8]
-    assert torch.equal(history.narrowed(30).latents, history.latents)
+    kept = history.evicted(2)
+    assert torch.equal(kept.latents, torch.cat((latents[:, :sink], latents[:, 8:]), dim=1)) and kept.frames == 10
+    prefill(model, text, cache, kept)
+    assert (cache.frames, cache.filled) == (10, sink + 2)
+    assert [place for place, _ in kept.parts()] == [*([0] if sink == 1 else [0, 1] if sink else []), 8]
+    assert torch.equal(history.evicted(30).latents, history.latents)

@@ -8,7 +8,7 @@ import torch
 from causvid.config import TransformerConfig
 from causvid.engine.rollout import commit_chunk, denoise_chunk, predict_x0, rollout
 from causvid.flow import add_noise, x0_from_velocity
-from causvid.models.transformer import Transformer
+from causvid.models.transformer import TextKeys, Transformer
 from causvid.nn.chunks import chunks
 from causvid.nn.visibility import Visibility
 
@@ -104,7 +104,7 @@ def test_the_generator_alone_decides_the_video(model, text):
 
 
 @pytest.mark.parametrize("sigmas", [(1.0,), (1.0, 0.5), (1.0, 0.9, 0.8, 0.7)])
-def test_n_steps_cost_n_passes_and_one_to_commit_which_the_last_chunk_spares(model, text, passes, sigmas):
+def test_n_steps_cost_n_passes_and_one_to_commit(model, text, passes, sigmas):
     for made, _ in enumerate(stream(model, text, (1, 3, 3, 3), sigmas=sigmas), start=1):
         assert len(passes) == made * (len(sigmas) + 1) - 1
     assert len(passes) == 4 * (len(sigmas) + 1) - 1
@@ -116,7 +116,7 @@ def test_a_chunk_is_committed_when_the_next_is_asked_for(model, text):
     assert seen == [0, 1, 4] and cache.frames == 4
 
 
-def test_a_rollout_goes_on_from_the_chunk_before_it(model, text):
+def test_a_rollout_continues_from_the_chunk_before_it(model, text):
     given, generator = noise_of(1), seeded()
     cache = cache_of(model)
     commit_chunk(model, given, text, cache)
@@ -135,17 +135,18 @@ def test_an_endless_layout_outlives_the_window(model, text):
     cache = cache_of(model, window=3, sink=1)
     made = list(islice(stream(model, text, chunks(1, 3), cache=cache), 8))
     assert [len(x[0]) for x in made] == [1, 3, 3, 3, 3, 3, 3, 3]
-    assert cache.frames == 19 and cache.held == 4 and made[-1].isfinite().all()
+    assert cache.frames == 19 and cache.filled == 4 and made[-1].isfinite().all()
 
 
 def test_denoising_reads_and_committing_writes(model, text):
     cache = cache_of(model)
     commit_chunk(model, noise_of(2), text, cache)
-    before = cache.snapshot()
+    before = cache.state()
     x0 = denoise_chunk(model, noise_of(3), text, cache, sigmas=SIGMAS, generator=seeded())
-    assert torch.equal(before.keys, cache.keys) and torch.equal(before.values, cache.values) and cache.frames == 2
+    after = cache.state()
+    assert torch.equal(before.keys, after.keys) and torch.equal(before.values, after.values) and cache.frames == 2
     commit_chunk(model, x0, text, cache)
-    assert cache.frames == 5 and not torch.equal(before.keys, cache.keys)
+    assert cache.frames == 5 and cache.filled == 4
 
 
 def test_a_chunk_is_committed_clean(model, text):
@@ -156,7 +157,7 @@ def test_a_chunk_is_committed_clean(model, text):
     assert torch.equal(ours.keys, written.keys) and torch.equal(ours.values, written.values)
 
 
-def test_a_restored_stream_goes_on_as_the_first_time(model, text):
+def test_a_restored_rollout_continues_as_the_first_time(model, text):
     cache, generator = cache_of(model, window=3, sink=1), seeded()
 
     def chunk(size: int) -> torch.Tensor:
@@ -167,11 +168,40 @@ def test_a_restored_stream_goes_on_as_the_first_time(model, text):
 
     for size in (1, 3, 3):
         chunk(size)
-    saved, state = cache.snapshot(), generator.get_state()
+    saved, state = cache.state(), generator.get_state()
     first = [chunk(3), chunk(3)]
     cache.restore(saved)
     generator.set_state(state)
     assert all(torch.equal(a, chunk(3)) for a in first)
+
+
+def test_each_row_draws_from_its_own_generator(model, text):
+    layout = (1, 3, 3)
+    together = torch.cat(
+        list(
+            rollout(
+                model,
+                text,
+                cache_of(model),
+                chunks=layout,
+                shape=(2, 4, *SIZE),
+                sigmas=SIGMAS,
+                generator=[seeded(1), seeded(2)],
+            )
+        ),
+        dim=1,
+    )
+    for row, seed in enumerate((1, 2)):
+        alone = rollout(
+            model,
+            TextKeys(tuple(k[row : row + 1] for k in text.keys), tuple(v[row : row + 1] for v in text.values)),
+            model.new_cache(batch=1, height=SIZE[0], width=SIZE[1], window=4, sink=0),
+            chunks=layout,
+            shape=(1, 4, *SIZE),
+            sigmas=SIGMAS,
+            generator=[seeded(seed)],
+        )
+        torch.testing.assert_close(together[row : row + 1], torch.cat(list(alone), dim=1), rtol=1e-5, atol=1e-5)
 
 
 def test_a_single_step_is_the_prediction_of_x0(model, text):

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from causvid.engine.latents import save_latents
-from causvid.engine.source import LIVELY, adapted, encode_chunks, motion, to_pixels
+from causvid.engine.source import LIVELY, Source, SourceChunk, adapted, motion, open_source, to_pixels
 from causvid.media import VideoWriter, to_bytes
 from causvid.models.autoencoder import pixel_frames
 from causvid.pipeline import Pipeline, Stream
@@ -34,6 +34,29 @@ def stream(pipeline: Pipeline, **options: Any) -> Stream:
 @torch.inference_mode()
 def encoded(pipeline: Pipeline, frames: list[NDArray[np.uint8]]) -> torch.Tensor:
     return pipeline.bundle.autoencoder.encode(to_pixels(frames, CPU))
+
+
+def source_of(pipeline: Pipeline, video: Any, *, live: bool = False) -> Source:
+    return open_source(
+        video,
+        pipeline.bundle.autoencoder,
+        height=32,
+        width=48,
+        fps=8,
+        fit="cover",
+        first=1,
+        chunk=3,
+        device=CPU,
+        live=live,
+    )
+
+
+@torch.inference_mode()
+def parts_of(source: Source) -> list[SourceChunk]:
+    parts = []
+    while (part := source.next()) is not None:
+        parts.append(part)
+    return parts
 
 
 def latents_of(made: Stream, chunks: int | None = None) -> torch.Tensor:
@@ -66,9 +89,7 @@ def test_an_image_of_another_shape_is_brought_to_size(small: Pipeline) -> None:
 
 
 @pytest.mark.parametrize(("count", "seen"), [(1, 1), (4, 1), (12, 1), (13, 13), (20, 13), (25, 25), (40, 25)])
-def test_an_extension_goes_on_from_as_much_of_the_end_as_falls_into_chunks(
-    small: Pipeline, count: int, seen: int
-) -> None:
+def test_an_extension_continues_from_the_end_that_falls_into_chunks(small: Pipeline, count: int, seen: int) -> None:
     video = noisy(count)
     made = stream(small, after=iter(video), window=30)
     assert torch.equal(made.snapshot().point.history.latents, encoded(small, video[-seen:]))
@@ -85,11 +106,12 @@ def test_a_video_too_short_for_the_first_chunk_gives_its_last_frame(make: Make, 
     assert len(next(made)) == 12
 
 
-def test_an_extension_is_joined_to_the_video_by_its_decoder_and_what_encoding_lost_fades_out(small: Pipeline) -> None:
-    """But for that, frames of the decoded past and the new ones are those of all latents decoded at once."""
+def test_what_encoding_lost_fades_out_over_an_extensions_first_chunk(small: Pipeline) -> None:
+    """But for that, frames of the decoded history and the new ones are those of all latents decoded at once."""
     video = noisy(13)
     made = stream(small, after=video)
-    first, latents = next(made), [made.past, made.latent]
+    history = made.snapshot().point.history.latents
+    first, latents = next(made), [history, made.latent]
     second = next(made)
     with torch.inference_mode():
         every = torch.cat([part for part in (*latents, made.latent) if part is not None], dim=1)
@@ -106,7 +128,7 @@ def test_an_extension_is_joined_to_the_video_by_its_decoder_and_what_encoding_lo
 def test_a_run_is_continued_from_its_latents(
     make: Make, small_wan: Pipeline, tmp_path: Path, image: bool, kind: str
 ) -> None:
-    """With the noise of the run that goes on, the continuation is that run."""
+    """With the noise of the run that continues, the extension is that run."""
     for number, pipeline in enumerate((make(window=30), small_wan)):
         window = {"window": 30}
         (picture,) = noisy(1)
@@ -118,15 +140,16 @@ def test_a_run_is_continued_from_its_latents(
             after = tmp_path / f"{number}.safetensors"
             save_latents(after, latents, fps=8)
         made = stream(pipeline, **window, after=after)
-        made._generator.set_state(run.snapshot().random)
+        run.engine.apply(run.session)
+        made.session.generator.set_state(run.snapshot().random)
         ours, theirs = made.snapshot(), run.snapshot()
-        assert torch.equal(ours.cache.keys, theirs.cache.keys) and ours.cache.frames == theirs.cache.frames
+        assert torch.equal(ours.cache.keys, theirs.cache.keys) and ours.cache.rows == theirs.cache.rows
         for _ in range(2):
             assert torch.equal(next(made), next(run))
 
 
 @pytest.mark.parametrize(("first", "chunk"), [(1, 3), (3, 3), (2, 1)])
-def test_a_video_made_anew_is_as_long_as_it_was(make: Make, first: int, chunk: int) -> None:
+def test_a_regenerated_video_is_as_long_as_it_was(make: Make, first: int, chunk: int) -> None:
     pipeline = make(first=first, chunk=chunk, clip_frames=first + 2 * chunk, timesteps=(1000,))
     for count in (1, 2, 4, 5, 13, 14, 27):
         made = list(stream(pipeline, source=iter(noisy(count))))
@@ -134,7 +157,7 @@ def test_a_video_made_anew_is_as_long_as_it_was(make: Make, first: int, chunk: i
         assert len(made[0]) == min(count, pixel_frames(first))
 
 
-def test_a_length_cuts_a_video_made_anew(small: Pipeline) -> None:
+def test_a_length_cuts_a_regenerated_video(small: Pipeline) -> None:
     def endless() -> Iterator[NDArray[np.uint8]]:
         while True:
             yield from noisy(3)
@@ -144,17 +167,13 @@ def test_a_length_cuts_a_video_made_anew(small: Pipeline) -> None:
 
 def test_strength_goes_from_the_video_to_the_prompt_alone(small: Pipeline) -> None:
     video = noisy(14)
-    with torch.inference_mode():
-        source = torch.cat([part.latents for part in encode_chunks(small.bundle.autoencoder, video, **LAYOUT)], dim=1)
+    source = torch.cat([part.latents for part in parts_of(source_of(small, video))], dim=1)
     kept = latents_of(stream(small, source=video, strength=1e-4))
     torch.testing.assert_close(kept, source, rtol=0, atol=0.01)
     far = [float((latents_of(stream(small, source=video, strength=s)) - source).abs().mean()) for s in (0.05, 0.3, 0.9)]
     assert far == sorted(far)
     free = latents_of(stream(small, source=video, strength=1.0))
     assert torch.equal(free, latents_of(stream(small), 3)), "all of the noise is all that counts"
-
-
-LAYOUT: dict[str, Any] = {"first": 1, "chunk": 3, "device": CPU}
 
 
 def test_a_lively_source_is_changed_less_when_asked_for(small: Pipeline) -> None:
@@ -171,18 +190,53 @@ def test_a_lively_source_is_changed_less_when_asked_for(small: Pipeline) -> None
 
 def test_motion_is_also_seen_from_one_chunk_to_the_next(small: Pipeline) -> None:
     dark, light = np.zeros((32, 48, 3), np.uint8), np.full((32, 48, 3), 255, np.uint8)
-    with torch.inference_mode():
-        parts = list(encode_chunks(small.bundle.autoencoder, [dark, *[light] * 12, *[light] * 12], **LAYOUT))
+    parts = parts_of(source_of(small, [dark, *[light] * 12, *[light] * 12]))
     assert [part.motion for part in parts] == [0, pytest.approx(1 / 12), 0]
 
 
-def test_a_stream_that_follows_a_video_cannot_go_back(small: Pipeline) -> None:
-    made = stream(small, source=noisy(27), keep=4.0)
+def test_a_source_read_from_a_position_continues_as_the_unbroken_one(small: Pipeline) -> None:
+    video = noisy(30)
+    whole, source = parts_of(source_of(small, video)), source_of(small, video)
+    with torch.inference_mode():
+        source.next(), source.next()
+    rest = parts_of(source.at(source.position))
+    assert source.position.frames == 13 and len(rest) == len(whole) - 2 == 2
+    for ours, theirs in zip(rest, whole[2:], strict=True):
+        assert torch.equal(ours.latents, theirs.latents)
+        assert (ours.frames, ours.motion) == (theirs.frames, theirs.motion)
+
+
+@pytest.mark.parametrize("kind", ["iterator", "camera"])
+def test_a_video_that_is_read_once_has_no_second_position(small: Pipeline, kind: str) -> None:
+    source = source_of(small, iter(noisy(3)) if kind == "iterator" else noisy(3), live=kind == "camera")
+    with pytest.raises(ValueError, match="follows a live video"):
+        source.at(source.position)
+
+
+def test_a_stream_of_a_live_video_cannot_be_rewound_forked_or_saved(small: Pipeline, tmp_path: Path) -> None:
+    made = stream(small, source=iter(noisy(27)))
     next(made), next(made)
-    for back in (lambda: made.rewind(1), made.fork, lambda: made.restore(made.snapshot())):
-        with pytest.raises(ValueError, match="follows a video cannot go back or fork"):
+    state = stream(small, source=noisy(27)).snapshot()
+    for back in (made.snapshot, made.fork, lambda: made.restore(state), lambda: made.save(tmp_path / "it")):
+        with pytest.raises(ValueError, match="follows a live video cannot be rewound, forked or saved"):
             back()
     assert len(next(made)) == 12
+
+
+@pytest.mark.parametrize("kind", ["frames", "file"])
+def test_a_stream_of_a_stored_video_is_rewound_and_forked(small: Pipeline, tmp_path: Path, kind: str) -> None:
+    video: Any = noisy(45)
+    if kind == "file":
+        video = tmp_path / "it.mp4"
+        with VideoWriter(video, fps=8, height=32, width=48) as writer:
+            writer.write(np.stack(noisy(45)))
+    whole = torch.cat(list(stream(small, source=video)))
+    made = stream(small, source=video, rewind_seconds=4.0)
+    frames = torch.cat(list(islice(made, 3)))
+    fork, back = made.fork(), made.rewind(13)
+    assert torch.equal(frames, whole[:25]) and back == 24
+    assert torch.equal(torch.cat(list(fork)), whole[25:])
+    assert torch.equal(torch.cat(list(made)), whole[1:])
 
 
 def test_a_prompt_changes_while_a_video_is_followed(small: Pipeline) -> None:
@@ -198,4 +252,4 @@ def test_a_file_is_read_at_the_rate_of_the_model(small: Pipeline, tmp_path: Path
         writer.write(np.stack(noisy(32, 64, 96)))
     assert len(torch.cat(list(stream(small, source=file)))) == 16
     made = stream(small, after=str(file), window=30)
-    assert made.past is not None and made.past.shape[1] == 4, "2 seconds are 16 frames, of which 13 fall into chunks"
+    assert made.snapshot().point.history.frames == 4, "2 seconds are 16 frames, of which 13 fall into chunks"

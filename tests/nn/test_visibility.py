@@ -1,10 +1,9 @@
 """Spans against a definition written as one sentence a pair of frames."""
 
-from itertools import islice
+from typing import Any
 
 import pytest
 
-from causvid.nn.chunks import chunk_layout, chunks
 from causvid.nn.visibility import FULL, Visibility
 
 LAYOUTS = [(1, 3), (3, 3), (2, 2), (1, 1), (4, 2)]
@@ -44,7 +43,7 @@ def defined(query: int, key: int, first: int, chunk: int, window: int | None, si
 @pytest.mark.parametrize(("first", "chunk"), LAYOUTS)
 @pytest.mark.parametrize(("window", "sink"), PASTS)
 @pytest.mark.parametrize("frames", [1, 2, 10, 17])
-def test_spans_are_the_definition(first, chunk, window, sink, frames):
+def test_spans_are_the_definition(first: int, chunk: int, window: int | None, sink: int, frames: int) -> None:
     v = Visibility(first=first, chunk=chunk, window=window, sink=sink)
     expected = {
         q: {k: at for k in range(frames) if (at := defined(q, k, first, chunk, window, sink)) is not None}
@@ -55,7 +54,7 @@ def test_spans_are_the_definition(first, chunk, window, sink, frames):
 
 @pytest.mark.parametrize(("first", "chunk"), LAYOUTS)
 @pytest.mark.parametrize(("window", "sink"), PASTS)
-def test_teacher_forcing_lets_noisy_chunks_see_the_clean_past_and_themselves(first, chunk, window, sink):
+def test_a_noisy_chunk_sees_the_clean_past_and_itself(first: int, chunk: int, window: int | None, sink: int) -> None:
     length = 11
     causal = seen(Visibility(first=first, chunk=chunk, window=window, sink=sink), length)
     forced = seen(Visibility(first=first, chunk=chunk, window=window, sink=sink, teacher_forcing=True), 2 * length)
@@ -65,12 +64,12 @@ def test_teacher_forcing_lets_noisy_chunks_see_the_clean_past_and_themselves(fir
         assert forced[length + q] == {k if k < begin else length + k: at for k, at in causal[q].items()}
 
 
-def test_full_visibility_is_everyone_sees_everyone():
+def test_full_visibility_is_everyone_sees_everyone() -> None:
     assert seen(FULL, 7) == {q: {k: k for k in range(7)} for q in range(7)}
 
 
 @pytest.mark.parametrize(("window", "sink"), [(3, 0), (3, 2), (0, 2), (7, 1)])
-def test_no_distance_grows_beyond_window_and_sink_however_long_the_video(window, sink):
+def test_no_distance_grows_beyond_window_and_sink(window: int, sink: int) -> None:
     v = Visibility(first=1, chunk=3, window=window, sink=sink)
     for query, keys in seen(v, 100).items():
         begin = chunk_start(query, 1, 3)
@@ -79,17 +78,9 @@ def test_no_distance_grows_beyond_window_and_sink_however_long_the_video(window,
         assert set(range(min(sink, query))) <= set(keys), "the sink is lost"
 
 
-def test_the_last_chunk_may_be_cut_short():
+def test_the_last_chunk_may_be_cut_short() -> None:
     whole, cut = (seen(Visibility(first=1, chunk=3), n) for n in (7, 6))
     assert cut == {q: {k: at for k, at in whole[q].items() if k < 6} for q in range(6)}
-
-
-def test_layouts_add_up_to_the_frames():
-    assert chunk_layout(7, 1, 3) == (1, 3, 3) and chunk_layout(6, 3, 3) == (3, 3)
-    assert list(islice(chunks(1, 3), 4)) == [1, 3, 3, 3]
-    for first, chunk, frames in ((3, 3, 2), (1, 3, 20), (2, 4, 5)):
-        with pytest.raises(ValueError, match=f"frames={frames} is not first={first}"):
-            chunk_layout(frames, first, chunk)
 
 
 @pytest.mark.parametrize(
@@ -107,11 +98,11 @@ def test_layouts_add_up_to_the_frames():
         ({"first": 1, "chunk": 3, "window": 2, "sink": -1}, "sink=-1"),
     ],
 )
-def test_settings_that_mean_nothing_are_refused(settings, message):
+def test_settings_that_mean_nothing_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Visibility(**settings)
 
 
-def test_teacher_forcing_refuses_an_odd_number_of_frames():
+def test_teacher_forcing_refuses_an_odd_number_of_frames() -> None:
     with pytest.raises(ValueError, match="frames=7 must be even"):
         Visibility(first=1, chunk=3, teacher_forcing=True).positions(7)

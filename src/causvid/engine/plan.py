@@ -240,5 +240,5 @@ def _autoencoder(settings: Mapping[str, Any], *, tiny: bool) -> TinyAutoencoder 
 def _text_encoder(settings: Mapping[str, Any]) -> nn.Module:
     """Make a text encoder without contents."""
     with torch.device("meta"):
-        encoder: nn.Module = UMT5EncoderModel(UMT5Config(**settings)).eval()
-        return encoder
+        encoder: nn.Module = UMT5EncoderModel(UMT5Config(**settings))
+    return encoder.eval()

@@ -26,16 +26,12 @@ class GenerationOptions(Settings):
     seconds: Seconds | None = Field(default=None, description="Length. Default: that of the clips it was trained on.")
     seed: Seed = Field(default=0, description="The same seed gives the same video.")
     steps: Annotated[int, Field(ge=1, strict=True)] | None = Field(default=None, description="Denoising steps a chunk.")
-    sigmas: tuple[float, ...] | None = Field(
-        default=None, description="Noise levels instead, from 1 down, without the last 0."
-    )
+    sigmas: tuple[float, ...] | None = Field(default=None, description="Noise levels instead, from 1 down, without 0.")
     height: Pixels | None = Field(default=None, description="Pixels, where the model allows it.")
     width: Pixels | None = Field(default=None, description="Pixels, where the model allows it.")
     window: Frames | None = Field(default=None, description="Latent frames of history it sees.")
     sink: Frames | None = Field(default=None, description="First latent frames that are never evicted.")
-    policy: Policy = Field(
-        default="window", description="Keep the keys of the history, or recompute them before every chunk."
-    )
+    policy: Policy = Field(default="window", description="Keep the history's keys, or recompute them every chunk.")
     after: Any = Field(default=None, description="Extension: a video, or latents, that the new video continues.")
     source: Any = Field(default=None, description="Video-to-video: a video, or webcam, that every chunk starts from.")
     strength: Annotated[float, Field(gt=0, le=1, strict=True)] = Field(

@@ -1,15 +1,15 @@
 """Text encoders from and to files: UMT5 as transformers or as Wan 2.1 names it, and its tokenizer. No code runs."""
 
+import logging
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from logging import CRITICAL
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
-from transformers.utils import logging
+from transformers.utils import logging as progress
 
 from causvid.files.checkpoint import Checkpoint, open_checkpoint, read_json
 from causvid.loading.names import check_shapes
@@ -176,12 +176,12 @@ def _content(token: str | Mapping[str, Any]) -> str:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Keep transformers from drawing its own progress bars and reports; what goes wrong is raised instead."""
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity(CRITICAL)
-    logging.disable_progress_bar()
+    level, bars = progress.get_verbosity(), progress.is_progress_bar_enabled()
+    progress.set_verbosity(logging.CRITICAL)
+    progress.disable_progress_bar()
     try:
         yield
     finally:
-        logging.set_verbosity(level)
+        progress.set_verbosity(level)
         if bars:
-            logging.enable_progress_bar()
+            progress.enable_progress_bar()

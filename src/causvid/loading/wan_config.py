@@ -1,6 +1,7 @@
 """The `config.json` of other formats: diffusers' `WanTransformer3DModel` and Wan 2.1's original `WanModel`."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,111 +11,55 @@ from causvid.config import TransformerConfig, one_line
 from causvid.files.checkpoint import read_json
 
 CONFIG = "config.json"
-_UNSAID = {"patch_size": [1, 2, 2], "text_dim": 4096}
-"""What Wan's original takes for granted."""
 
 
-def to_diffusers_config(config: TransformerConfig) -> dict[str, Any]:
-    """Return what diffusers' `WanTransformer3DModel` has in its `config.json`."""
-    return {
-        "_class_name": "WanTransformer3DModel",
-        "added_kv_proj_dim": None,
-        "attention_head_dim": config.head_dim,
-        "cross_attn_norm": True,
-        "eps": config.eps,
-        "ffn_dim": config.ffn_dim,
-        "freq_dim": config.freq_dim,
-        "image_dim": None,
-        "in_channels": config.in_channels,
-        "num_attention_heads": config.heads,
-        "num_layers": config.layers,
-        "out_channels": config.out_channels,
-        "patch_size": [1, config.patch, config.patch],
-        "pos_embed_seq_len": None,
-        "qk_norm": "rms_norm_across_heads",
-        "rope_max_seq_len": 1024,
-        "text_dim": config.text_dim,
-    }
+@dataclass(frozen=True)
+class _Format:
+    """How a class writes its sizes.
 
-
-def from_diffusers_config(settings: Mapping[str, Any]) -> TransformerConfig:
-    """Read the `config.json` of a `WanTransformer3DModel`.
-
-    Raises:
-        ValueError: if a size is missing, or it is another class, or a variant that this transformer is not.
+    names: ours → its own. fixed: what else it says, and has to say. unsaid: what it may leave out.
     """
-    _check_fixed(
-        settings,
-        {
-            "_class_name": "WanTransformer3DModel",
+
+    names: Mapping[str, str]
+    fixed: Mapping[str, Any]
+    unsaid: Mapping[str, Any]
+
+
+_SHARED = {"layers": "num_layers", "ffn_dim": "ffn_dim", "text_dim": "text_dim", "freq_dim": "freq_dim"}
+_FORMATS = {
+    "WanTransformer3DModel": _Format(
+        names={
+            **_SHARED,
+            "heads": "num_attention_heads",
+            "head_dim": "attention_head_dim",
+            "in_channels": "in_channels",
+            "out_channels": "out_channels",
+        },
+        fixed={
             "cross_attn_norm": True,
             "qk_norm": "rms_norm_across_heads",
             "image_dim": None,
             "added_kv_proj_dim": None,
+            "pos_embed_seq_len": None,
         },
-    )
-    heads, head_dim = _size(settings, "num_attention_heads"), _size(settings, "attention_head_dim")
-    channels = _size(settings, "in_channels")
-    if "patch_size" not in settings:
-        raise ValueError("patch_size is missing")
-    return TransformerConfig(
-        dim=heads * head_dim,
-        heads=heads,
-        layers=_size(settings, "num_layers"),
-        ffn_dim=_size(settings, "ffn_dim"),
-        text_dim=_size(settings, "text_dim"),
-        in_channels=channels,
-        out_channels=settings.get("out_channels") or channels,
-        patch=_patch(settings),
-        freq_dim=_size(settings, "freq_dim"),
-        eps=settings.get("eps", 1e-6),
-    )
+        unsaid={},
+    ),
+    "WanModel": _Format(
+        names={**_SHARED, "heads": "num_heads", "dim": "dim", "in_channels": "in_dim", "out_channels": "out_dim"},
+        fixed={"model_type": "t2v", "qk_norm": True, "cross_attn_norm": True},
+        unsaid={"patch_size": [1, 2, 2], "text_dim": 4096, "qk_norm": True, "cross_attn_norm": True},
+    ),
+}
+
+
+def to_diffusers_config(config: TransformerConfig) -> dict[str, Any]:
+    """Return what diffusers' `WanTransformer3DModel` has in its `config.json`."""
+    return _write(config, "WanTransformer3DModel", rope_max_seq_len=1024)
 
 
 def to_wan_config(config: TransformerConfig) -> dict[str, Any]:
     """Return what Wan 2.1's original `WanModel` has in its `config.json`, and what it leaves out if that is unusual."""
-    settings = {
-        "_class_name": "WanModel",
-        "dim": config.dim,
-        "eps": config.eps,
-        "ffn_dim": config.ffn_dim,
-        "freq_dim": config.freq_dim,
-        "in_dim": config.in_channels,
-        "model_type": "t2v",
-        "num_heads": config.heads,
-        "num_layers": config.layers,
-        "out_dim": config.out_channels,
-        "text_len": 512,
-    }
-    unsaid = {"patch_size": [1, config.patch, config.patch], "text_dim": config.text_dim}
-    return settings | {name: value for name, value in unsaid.items() if value != _UNSAID[name]}
-
-
-def from_wan_config(settings: dict[str, Any]) -> TransformerConfig:
-    """Read the `config.json` of Wan 2.1's original `WanModel`, which may leave the text's width and patches out.
-
-    Raises:
-        ValueError: if a size is missing, or it is another class, or a variant that this transformer is not.
-    """
-    _check_fixed(settings, {"_class_name": "WanModel", "model_type": "t2v", "qk_norm": True, "cross_attn_norm": True})
-    return TransformerConfig(
-        dim=_size(settings, "dim"),
-        heads=_size(settings, "num_heads"),
-        layers=_size(settings, "num_layers"),
-        ffn_dim=_size(settings, "ffn_dim"),
-        text_dim=_size(_UNSAID | settings, "text_dim"),
-        in_channels=_size(settings, "in_dim"),
-        out_channels=_size(settings, "out_dim"),
-        patch=_patch(_UNSAID | settings),
-        freq_dim=_size(settings, "freq_dim"),
-        eps=settings.get("eps", 1e-6),
-    )
-
-
-_READERS: dict[str, Callable[[dict[str, Any]], TransformerConfig]] = {
-    "WanTransformer3DModel": from_diffusers_config,
-    "WanModel": from_wan_config,
-}
+    return _write(config, "WanModel", text_len=512)
 
 
 def read_config(folder: Path) -> TransformerConfig | None:
@@ -128,20 +73,34 @@ def read_config(folder: Path) -> TransformerConfig | None:
         return None
     settings = read_json(file)
     # A causal Wan is the same weights under another name, as in `CausalWanModel`.
-    name = str(settings.get("_class_name")).removeprefix("Causal")
-    if name not in _READERS:
+    format = _FORMATS.get(str(settings.get("_class_name")).removeprefix("Causal"))
+    if format is None:
         return None
     try:
-        return _READERS[name](settings | {"_class_name": name})
+        return _parse({**format.unsaid, **settings}, format)
     except ValueError as error:
         reason = one_line(error) if isinstance(error, ValidationError) else error
         raise ValueError(f"{file}: {reason}") from None
 
 
-def _check_fixed(settings: Mapping[str, Any], fixed: Mapping[str, Any]) -> None:
-    for name, value in fixed.items():
+def _write(config: TransformerConfig, name: str, **unread: int) -> dict[str, Any]:
+    """Return a `config.json`; `unread` is what it holds besides, which reading does not look at."""
+    format = _FORMATS[name]
+    sizes = {theirs: getattr(config, ours) for ours, theirs in format.names.items()}
+    sizes |= {"eps": config.eps, "patch_size": [1, config.patch, config.patch], **unread}
+    said = {"_class_name": name, **format.fixed, **sizes}
+    return {key: said[key] for key in sorted(said) if key not in format.unsaid or said[key] != format.unsaid[key]}
+
+
+def _parse(settings: Mapping[str, Any], format: _Format) -> TransformerConfig:
+    for name, value in format.fixed.items():
         if settings.get(name, value) != value:
             raise ValueError(f"{name}={settings[name]!r} is not supported, expected {value!r}")
+    sizes = {ours: _size(settings, theirs) for ours, theirs in format.names.items() if ours != "out_channels"}
+    channels = settings.get(format.names["out_channels"]) or sizes["in_channels"]
+    if "head_dim" in sizes:
+        sizes["dim"] = sizes["heads"] * sizes.pop("head_dim")
+    return TransformerConfig(**sizes, out_channels=channels, patch=_patch(settings), eps=settings.get("eps", 1e-6))
 
 
 def _size(settings: Mapping[str, Any], name: str) -> int:
@@ -154,6 +113,8 @@ def _size(settings: Mapping[str, Any], name: str) -> int:
 
 
 def _patch(settings: Mapping[str, Any]) -> int:
+    if "patch_size" not in settings:
+        raise ValueError("patch_size is missing")
     patch = settings["patch_size"]
     if not isinstance(patch, list | tuple) or len(patch) != 3 or patch[0] != 1 or patch[1] != patch[2]:
         raise ValueError(f"patch_size={patch} is not supported, expected [1, p, p]")

@@ -49,8 +49,8 @@ class TemporalPool(nn.Module):
         if self.stride > 1:
             frames = x.unflatten(0, (-1, self.stride, batch))
             x = torch.cat([frames[:, i].flatten(0, 1) for i in range(self.stride)], dim=1)
-        mapped: Tensor = self.conv(x)
-        return mapped
+        pooled: Tensor = self.conv(x)
+        return pooled
 
 
 class TemporalGrow(nn.Module):
@@ -87,8 +87,8 @@ class PatchMap(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map `[B, F, inputs, h, w]` to `[B, F, outputs, h, w]`."""
-        mapped: Tensor = self.linear(x.movedim(2, -1)).movedim(-1, 2)
-        return mapped
+        mapped: Tensor = self.linear(x.movedim(2, -1))
+        return mapped.movedim(-1, 2)
 
     def set(self, weight: Tensor, bias: Tensor) -> None:
         """Take over weights `[outputs, inputs]` and biases `[outputs]`."""
@@ -283,9 +283,8 @@ class TinyAutoencoder(nn.Module):
 
     def _patches(self, pixels: Tensor) -> Tensor:
         """Cut `[B, 4F, 3, H, W]` into 4-frame patches of `spatial_factor` pixels square: `[B, F, values, h, w]`."""
-        cells = F.pixel_unshuffle(pixels, self.spatial_factor)
-        patches: Tensor = cells.unflatten(1, (-1, TIME_FACTOR)).flatten(2, 3)
-        return patches
+        cells: Tensor = F.pixel_unshuffle(pixels, self.spatial_factor).unflatten(1, (-1, TIME_FACTOR))
+        return cells.flatten(2, 3)
 
 
 @torch.no_grad()
@@ -356,8 +355,8 @@ def _fold(x: Tensor) -> Tensor:
 
 def _unfold(x: Tensor, batch: int) -> Tensor:
     """`[T*B, C, H, W]` to `[B, T, C, H, W]`."""
-    frames: Tensor = x.unflatten(0, (-1, batch)).transpose(0, 1)
-    return frames
+    frames: Tensor = x.unflatten(0, (-1, batch))
+    return frames.transpose(0, 1)
 
 
 def _conv(inputs: int, outputs: int, *, stride: int = 1, bias: bool = True) -> nn.Conv2d:

@@ -52,7 +52,7 @@ class WanAutoencoder(nn.Module):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Let the moments follow the module to a device but, unlike a buffer, stay in fp32."""
         self._mean, self._std = (moment.to(fn(moment).device) for moment in (self._mean, self._std))
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        super()._apply(fn, recurse)
         return self
 
     def encode(self, pixels: Tensor) -> Tensor:

@@ -19,6 +19,8 @@ from causvid.files.writing import new_folder
 from causvid.flow import warped_steps
 from causvid.loading.assemble import assemble
 from causvid.loading.bundle import Bundle
+from causvid.loading.spec import ModelSpec
+from causvid.loading.text import load_text_encoder, save_text_encoder
 from causvid.models.text import TextEncoder, train_tokenizer
 from causvid.models.tiny_autoencoder import TinyAutoencoder
 from causvid.models.transformer import Transformer
@@ -90,7 +92,7 @@ class Roles:
     def base(self) -> Bundle | None:
         """The model that the preset starts from, on the CPU."""
         start = self.preset.start
-        return None if start is None else assemble(start, dtype=torch.float32)
+        return None if start is None else assemble(ModelSpec(model=start, dtype="fp32"))
 
     def dataset(self) -> Dataset:
         """Open what the preset trains on: its folder of latents, or what stage `data` rendered of its world."""
@@ -171,7 +173,7 @@ class Roles:
             encoder = copy.deepcopy(base.text_encoder)
         elif place.is_dir():
             try:
-                encoder = TextEncoder.load(place, place / "tokenizer")
+                encoder = load_text_encoder(place, place / "tokenizer")
             except (ValueError, OSError) as error:
                 line = " ".join(str(error).split())
                 raise ValueError(f"{place} is damaged ({line}): run `causvid train teacher` again") from None
@@ -183,7 +185,7 @@ class Roles:
         """Write a trained teacher and its text encoder."""
         save_weights(teacher, self._path("teacher"))
         with new_folder(self.run.folder / RESULTS["teacher"][1]) as place:
-            text.save(place, place / "tokenizer", dtype=torch.float32)
+            save_text_encoder(text, place, place / "tokenizer", dtype=torch.float32)
 
     def classifier(self) -> Path | None:
         """Return the folder of the attribute classifier, if there is one."""
