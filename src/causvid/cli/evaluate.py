@@ -130,8 +130,8 @@ def command_line(context: typer.Context) -> str:
 def _changed(context: typer.Context) -> set[str]:
     """Return the names of the options that were not left at their defaults."""
     values, parameters = context.params, context.command.params
-    # An option that may be repeated is an empty list where it is not given, whatever its default.
-    return {one.name for one in parameters if one.name and values.get(one.name) not in (one.default, [])}
+    # An option that may be repeated is an empty sequence where it is not given, whatever its default.
+    return {one.name for one in parameters if one.name and values.get(one.name) not in (one.default, [], ())}
 
 
 def _show_adherence(columns: "dict[str, Adherence]") -> None:
