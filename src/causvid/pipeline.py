@@ -8,10 +8,8 @@ from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
 import torch
-from pydantic import ValidationError
 from torch import Tensor
 
-from causvid.config import one_line
 from causvid.engine.beginning import begin
 from causvid.engine.limits import (
     latent_size,
@@ -61,11 +59,7 @@ class Pipeline:
             ValueError: if a part is missing, damaged, or does not fit the others.
         """
         fields = dict(model) if isinstance(model, ModelSpec) else {"model": model}
-        try:
-            spec = ModelSpec.model_validate({**fields, **options})
-        except ValidationError as error:
-            raise ValueError(one_line(error)) from None
-        return cls(assemble(spec, device=device))
+        return cls(assemble(ModelSpec.of(**{**fields, **options}), device=device))
 
     def save_pretrained(self, path: str | Path, *, dtype: torch.dtype = torch.float32) -> None:
         """Write the model as a bundle, with the card it was loaded with, replacing one that is there.

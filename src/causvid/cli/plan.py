@@ -74,7 +74,7 @@ def plan(
 
 
 def _spec(parts: Parts) -> ModelSpec:
-    return ModelSpec(**{name: getattr(parts, name) for name in ModelSpec.model_fields})
+    return ModelSpec.of(**{name: getattr(parts, name) for name in ModelSpec.model_fields})
 
 
 def _bytes(text: str) -> int:

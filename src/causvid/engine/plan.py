@@ -80,7 +80,7 @@ class Sketch:
         """Count what a stream needs.
 
         Args:
-            separate: whether the device has a memory of its own, so that a text encoder on the CPU takes none of it.
+            separate: whether the device has separate memory, so that a text encoder on the CPU takes none of it.
             chunks: how many are generated; by default enough to fill window and sink.
 
         Raises:
@@ -89,7 +89,7 @@ class Sketch:
         self._check(choice)
         capacity = choice.sink + choice.window
         first, chunk = self.generation.first, self.generation.chunk
-        # The last pass of a stream of so many chunks sees all chunks before its own.
+        # The last pass of a stream of so many chunks sees all chunks before it.
         seen = capacity if chunks is None else min(capacity, first + (chunks - 2) * chunk if chunks > 1 else 0)
         size = first if chunks == 1 else chunk
         away = choice.text_encoder == "cpu" and separate

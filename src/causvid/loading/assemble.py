@@ -49,9 +49,9 @@ def assemble(spec: ModelSpec, *, device: torch.device | str = "cpu") -> Bundle:
     if lora is not None:
         merge_lora(transformer, lora, strength=1.0 if spec.lora_strength is None else spec.lora_strength)
     teacher: Transformer | None = transformer if alone and layout.kind != "bundle" else None
-    own = layout.teacher if layout.kind == "bundle" else layout.transformer
-    if teacher is None and own is not None and (alone or spec.teacher):
-        teacher = load_transformer(own, dtype=dtype, device=device)
+    teacher_place = layout.teacher if layout.kind == "bundle" else layout.transformer
+    if teacher is None and teacher_place is not None and (alone or spec.teacher):
+        teacher = load_transformer(teacher_place, dtype=dtype, device=device)
 
     replaced = {"student", "tiny_autoencoder", "lora", "preset"}
     changes: dict[str, str | None] = {"base": spec.model, **spec.model_dump(include=replaced)}
@@ -88,7 +88,7 @@ def load_bundle(folder: str | Path, *, device: torch.device | str = "cpu") -> Bu
         ValueError: if the folder is none, or a part is missing, damaged, or does not fit the others.
     """
     if not (Path(folder) / SETTINGS).is_file():
-        raise ValueError(f"bundle={folder} lacks {SETTINGS}: train one with `causvid train all`, or give another")
+        raise ValueError(f"bundle={folder} lacks {SETTINGS}: train one with `causvid train all`, or choose another")
     return assemble(ModelSpec(model=str(folder)), device=device)
 
 

@@ -2,9 +2,9 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
-from causvid.config import Settings
+from causvid.config import Settings, one_line
 
 Precision = Literal["fp32", "bf16", "fp16"]
 Placement = Literal["keep", "cpu", "release"]
@@ -41,7 +41,7 @@ class ModelSpec(Settings):
     )
     preset: Name | None = Field(
         default=None,
-        description="How to generate: a preset's name or .toml file. Default: told by the model's name or size.",
+        description="How to generate: a preset's name or .toml file. Default: by the model's name or size.",
     )
     dtype: Annotated[Precision, BeforeValidator(_as_text)] | None = Field(
         default=None,
@@ -53,8 +53,16 @@ class ModelSpec(Settings):
     )
     teacher: bool = Field(
         default=False,
-        description="Also load the teacher, or the model's own transformer beside a student, for comparison.",
+        description="Also load the teacher, or the model's transformer beside a student, for comparison.",
     )
+
+    @classmethod
+    def of(cls, **options: object) -> Self:
+        """Validate options; raise a `ValueError` of one line for the first that cannot be used."""
+        try:
+            return cls.model_validate(options)
+        except ValidationError as error:
+            raise ValueError(one_line(error)) from None
 
     @model_validator(mode="after")
     def _check_lora(self) -> Self:

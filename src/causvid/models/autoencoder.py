@@ -55,10 +55,10 @@ def _check_shape(x: torch.Tensor, *, channels: int) -> None:
 
 @dataclass(frozen=True)
 class AutoencoderState:
-    """Where a stream of pixels or latents stands: what the next piece has to know of all earlier ones.
+    """The state of a stream of pixels or latents: what the next piece depends on of all earlier ones.
 
     A value: reading it changes nothing, so a stream can be continued twice from the same state. `None` in its place
-    starts a stream. An empty tensor stands for a layer that has met the stream but has nothing to remember yet.
+    starts a stream. An empty tensor stands for a layer that the stream has reached but that keeps nothing yet.
     """
 
     memories: tuple[torch.Tensor, ...]

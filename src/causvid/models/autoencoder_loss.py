@@ -9,7 +9,7 @@ from causvid.models.tiny_autoencoder import TinyAutoencoder
 SQUARE_WEIGHT = 3.0
 MOMENT_WEIGHT = 0.1
 ENERGY_PATCH, ENERGY_STRIDE = 8, 4
-"""Pixels: size of the squares over which the energy of motion is compared, and how far apart they begin."""
+"""Pixels: size of the squares over which the energy of motion is compared, and the stride between them."""
 
 
 def autoencoder_loss(
@@ -36,7 +36,7 @@ def autoencoder_loss(
     Args:
         autoencoder: the model in training.
         pixels: `[B, 1 + 4k, 3, H, W]` in [0, 1].
-        noise: largest deviation of the perturbation, in units of the latent's own; 0 for an evaluation.
+        noise: largest deviation of the perturbation, in units of the latent's; 0 for an evaluation.
         edges: weight of the error of differences.
         motion: weight of the squared error of differences in time.
         generator: source of the noise, on any device.

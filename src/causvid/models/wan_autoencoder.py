@@ -1,4 +1,4 @@
-"""Wan 2.1's own autoencoder: diffusers' `AutoencoderKLWan` with a stream's state as a value.
+"""Wan 2.1's autoencoder: diffusers' `AutoencoderKLWan` with a stream's state as a value.
 
 Legend: B batch, T pixel frames, F latent frames, C latent channels, H W pixels, h w latent positions.
 
@@ -52,7 +52,7 @@ class WanAutoencoder(nn.Module):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Let the moments follow the module to a device but, unlike a buffer, stay in fp32."""
         self._mean, self._std = (moment.to(fn(moment).device) for moment in (self._mean, self._std))
-        super()._apply(fn, recurse)
+        nn.Module._apply(self, fn, recurse)
         return self
 
     def encode(self, pixels: Tensor) -> Tensor:
