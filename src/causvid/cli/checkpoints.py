@@ -1,9 +1,11 @@
-"""`causvid inspect` and `causvid convert`: files of weights, looked at and rewritten."""
+"""`causvid inspect` and `causvid convert`: describe files of weights, and rewrite them."""
 
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
+
+from causvid.loading.spec import Precision
 
 SectionOption = Annotated[
     str | None, typer.Option(help="Which state dict of several. Default: generator_ema, or else generator.")
@@ -44,9 +46,7 @@ def convert(
         typer.Option(help="diffusers' or Wan's layout, a .pt as CausVid has it, or a bundle."),
     ],
     section: SectionOption = None,
-    dtype: Annotated[
-        Literal["fp32", "bf16", "fp16"] | None, typer.Option(help="How to store weights. Default: as they are.")
-    ] = None,
+    dtype: Annotated[Precision | None, typer.Option(help="How to store weights. Default: as they are.")] = None,
     base: Annotated[
         str | None, typer.Option(help="For a bundle: the bundle or folder of diffusers with the other parts.")
     ] = None,
@@ -55,18 +55,16 @@ def convert(
     ] = None,
 ) -> None:
     """Write a transformer in another format. DST appears whole or not at all."""
-    import torch
-
     from causvid.files.hub import find
+    from causvid.loading.assemble import DTYPES
     from causvid.loading.convert import convert as write
 
-    types = {None: None, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
     write(
         find(source, what="source"),
         target,
         to=to,
         section=section,
-        dtype=types[dtype],
+        dtype=None if dtype is None else DTYPES[dtype],
         base=None if base is None else find(base, what="base"),
         preset=preset,
     )

@@ -22,6 +22,7 @@ from causvid.loading.bundle import read_settings
 from causvid.loading.families import choose_generation
 from causvid.loading.layout import find_layout
 from causvid.loading.spec import ModelSpec, Placement
+from causvid.loading.text import read_umt5_config
 from causvid.loading.weights import sniff, transformer_place, working_dtype
 from causvid.models.text import WAN_TOKENS
 from causvid.models.tiny_autoencoder import TinyAutoencoder
@@ -183,7 +184,7 @@ def sketch_preset(preset: Preset, *, tiny: bool = False) -> Sketch:
     return Sketch(
         config=preset.transformer,
         autoencoder=_autoencoder({} if own is None else {"_class_name": TINY, **own.model_dump()}, tiny=tiny),
-        text=_text_encoder(sizes),
+        text=_text_encoder(UMT5Config(**sizes)),
         tokens=text.max_tokens,
         generation=preset.generation,
     )
@@ -211,7 +212,7 @@ def sketch_files(spec: ModelSpec) -> Sketch:
     return Sketch(
         config=found.config,
         autoencoder=_autoencoder(read_json(coder / "config.json") if coder.is_dir() and not tiny else {}, tiny=tiny),
-        text=_text_encoder(read_json(text / "config.json") if text.is_dir() else _UMT5_XXL),
+        text=_text_encoder(read_umt5_config(text) if text.is_dir() else UMT5Config(**_UMT5_XXL)),
         tokens=min(int(length), WAN_TOKENS),
         generation=generation,
         dtype=torch.float32 if own is not None else working_dtype(found.dtype),
@@ -231,8 +232,8 @@ def _autoencoder(settings: Mapping[str, Any], *, tiny: bool) -> TinyAutoencoder 
         return WanAutoencoder(AutoencoderKLWan.from_config(sizes)).eval()
 
 
-def _text_encoder(settings: Mapping[str, Any]) -> nn.Module:
+def _text_encoder(config: UMT5Config) -> nn.Module:
     """Make a text encoder without contents."""
     with torch.device("meta"):
-        encoder: nn.Module = UMT5EncoderModel(UMT5Config(**settings))
+        encoder: nn.Module = UMT5EncoderModel(config)
     return encoder.eval()
