@@ -17,9 +17,8 @@ from causvid.config import AutoencoderConfig, GenerationConfig, TransformerConfi
 from causvid.engine.tally import peak_bytes, weight_bytes
 from causvid.files.checkpoint import open_checkpoint, read_json
 from causvid.files.hub import find
+from causvid.loading.assemble import find_generation
 from causvid.loading.autoencoders import TINY
-from causvid.loading.bundle import read_settings
-from causvid.loading.families import choose_generation
 from causvid.loading.layout import find_layout
 from causvid.loading.spec import ModelSpec, Placement
 from causvid.loading.text import read_umt5_config
@@ -201,11 +200,6 @@ def sketch_files(spec: ModelSpec) -> Sketch:
     layout = find_layout(spec.model, fetch=False)
     weights = layout.transformer if spec.student is None else find(spec.student, what="student", fetch=False)
     found = sniff(open_checkpoint(transformer_place(weights)))
-    own = read_settings(layout.folder)[0] if layout.kind == "bundle" else None
-    generation = own
-    if generation is None or spec.student is not None or spec.preset is not None:
-        name = spec.student or spec.model or layout.folder
-        _, generation = choose_generation(spec.preset, name=name, config=found.config, own=own)
     coder, text = layout.autoencoder, layout.text_encoder
     tiny = spec.tiny_autoencoder is not None
     length = read_json(layout.tokenizer / "tokenizer_config.json").get("model_max_length") or WAN_TOKENS
@@ -214,8 +208,8 @@ def sketch_files(spec: ModelSpec) -> Sketch:
         autoencoder=_autoencoder(read_json(coder / "config.json") if coder.is_dir() and not tiny else {}, tiny=tiny),
         text=_text_encoder(read_umt5_config(text) if text.is_dir() else UMT5Config(**_UMT5_XXL)),
         tokens=min(int(length), WAN_TOKENS),
-        generation=generation,
-        dtype=torch.float32 if own is not None else working_dtype(found.dtype),
+        generation=find_generation(spec, layout, found.config)[0],
+        dtype=torch.float32 if layout.kind == "bundle" else working_dtype(found.dtype),
     )
 
 

@@ -26,12 +26,12 @@ def autoencoder_loss(
     The loss is L1 plus squared error on pixels, plus `edges` times the L1 error of their differences along height,
     width and time, plus `motion` times the squared error of their differences in time, plus the divergence of every
     latent channel's moments over the batch from a standard normal's. The latent is decoded after adding Gaussian noise
-    whose deviation is drawn for each clip from [0, noise]: neighbouring latents then decode to similar pixels, so the
-    small errors of a generated latent stay small in the video.
+    whose deviation is drawn for each clip from [0, noise], so that small errors of a generated latent stay small in the
+    video.
 
-    The term of the edges keeps outlines and motion crisp, but rewards flat grey as long as the picture is poor: raise
-    its weight from 0 once colours and shapes are there. The term of the motion, being squared, prefers four small steps
-    to three frames that stand still and a jump where the next latent begins, which costs the other terms no more.
+    `edges` keeps outlines crisp, but rewards flat grey as long as the picture is poor: raise its weight from 0 once
+    colours and shapes are there. `motion`, being squared, prefers four small steps to three frames that stand still and
+    a jump where the next latent starts.
 
     Args:
         autoencoder: the model in training.
@@ -71,9 +71,8 @@ def reconstruction_loss(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Measure how far decoded clips are from the clips, `[B, T, 3, H, W]` both: the pixel terms of `autoencoder_loss`.
 
-    And, times `energy`, the L1 error of the motion's energy (see `motion_energy`). All other terms are content with the
-    caution of a mean: a decoder that is unsure where things go blurs them, and they hardly move. This one asks for as
-    much motion as there is, wherever it goes, and for none where all stands still.
+    And, times `energy`, the L1 error of the motion's energy (see `motion_energy`): under the other terms a decoder that
+    is unsure where things move blurs them, and they hardly move; this one asks for as much motion as there is.
 
     Returns the scalar loss, and `l1`, `edges`, `motion`, `energy` and `psnr` detached.
     """
