@@ -29,7 +29,7 @@ from causvid.models.transformer import TextKeys, Transformer
 from causvid.models.wan_autoencoder import WanAutoencoder
 from causvid.preset import Preset
 
-_UMT5_XXL = {"d_model": 4096, "d_kv": 64, "d_ff": 10240, "num_layers": 24, "num_heads": 64, "vocab_size": 256_384}
+_UMT5_XXL = UMT5Config(d_model=4096, d_kv=64, d_ff=10240, num_layers=24, num_heads=64, vocab_size=256_384)
 _WORLD_WORDS = 512
 """More than a world of this package has."""
 
@@ -172,18 +172,18 @@ class Sketch:
 def sketch_preset(preset: Preset, *, tiny: bool = False) -> Sketch:
     """Describe the model of a preset; with `tiny`, `taew2_1` replaces its autoencoder."""
     text, own = preset.text, preset.autoencoder
-    sizes = {
-        "d_model": text.dim,
-        "d_kv": text.head_dim,
-        "d_ff": text.ffn_dim,
-        "num_layers": text.layers,
-        "num_heads": text.heads,
-        "vocab_size": _WORLD_WORDS if preset.world else _UMT5_XXL["vocab_size"],
-    }
+    encoder = UMT5Config(
+        d_model=text.dim,
+        d_kv=text.head_dim,
+        d_ff=text.ffn_dim,
+        num_layers=text.layers,
+        num_heads=text.heads,
+        vocab_size=_WORLD_WORDS if preset.world else _UMT5_XXL.vocab_size,
+    )
     return Sketch(
         config=preset.transformer,
         autoencoder=_autoencoder({} if own is None else {"_class_name": TINY, **own.model_dump()}, tiny=tiny),
-        text=_text_encoder(UMT5Config(**sizes)),
+        text=_text_encoder(encoder),
         tokens=text.max_tokens,
         generation=preset.generation,
     )
@@ -206,7 +206,7 @@ def sketch_files(spec: ModelSpec) -> Sketch:
     return Sketch(
         config=found.config,
         autoencoder=_autoencoder(read_json(coder / "config.json") if coder.is_dir() and not tiny else {}, tiny=tiny),
-        text=_text_encoder(read_umt5_config(text) if text.is_dir() else UMT5Config(**_UMT5_XXL)),
+        text=_text_encoder(read_umt5_config(text) if text.is_dir() else _UMT5_XXL),
         tokens=min(int(length), WAN_TOKENS),
         generation=find_generation(spec, layout, found.config)[0],
         dtype=torch.float32 if layout.kind == "bundle" else working_dtype(found.dtype),
