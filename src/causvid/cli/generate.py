@@ -50,7 +50,7 @@ def generate(
     _note_preset(pipeline, parts)
     length = pipeline.clip_seconds if seconds is None else seconds
     if teacher:
-        kept = {"image": image, "save_timeline": keeping.save_timeline, "latents": keeping.latents}
+        kept: dict[str, Any] = {"image": image, "save_timeline": keeping.save_timeline, "latents": keeping.latents}
         kept["variations"] = variations if variations > 1 else None
         _teach(pipeline, prompt, output, options | kept, seconds=length, scale=keeping.scale)
         return
