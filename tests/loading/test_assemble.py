@@ -110,7 +110,7 @@ def test_a_base_of_wan_alone_is_a_teacher_and_says_that_it_has_no_student(place:
     pipeline = Pipeline(bundle)
     with pytest.raises(ValueError, match="needs a causal student"):
         pipeline.stream("a red swan", seconds=1)
-    (clip,) = pipeline.stream("a red swan", seconds=0.1, mode="teacher", steps=1)
+    (clip,) = pipeline.teach(["a red swan"], seeds=[0], seconds=0.1, steps=1)
     assert clip.shape == (2, 32, 48, 3)
 
 

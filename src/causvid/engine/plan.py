@@ -104,7 +104,7 @@ class Sketch:
                 "transformer": transformer,
                 "text encoder": 0 if away or choice.text_encoder == "release" else text,
                 "autoencoder": weight_bytes(self.autoencoder, choice.dtype),
-                "keys and values of the history": self._history(choice) * self._frame_tokens(choice) * pair,
+                "keys and values of the history": self._history(choice),
                 "keys and values of the prompt": self.tokens * pair,
                 "state of the decoder": memory,
             },
@@ -124,8 +124,10 @@ class Sketch:
             raise ValueError(f"window={choice.window} and sink={choice.sink}: expected at least one latent frame")
 
     def _history(self, choice: Choice) -> int:
-        """Return the latent frames a cache has room for: slots, the tail, and half a frame for each unrotated key."""
-        return choice.sink + choice.window + max(self.generation.first, self.generation.chunk) + -(-choice.sink // 2)
+        """Return the bytes of a cache: sink, window and tail, and the keys of the sink once more, unrotated."""
+        frames = choice.sink + choice.window + max(self.generation.first, self.generation.chunk)
+        keys = self._frame_tokens(choice) * self.config.dim * self.config.layers * choice.dtype.itemsize
+        return (2 * frames + choice.sink) * keys
 
     def _frame_tokens(self, choice: Choice) -> int:
         """Return the tokens of a latent frame."""
@@ -146,12 +148,10 @@ class Sketch:
             levels = torch.empty(1, size)
         keys = TextKeys((text,), (text,))
         rows, columns = latent.shape[3:]
-        cache = model.new_cache(
-            batch=1, height=rows, width=columns, window=choice.window, sink=choice.sink, chunk=max(size, seen)
-        )
-        if seen:
-            # Once all is full, one frame more: in a long stream the sink moves at every commit.
-            cache.commit(seen + (seen == choice.sink + choice.window))
+        cache = model.new_cache(batch=1, height=rows, width=columns, window=choice.window, sink=choice.sink, chunk=size)
+        # Once all is full, one frame more: in a long stream the sink moves at every commit.
+        for _ in range(seen + (seen == choice.sink + choice.window)):
+            cache.commit(1)
         return max(
             peak_bytes(lambda: model(latent, levels, keys, cache=cache)),
             peak_bytes(lambda: model(latent, levels, keys, cache=cache, commit=True)),
