@@ -1,5 +1,7 @@
 """Compiled or sharded, the transformer is the plain one; compiled, one graph serves every chunk of a full window."""
 
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import cast
@@ -16,6 +18,7 @@ from causvid.nn.visibility import Visibility
 
 CONFIG = TransformerConfig(dim=16, heads=2, layers=3, ffn_dim=24, text_dim=6, in_channels=4, out_channels=4)
 HEIGHT, WIDTH = 4, 6
+ROOT = Path(__file__).parents[2]
 
 
 def noise(*shape: int, seed: int) -> Tensor:
@@ -125,7 +128,14 @@ def shard(rank: int, folder: str) -> None:
 
 
 def test_a_transformer_sharded_over_two_processes_is_the_plain_one(tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(shard, args=(str(tmp_path),), nprocs=2)
+    call = "import sys; from tests.models.test_compile import shard; shard(int(sys.argv[1]), sys.argv[2])"
+    ranks = [
+        subprocess.Popen([sys.executable, "-c", call, str(rank), str(tmp_path)], cwd=ROOT, stderr=subprocess.PIPE)
+        for rank in range(2)
+    ]
+    for rank in ranks:
+        _, errors = rank.communicate()
+        assert rank.returncode == 0, errors.decode()
     plain = new_model()
     expected = passes(plain)
     for rank in range(2):

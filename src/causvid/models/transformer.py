@@ -212,7 +212,12 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Predict the velocity of noisy latents under a prompt."""
+    """Predict the velocity of noisy latents under a prompt.
+
+    Blocks take and return tensors alone, so each can be compiled (`block.compile`) or sharded (`fully_shard`) by
+    itself. `encode_text` is entered beside `forward`: a sharded model needs
+    `register_fsdp_forward_method(module, "encode_text")` for itself and for every block.
+    """
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
