@@ -7,23 +7,23 @@ Sizes are a preset's, except that the text encoder has few layers and knows few 
 """
 
 import argparse
-import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
-from causvid.config import TransformerConfig
+from causvid.files.checkpoint import Entry
+from causvid.files.writing import write_json, write_weights
 from causvid.loading.names import foreign_shapes
+from causvid.loading.text import save_text_encoder
 from causvid.loading.wan_config import to_diffusers_config
 from causvid.models.text import TextEncoder, train_tokenizer
 from causvid.preset import load_preset
 
-SHARD = 512 * 2**20
 WORDS = ["a red paper airplane over a lake", "a blue swan in the snow at night"]
-WEIGHTS = "diffusion_pytorch_model"
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 INDEX = {
     "_class_name": "WanPipeline",
     "transformer": ["diffusers", "WanTransformer3DModel"],
@@ -35,64 +35,39 @@ INDEX = {
 
 def main() -> None:
     """Write the folder that the command line names."""
+    from diffusers import AutoencoderKLWan
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--preset", default="wan-1.3b", help="a preset's name or .toml file")
     parser.add_argument("--text-layers", type=int, default=1)
     parser.add_argument("--autoencoder-width", type=int, default=96, help="96 is Wan's")
-    parser.add_argument("--dtype", choices=("bfloat16", "float16", "float32"), default="bfloat16")
+    parser.add_argument("--dtype", choices=DTYPES, default="bf16")
     given = parser.parse_args()
-    preset, dtype = load_preset(given.preset), getattr(torch, given.dtype)
+    preset, dtype = load_preset(given.preset), DTYPES[given.dtype]
     generator = torch.Generator().manual_seed(0)
 
     given.folder.mkdir(parents=True)
-    write_transformer(given.folder / "transformer", preset.transformer, dtype, generator)
-    write_autoencoder(given.folder / "vae", given.autoencoder_width, dtype, generator)
+    config = preset.transformer
+    write(given.folder / "transformer", to_diffusers_config(config), foreign_shapes(config, "diffusers"), dtype)
+    with torch.device("meta"):
+        vae = AutoencoderKLWan(base_dim=given.autoencoder_width)
+    shapes = {name: tensor.shape for name, tensor in vae.state_dict().items()}
+    write(given.folder / "vae", {"_class_name": "AutoencoderKLWan", **vae.config}, shapes, dtype)
     sizes = preset.text.model_copy(update={"layers": given.text_layers})
     text = TextEncoder.create(sizes, train_tokenizer(WORDS), generator=generator)
-    text.save(given.folder / "text_encoder", given.folder / "tokenizer", dtype=dtype)
+    save_text_encoder(text, given.folder / "text_encoder", given.folder / "tokenizer", dtype=dtype)
     write_json(given.folder / "model_index.json", INDEX)
 
 
-def write_transformer(
-    folder: Path, config: TransformerConfig, dtype: torch.dtype, generator: torch.Generator, *, shard: int = SHARD
-) -> None:
-    """Write random weights in shards, so that no more than one of them is ever in memory."""
-    folder.mkdir()
-    write_json(folder / "config.json", to_diffusers_config(config))
-    shapes = foreign_shapes(config, "diffusers")
-    parts = list(split(shapes, shard // dtype.itemsize))
-    where: dict[str, str] = {}
-    for number, names in enumerate(parts, 1):
-        file = f"{WEIGHTS}-{number:05d}-of-{len(parts):05d}.safetensors"
-        save_file({name: draw(name, shapes[name], generator).to(dtype) for name in names}, folder / file)
-        where |= dict.fromkeys(names, file)
-    total = sum(shape.numel() for shape in shapes.values()) * dtype.itemsize
-    write_json(folder / f"{WEIGHTS}.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": where})
+def write(folder: Path, settings: Mapping[str, Any], shapes: Mapping[str, torch.Size], dtype: torch.dtype) -> None:
+    """Write random weights, in shards if they are large, of which one at a time is in memory."""
+    generator = torch.Generator().manual_seed(0)
 
+    def read(names: Sequence[str]) -> Iterator[tuple[str, Tensor]]:
+        return ((name, draw(name, shapes[name], generator).to(dtype)) for name in names)
 
-def write_autoencoder(folder: Path, width: int, dtype: torch.dtype, generator: torch.Generator) -> None:
-    """Write an autoencoder with random weights; 96 is Wan's width."""
-    from diffusers import AutoencoderKLWan
-
-    with torch.device("meta"):
-        model = AutoencoderKLWan(base_dim=width)
-    model.save_config(folder)
-    state = {name: draw(name, tensor.shape, generator).to(dtype) for name, tensor in model.state_dict().items()}
-    save_file(state, folder / f"{WEIGHTS}.safetensors")
-
-
-def split(shapes: dict[str, torch.Size], most: int) -> Iterator[list[str]]:
-    """Deal names out into lists of at most `most` values, or of one name."""
-    names: list[str] = []
-    size = 0
-    for name, shape in shapes.items():
-        if names and size + shape.numel() > most:
-            yield names
-            names, size = [], 0
-        names.append(name)
-        size += shape.numel()
-    yield names
+    write_weights(folder, settings, {name: Entry(shape, dtype) for name, shape in shapes.items()}, read)
 
 
 def draw(name: str, shape: torch.Size, generator: torch.Generator) -> Tensor:
@@ -102,11 +77,6 @@ def draw(name: str, shape: torch.Size, generator: torch.Generator) -> Tensor:
     if "norm" in name:
         return torch.ones(shape)
     return torch.randn(shape, generator=generator) / max(1, shape[1:].numel()) ** 0.5
-
-
-def write_json(file: Path, value: object) -> None:
-    """Write a value as JSON."""
-    file.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -106,26 +106,44 @@ def lineage(definition: Definition) -> Iterator[Definition]:
 def own_fields(definition: Definition) -> Iterator[tuple[str, str]]:
     """Yield each public field a class declares, with a line: name, type, default, and what `Field` says of it."""
     assert isinstance(definition.node, ast.ClassDef)
+    plain = Plain(definition.file)
     for part in definition.node.body:
         if isinstance(part, ast.AnnAssign) and (name := ast.unparse(part.target))[0] != "_":
-            text = f"{name}: {ast.unparse(Unannotated().visit(part.annotation))}"
             default, note = part.value, ""
             if isinstance(default, ast.Call) and ast.unparse(default.func) == "Field":
                 given = {option.arg: option.value for option in default.keywords}
-                note = f": {ast.literal_eval(given['description'])}" if "description" in given else ""
+                note = f": {plain.text(given['description'])}" if "description" in given else ""
                 default = default.args[0] if default.args else given.get("default")
+            text = f"{name}: {ast.unparse(plain.visit(part.annotation))}"
             if default is not None:
-                text += f" = {ast.unparse(default)}"
+                text += f" = {ast.unparse(plain.visit(default))}"
             yield name, f"- `{text}`{note}"
 
 
-class Unannotated(ast.NodeTransformer):
-    """Replace `Annotated[type, …]` by its type."""
+class Plain(ast.NodeTransformer):
+    """Replace what a reader would have to look up: names that a file binds to a type or a value, and `Annotated`."""
+
+    def __init__(self, file: Path) -> None:
+        body = ast.parse(file.read_text(encoding="utf-8")).body
+        self.bound = {ast.unparse(node.targets[0]): node.value for node in body if isinstance(node, ast.Assign)}
+
+    def visit_Name(self, node: ast.Name) -> ast.AST:
+        value = self.bound.get(node.id)
+        if isinstance(value, ast.Subscript):
+            return self.visit_Subscript(value)
+        return value if isinstance(value, ast.Constant) else node
 
     def visit_Subscript(self, node: ast.Subscript) -> ast.AST:
         if ast.unparse(node.value) == "Annotated" and isinstance(node.slice, ast.Tuple):
-            return node.slice.elts[0]
+            kind: ast.AST = self.visit(node.slice.elts[0])
+            return kind
         return self.generic_visit(node)
+
+    def text(self, node: ast.expr) -> str:
+        """Return the string of a literal, or of an f-string whose values are bound strings."""
+        parts = node.values if isinstance(node, ast.JoinedStr) else [node]
+        values = [part.value if isinstance(part, ast.FormattedValue) else part for part in parts]
+        return "".join(str(ast.literal_eval(self.visit(value))) for value in values)
 
 
 def is_public(node: Function) -> bool:

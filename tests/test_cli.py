@@ -15,8 +15,8 @@ import pytest
 import torch
 
 from causvid import cli
-from causvid.cli import film, generate
-from causvid.cli.options import Parts, find_device
+from causvid.cli import generate, output
+from causvid.cli.options import find_device
 from causvid.engine.latents import load_latents
 from causvid.timeline import Timeline
 
@@ -24,11 +24,11 @@ CHUNKS = (1, 4, 4, 4)
 COMMANDS = ("generate", "extend", "translate", "play", "decode", "plan", "train", "evaluate", "world")
 
 
-class FakeFilm:
+class FakePlayback:
     """Grey chunks of 64 × 96 pixels, and latents that count them."""
 
     fps = 12
-    stream = SimpleNamespace(past=None)
+    stream = SimpleNamespace(session=SimpleNamespace(continued=None))
 
     def __init__(self, timeline: Timeline, chunks: Iterator[np.ndarray]) -> None:
         self.timeline, self.chunks, self.made = timeline, chunks, 0
@@ -45,7 +45,7 @@ class FakeFilm:
 
 
 class FakePipeline:
-    """Plays every film the same."""
+    """Plays every timeline the same."""
 
     fps = 12
     clip_seconds = 2.5
@@ -57,11 +57,11 @@ class FakePipeline:
     def unknown_words(self, prompt: str) -> list[str]:
         return [word for word in prompt.split() if word == "zeppelin"]
 
-    def play(self, timeline: Timeline) -> FakeFilm:
+    def play(self, timeline: Timeline) -> FakePlayback:
         if not timeline.shots[0].prompt.strip():
             raise ValueError("prompt is empty")
         self.played.append(timeline)
-        return FakeFilm(timeline, self.chunks())
+        return FakePlayback(timeline, self.chunks())
 
     def chunks(self) -> Iterator[np.ndarray]:
         for number, frames in enumerate(CHUNKS):
@@ -71,7 +71,7 @@ class FakePipeline:
 @pytest.fixture
 def pipeline(monkeypatch: pytest.MonkeyPatch) -> FakePipeline:
     fake = FakePipeline()
-    monkeypatch.setattr(Parts, "load", lambda parts: fake)
+    monkeypatch.setattr(output, "load_pipeline", lambda spec, device: fake)
     return fake
 
 
@@ -115,9 +115,9 @@ def test_frames_are_written_while_later_chunks_are_made(
     pipeline: FakePipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written = threading.Event()
-    write = film.VideoWriter.write
+    write = output.VideoWriter.write
 
-    def write_and_tell(self: film.VideoWriter, frames: np.ndarray) -> None:
+    def write_and_tell(self: output.VideoWriter, frames: np.ndarray) -> None:
         write(self, frames)
         written.set()
 
@@ -126,7 +126,7 @@ def test_frames_are_written_while_later_chunks_are_made(
         assert written.wait(timeout=20), "the second chunk waits for the first to be written"
         yield np.zeros((4, 64, 96, 3), np.uint8)
 
-    monkeypatch.setattr(film.VideoWriter, "write", write_and_tell)
+    monkeypatch.setattr(output.VideoWriter, "write", write_and_tell)
     monkeypatch.setattr(pipeline, "chunks", wait_for_the_writer)
     assert run("generate", "a swan", "-o", tmp_path / "a.mp4") == 0
     assert frames_in(tmp_path / "a.mp4") == 5
@@ -140,7 +140,7 @@ def test_the_model_does_not_run_far_ahead_of_the_writer() -> None:
             made.append(number)
             yield number
 
-    ahead = film._ahead(chunks(), threading.Event())
+    ahead = output._ahead(chunks(), threading.Event())
     assert next(ahead) == 0
     time.sleep(0.3)
     assert len(made) <= 4

@@ -79,6 +79,7 @@ def test_videos_are_made_and_judged(bundle: Path, tmp_path: Path, capsys: pytest
     assert run("evaluate", "adherence", folder, *model) == 0
     assert "teacher" in capsys.readouterr().out
     assert run("evaluate", "adherence", folder, *model, "--card") == 2
+    assert "card: no option" in capsys.readouterr().err
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("a red swan\n")
     assert run("evaluate", "videos", "-o", tmp_path / "own", *model, "--file", prompts, "--seconds", 1.0) == 0

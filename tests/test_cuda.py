@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from causvid.pipeline import Pipeline, Stream
+from causvid.pipeline import Pipeline
 from causvid.preset import load_preset
 from causvid.stream import Stream
 from causvid.train import stages

@@ -15,7 +15,7 @@ def drawn(count: int, size: int, seed: int = 0) -> Tensor:
 def whitened(count: int, size: int, seed: int = 0) -> Tensor:
     """Return points whose mean is exactly 0 and whose covariance is exactly the identity."""
     x = drawn(count, size, seed)
-    q, _ = torch.linalg.qr(x - x.mean(0))
+    q: Tensor = torch.linalg.qr(x - x.mean(0))[0]
     return q * (count - 1) ** 0.5
 
 

@@ -60,7 +60,8 @@ def test_a_seam_is_counted_in_ordinary_steps() -> None:
 def test_difference_is_of_pixels_without_a_classifier(tmp_path: Path) -> None:
     dark = torch.zeros(2, 9, 16, 24, 3, dtype=torch.uint8)
     dark[1] = 51
-    assert difference(dark, None) == (pytest.approx(0.2, abs=1e-4), "mean pixel distance, of 1")
+    distance, measured = difference(dark, None)
+    assert distance == pytest.approx(0.2, abs=1e-4) and measured == "mean pixel distance, of 1"
     AttributeClassifier({"light": ("dark", "bright")}, width=4, rows=16, frames=9).save(tmp_path)
     assert difference(dark[:, :8], tmp_path)[1] == "mean pixel distance, of 1"
     distance, measured = difference(dark, tmp_path)

@@ -159,6 +159,8 @@ def test_a_bundle_is_loaded_as_it_is_and_its_parts_can_be_replaced(place: Path) 
     assert changed.generation == GENERATION and changed.folder is None
     assert changed.provenance["student"] == str(place / "wan" / "transformer")
     assert "preset" not in changed.provenance, "the base's is not that of its new student"
+    faster = load(place / "bundle", tiny_autoencoder=place / "bundle" / "vae")
+    assert faster.provenance["preset"] == "test" and faster.folder is None
     asked = load(place / "bundle", preset="longlive")
     assert asked.generation == load_preset("longlive").generation
 

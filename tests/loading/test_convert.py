@@ -166,14 +166,14 @@ def test_options_that_do_not_fit_are_refused_and_nothing_appears(tmp_path: Path)
         ("it", "new.pt", {"to": "wan"}, "new.pt is not a folder, as to=wan makes"),
         ("it", "new", {"to": "causvid"}, "new is not a .pt file"),
         ("it", "mine", {"to": "wan"}, "mine exists: choose another"),
-        ("it", "new.pt", {"to": "causvid"}, "heads have 24 channels: whoever opens it takes 128 for granted"),
+        ("it", "new.pt", {"to": "causvid"}, "has no place for head_dim=24: its readers assume 128"),
         ("nothing", "new", {"to": "wan"}, "nothing is missing"),
         ("base/vae", "new", {"to": "wan"}, "is a tiny autoencoder"),
         (
             "other",
             "new",
             {"to": "bundle", "base": folder},
-            "text_encoder gives 8 channels, but the transformer takes 12",
+            "text_encoder has 8 channels, expected the transformer's 12",
         ),
     ]:
         with pytest.raises(ValueError, match=message):

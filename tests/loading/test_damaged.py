@@ -165,7 +165,11 @@ def eight_bit() -> State:
 # Whole files of other weights: the weights, what the line has to say.
 WEIGHTS: list[tuple[str, Callable[[], State], str]] = [
     ("one missing", lambda: without("blocks.1.ffn.2.bias"), "the weights do not fit: missing blocks.1.ffn.2.bias$"),
-    ("sizes missing", lambda: without("patch_embedding.weight"), "patch_embedding.weight is missing: sizes cannot be"),
+    (
+        "sizes missing",
+        lambda: without("patch_embedding.weight"),
+        "patch_embedding.weight is missing: its sizes are unknown",
+    ),
     ("one too many", lambda: {**wan(), "blocks.0.gate.weight": torch.ones(2)}, "unknown blocks.0.gate.weight$"),
     (
         "one misspelt",
@@ -190,7 +194,7 @@ WEIGHTS: list[tuple[str, Callable[[], State], str]] = [
     (
         "no telling heads",
         lambda: wan(CONFIG.model_copy(update={"dim": 96})),
-        "dim=96 is no multiple of 128, so the number of heads cannot be told: put the model's config.json beside it",
+        "dim=96 is no multiple of 128, so the number of heads is ambiguous: put the model's config.json beside it",
     ),
     ("8 bits without factor", eight_bit, r"attn.q.weight is float8_e4m3fn and scaled, but its factor is missing"),
     (
@@ -226,7 +230,7 @@ WEIGHTS: list[tuple[str, Callable[[], State], str]] = [
     (
         "I2V of Wan 2.2",
         lambda: wan(CONFIG.model_copy(update={"in_channels": 36, "out_channels": 16})),
-        "takes 36 channels and gives 16, expected as many: it is image-conditioned",
+        "takes 36 channels and returns 16, expected as many: it is image-conditioned",
     ),
 ]
 
@@ -348,7 +352,7 @@ def test_folders_that_do_not_say_which_file(tmp_path: Path) -> None:
 
 def test_sections_that_do_not_say_which(tmp_path: Path) -> None:
     torch.save({"critic": wan(), "teacher": wan()}, tmp_path / "it.pt")
-    check(tmp_path / "it.pt", "has the sections critic, teacher: say which with section=")
+    check(tmp_path / "it.pt", "has the sections critic, teacher: choose one with section=")
     assert load_transformer(tmp_path / "it.pt", section="teacher").config == CONFIG
 
 

@@ -146,6 +146,14 @@ def test_the_tokenizer_file_is_read_as_it_stands(tmp_path: Path, monkeypatch: py
     assert not (tmp_path / "it ran").exists()
 
 
+def test_a_config_cannot_name_code_to_fetch(tmp_path: Path) -> None:
+    save_text_encoder(encoder(), tmp_path / "a", tmp_path / "b", dtype=torch.float32)
+    settings = json.loads((tmp_path / "a" / "config.json").read_text())
+    for name in ("attn_implementation", "_attn_implementation"):
+        (tmp_path / "a" / "config.json").write_text(json.dumps({**settings, name: "kernels-community/evil"}))
+        assert load_text_encoder(tmp_path / "a", tmp_path / "b").dim == CONFIG.dim
+
+
 def test_in_fp16_the_feed_forward_output_stays_in_fp32(tmp_path: Path) -> None:
     text = encoder()
     save_text_encoder(text, tmp_path / "a", tmp_path / "b", dtype=torch.float32)

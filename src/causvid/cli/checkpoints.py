@@ -1,9 +1,11 @@
-"""`causvid inspect` and `causvid convert`: files of weights, looked at and rewritten."""
+"""`causvid inspect` and `causvid convert`: describe files of weights, and rewrite them."""
 
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
+
+from causvid.loading.spec import Precision
 
 SectionOption = Annotated[
     str | None, typer.Option(help="Which state dict of several. Default: generator_ema, or else generator.")
@@ -14,7 +16,7 @@ def inspect(
     path: Annotated[str, typer.Argument(help="A file of weights, a folder, or owner/name on the Hub.")],
     section: SectionOption = None,
 ) -> None:
-    """Say what a file or folder of weights holds, and whether it can be used here; if not, exit with 2."""
+    """Describe what a file or folder of weights holds, and whether it can be used here; if not, exit with 2."""
     from rich.console import Console
     from rich.table import Table
 
@@ -41,17 +43,15 @@ def convert(
     target: Annotated[Path, typer.Argument(metavar="DST", help="A new folder; a .pt file with --to causvid.")],
     to: Annotated[
         Literal["diffusers", "wan", "causvid", "bundle"],
-        typer.Option(help="diffusers' or Wan's own layout, a .pt as CausVid has it, or a folder that generates."),
+        typer.Option(help="diffusers' or Wan's layout, a .pt as CausVid has it, or a bundle."),
     ],
     section: SectionOption = None,
-    dtype: Annotated[
-        Literal["fp32", "bf16", "fp16"] | None, typer.Option(help="How to store weights. Default: as they are.")
-    ] = None,
+    dtype: Annotated[Precision | None, typer.Option(help="How to store weights. Default: as they are.")] = None,
     base: Annotated[
         str | None, typer.Option(help="For a bundle: the bundle or folder of diffusers with the other parts.")
     ] = None,
     preset: Annotated[
-        str | None, typer.Option(help="For a bundle: how it generates, where nothing else tells.")
+        str | None, typer.Option(help="For a bundle: how it generates, where nothing else decides.")
     ] = None,
 ) -> None:
     """Write a transformer in another format. DST appears whole or not at all."""

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 SHOWN = 10
 """Videos in the card's contact sheet."""
-REMARKS = ("card", "note", "into")
+REMARKS = {"card", "note", "into"}
 """Options that change no number."""
 
 SeedOption = Annotated[int, typer.Option(min=0, help="Chooses prompts and noise.")]
@@ -30,7 +30,7 @@ def videos(
     ],
     model: ModelOption = None,
     file: Annotated[Path | None, typer.Option(help="A text file with a prompt in each line.")] = None,
-    prompts: Annotated[int, typer.Option(min=1, help="Held-out prompts, where there is no --file.")] = 100,
+    prompts: Annotated[int | None, typer.Option(min=1, help="How many. Default: all of the file, or 100.")] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Videos of each prompt.")] = 1,
     seconds: Annotated[float | None, typer.Option(help="Length of a video. Default: that of a training clip.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Denoising steps. Default: the model's own.")] = None,
@@ -43,11 +43,11 @@ def videos(
     from causvid.evaluate.prompts import held_out, read_prompts
     from causvid.evaluate.videos import make_videos
 
-    asked = None if file is None else read_prompts(file)
+    asked = None if file is None else read_prompts(file)[:prompts]
     pipeline = load_pipeline(model, device)
     if asked is None:
         _, world = load_judge(pipeline.bundle)
-        asked = held_out(world, prompts, seed=seed)
+        asked = held_out(world, prompts or 100, seed=seed)
     with stages() as stage:
         manifest = make_videos(
             pipeline,
@@ -87,8 +87,8 @@ def adherence(
 
     pipeline = load_pipeline(model, device)
     if folder is not None:
-        if card:
-            raise ValueError("--card states what a model makes: leave out the folder")
+        if unused := _changed(context) - {"folder", "model", "device"}:
+            raise ValueError(f"{', '.join(sorted(unused))}: no option for videos that are made, leave out the folder")
         _show_adherence(judge_folder(folder, pipeline))
         return
     with TemporaryDirectory() as temporary, stages() as stage:
@@ -117,14 +117,21 @@ def command_line(context: typer.Context) -> str:
     """Return the command again, with the options that were not left at their defaults."""
     words = ["causvid", *context.command_path.split()[-2:]]
     for option in context.command.params:
-        value = context.params.get(option.name or "")
-        if option.name in REMARKS or value == option.default:
+        if option.name not in _changed(context) - REMARKS:
             continue
+        value = context.params[option.name]
         if isinstance(value, bool):
             words.append(option.opts[0] if value else option.secondary_opts[0])
         else:
             words += [option.opts[0], "path/of/this/folder" if option.name == "model" else str(value)]
     return shlex.join(words)
+
+
+def _changed(context: typer.Context) -> set[str]:
+    """Return the names of the options that were not left at their defaults."""
+    values, parameters = context.params, context.command.params
+    # An option that may be repeated is an empty sequence where it is not given, whatever its default.
+    return {one.name for one in parameters if one.name and values.get(one.name) not in (one.default, [], ())}
 
 
 def _show_adherence(columns: "dict[str, Adherence]") -> None:

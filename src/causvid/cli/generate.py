@@ -50,9 +50,9 @@ def generate(
     _note_preset(pipeline, parts)
     length = pipeline.clip_seconds if seconds is None else seconds
     if teacher:
-        if variations > 1 or keeping.save_timeline is not None or keeping.latents is not None or image is not None:
-            raise ValueError("image, variations, save-timeline and latents cannot be used with --teacher")
-        _teach(pipeline, prompt, output, options, seconds=length, scale=keeping.scale)
+        kept: dict[str, Any] = {"image": image, "save_timeline": keeping.save_timeline, "latents": keeping.latents}
+        kept["variations"] = variations if variations > 1 else None
+        _teach(pipeline, prompt, output, options | kept, seconds=length, scale=keeping.scale)
         return
     from causvid.timeline import Timeline
 

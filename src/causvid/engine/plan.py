@@ -17,11 +17,11 @@ from causvid.config import AutoencoderConfig, GenerationConfig, TransformerConfi
 from causvid.engine.tally import peak_bytes, weight_bytes
 from causvid.files.checkpoint import open_checkpoint, read_json
 from causvid.files.hub import find
+from causvid.loading.assemble import find_generation
 from causvid.loading.autoencoders import TINY
-from causvid.loading.bundle import read_settings
-from causvid.loading.families import choose_generation
 from causvid.loading.layout import find_layout
 from causvid.loading.spec import ModelSpec, Placement
+from causvid.loading.text import read_umt5_config
 from causvid.loading.weights import sniff, transformer_place, working_dtype
 from causvid.models.text import WAN_TOKENS
 from causvid.models.tiny_autoencoder import TinyAutoencoder
@@ -29,7 +29,7 @@ from causvid.models.transformer import TextKeys, Transformer
 from causvid.models.wan_autoencoder import WanAutoencoder
 from causvid.preset import Preset
 
-_UMT5_XXL = {"d_model": 4096, "d_kv": 64, "d_ff": 10240, "num_layers": 24, "num_heads": 64, "vocab_size": 256_384}
+_UMT5_XXL = UMT5Config(d_model=4096, d_kv=64, d_ff=10240, num_layers=24, num_heads=64, vocab_size=256_384)
 _WORLD_WORDS = 512
 """More than a world of this package has."""
 
@@ -80,7 +80,7 @@ class Sketch:
         """Count what a stream needs.
 
         Args:
-            separate: whether the device has a memory of its own, so that a text encoder on the CPU takes none of it.
+            separate: whether the device has separate memory, so that a text encoder on the CPU takes none of it.
             chunks: how many are generated; by default enough to fill window and sink.
 
         Raises:
@@ -89,7 +89,7 @@ class Sketch:
         self._check(choice)
         capacity = choice.sink + choice.window
         first, chunk = self.generation.first, self.generation.chunk
-        # The last pass of a stream of so many chunks sees all chunks before its own.
+        # The last pass of a stream of so many chunks sees all chunks before it.
         seen = capacity if chunks is None else min(capacity, first + (chunks - 2) * chunk if chunks > 1 else 0)
         size = first if chunks == 1 else chunk
         away = choice.text_encoder == "cpu" and separate
@@ -178,18 +178,18 @@ class Sketch:
 def sketch_preset(preset: Preset, *, tiny: bool = False) -> Sketch:
     """Describe the model of a preset; with `tiny`, `taew2_1` replaces its autoencoder."""
     text, own = preset.text, preset.autoencoder
-    sizes = {
-        "d_model": text.dim,
-        "d_kv": text.head_dim,
-        "d_ff": text.ffn_dim,
-        "num_layers": text.layers,
-        "num_heads": text.heads,
-        "vocab_size": _WORLD_WORDS if preset.world else _UMT5_XXL["vocab_size"],
-    }
+    encoder = UMT5Config(
+        d_model=text.dim,
+        d_kv=text.head_dim,
+        d_ff=text.ffn_dim,
+        num_layers=text.layers,
+        num_heads=text.heads,
+        vocab_size=_WORLD_WORDS if preset.world else _UMT5_XXL.vocab_size,
+    )
     return Sketch(
         config=preset.transformer,
         autoencoder=_autoencoder({} if own is None else {"_class_name": TINY, **own.model_dump()}, tiny=tiny),
-        text=_text_encoder(sizes),
+        text=_text_encoder(encoder),
         tokens=text.max_tokens,
         generation=preset.generation,
     )
@@ -206,21 +206,16 @@ def sketch_files(spec: ModelSpec) -> Sketch:
     layout = find_layout(spec.model, fetch=False)
     weights = layout.transformer if spec.student is None else find(spec.student, what="student", fetch=False)
     found = sniff(open_checkpoint(transformer_place(weights)))
-    own = read_settings(layout.folder)[0] if layout.kind == "bundle" else None
-    generation = own
-    if generation is None or spec.student is not None or spec.preset is not None:
-        name = spec.student or spec.model or layout.folder
-        _, generation = choose_generation(spec.preset, name=name, config=found.config, own=own)
     coder, text = layout.autoencoder, layout.text_encoder
     tiny = spec.tiny_autoencoder is not None
     length = read_json(layout.tokenizer / "tokenizer_config.json").get("model_max_length") or WAN_TOKENS
     return Sketch(
         config=found.config,
         autoencoder=_autoencoder(read_json(coder / "config.json") if coder.is_dir() and not tiny else {}, tiny=tiny),
-        text=_text_encoder(read_json(text / "config.json") if text.is_dir() else _UMT5_XXL),
+        text=_text_encoder(read_umt5_config(text) if text.is_dir() else _UMT5_XXL),
         tokens=min(int(length), WAN_TOKENS),
-        generation=generation,
-        dtype=torch.float32 if own is not None else working_dtype(found.dtype),
+        generation=find_generation(spec, layout, found.config)[0],
+        dtype=torch.float32 if layout.kind == "bundle" else working_dtype(found.dtype),
     )
 
 
@@ -237,8 +232,8 @@ def _autoencoder(settings: Mapping[str, Any], *, tiny: bool) -> TinyAutoencoder 
         return WanAutoencoder(AutoencoderKLWan.from_config(sizes)).eval()
 
 
-def _text_encoder(settings: Mapping[str, Any]) -> nn.Module:
+def _text_encoder(config: UMT5Config) -> nn.Module:
     """Make a text encoder without contents."""
     with torch.device("meta"):
-        encoder: nn.Module = UMT5EncoderModel(UMT5Config(**settings))
+        encoder: nn.Module = UMT5EncoderModel(config)
     return encoder.eval()

@@ -52,11 +52,9 @@ def save_session(path: Path, state: SessionState, *, model: str) -> None:
     header = {"format": FORMAT, "model": model, "state": json.dumps(values)}
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        save_file(
-            {name: tensor.to("cpu", copy=True).contiguous() for name, tensor in tensors.items()},
-            partial,
-            metadata=header,
-        )
+        # Copies, since parts of a session share memory, which the format does not allow.
+        whole = {name: part.cpu().clone(memory_format=torch.contiguous_format) for name, part in tensors.items()}
+        save_file(whole, partial, metadata=header)
         partial.chmod(0o644)
         os.replace(partial, path)
     except SafetensorError as error:
@@ -95,8 +93,7 @@ def load_session(path: Path, *, model: str, device: torch.device | str = "cpu") 
 def _flatten(value: Any, tensors: dict[str, Tensor]) -> Any:
     """Turn a tree of dataclasses into plain JSON values, with the names of tensors in their place."""
     if isinstance(value, Tensor):
-        known = [name for name, tensor in tensors.items() if tensor is value]  # a file stores no tensor twice
-        name = known[0] if known else f"{len(tensors)}"
+        name = f"{len(tensors)}"
         tensors[name] = value
         return name
     if isinstance(value, BaseModel):

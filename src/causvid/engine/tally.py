@@ -17,15 +17,15 @@ from torch.utils._pytree import tree_leaves
 
 
 def weight_bytes(module: nn.Module, dtype: torch.dtype | None = None) -> int:
-    """Count the bytes of a module's parameters and buffers, in their own types or in another."""
+    """Count the bytes of a module's parameters and buffers, in the types they have or in another."""
     tensors = (*module.parameters(), *module.buffers())
     return sum(t.numel() * (t.element_size() if dtype is None else dtype.itemsize) for t in tensors)
 
 
 def peak_bytes(function: Callable[[], Any]) -> int:
-    """Return the most bytes of tensors made by `function` that live at one time, its result's included.
+    """Return the most bytes of tensors made by `function` that are alive at one time, its result's included.
 
-    Not counted are tensors that were there before, and what an operation takes for itself alone.
+    Tensors that existed before are not counted, nor is what an operation allocates internally.
     """
     tally = _Tally()
     with torch.inference_mode(), _FlashAttention(), tally:
@@ -34,22 +34,22 @@ def peak_bytes(function: Callable[[], Any]) -> int:
 
 
 class _Tally(TorchDispatchMode):
-    """Count the bytes of storages made while it is active, until they are given back."""
+    """Count the bytes of storages made while it is active, until they are freed."""
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        TorchDispatchMode.__init__(self)
         self.live = self.peak = 0
         self._known: dict[int, weakref.ref[torch.UntypedStorage]] = {}
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        self._meet((args, kwargs), new=False)
+        self._count((args, kwargs), new=False)
         out = func(*args, **(kwargs or {}))
-        self._meet(out, new=True)
+        self._count(out, new=True)
         return out
 
-    def _meet(self, values: Any, *, new: bool) -> None:
+    def _count(self, values: object, *, new: bool) -> None:
         for value in tree_leaves(values):
             if not isinstance(value, Tensor):
                 continue
@@ -68,7 +68,7 @@ class _Tally(TorchDispatchMode):
 
 
 class _FlashAttention(TorchFunctionMode):
-    """Let attention make its result alone, as it does on real devices; on meta it would make all scores."""
+    """Let attention allocate its result alone, as on real devices; on meta it would allocate all scores."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None

@@ -1,4 +1,4 @@
-"""Files of weights in every published format, opened as one thing: names, shapes and types at once, data on demand.
+"""Files of weights in every published format, behind one interface: names, shapes and types first, data on demand.
 
 Safetensors, PyTorch's zip files and its older pickles, alone or as the shards of an index. Nothing in a file is
 executed; all but the older pickles are mapped, so that only what is asked for is read.
@@ -42,7 +42,7 @@ _TYPES = {
 
 @dataclass(frozen=True)
 class Entry:
-    """What a file says of a tensor."""
+    """Shape and type of a tensor, as a file's header has them."""
 
     shape: torch.Size
     dtype: torch.dtype
@@ -79,7 +79,7 @@ class Checkpoint:
         dtype: torch.dtype | None = None,
         device: torch.device | str = "cpu",
     ) -> Iterator[tuple[str, Tensor]]:
-        """Yield name and tensor, file by file, as `dtype` if given: copies of its own, one at a time.
+        """Yield name and tensor, file by file, as `dtype` if given: copies, one at a time.
 
         Raises:
             ValueError: if there is no such tensor, or a file has become unreadable.
@@ -173,7 +173,7 @@ def _open_index(file: Path) -> Checkpoint:
 
 
 def _format(file: Path) -> Format:
-    """Tell a file's format by its first bytes, or say what it is instead."""
+    """Recognise a file's format by its first bytes; refuse with what it is instead."""
     if file.suffix == ".incomplete":
         raise ValueError(f"{file} is a download that has not finished; fetch it again")
     try:

@@ -13,7 +13,7 @@ def find(name: str | Path, *, what: str, files: Sequence[str] | None = None, fet
 
     Args:
         name: a path, which is returned as it is; or "owner/name" or "owner/name/a file or folder inside".
-        what: the option it was given by, for messages.
+        what: the option that names it, for messages.
         files: patterns of the only files needed of a folder, such as "vae/*"; by default all of them.
         fetch: whether the Hub may be asked, or the cache alone.
 
@@ -56,13 +56,13 @@ def _fetch(
             return Path(hf_hub_download(repository, file, local_files_only=not ask))
         wanted = None if patterns is None else list(patterns)
         return Path(snapshot_download(repository, allow_patterns=wanted, local_files_only=not ask))
-    except (OSError, ValueError) as error:  # the library's own errors are of these kinds
+    except (OSError, ValueError) as error:  # huggingface_hub's errors are of these kinds
         reason = _reason(error) if ask else "the Hub was not asked"
         raise ValueError(_missing(name, what, repository, reason, file)) from None
 
 
 def _reason(error: Exception) -> str:
-    """Say in a few words why the Hub gave nothing."""
+    """Return in a few words why the Hub returned nothing."""
     from huggingface_hub import constants, errors
 
     if constants.HF_HUB_OFFLINE:

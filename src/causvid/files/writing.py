@@ -21,7 +21,7 @@ Read = Callable[[Sequence[str]], Iterable[tuple[str, Tensor]]]
 
 @contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
-    """Lend a temporary folder beside `folder`; once filled it takes that name, and the place of one that has it."""
+    """Yield a temporary folder beside `folder`, which it replaces once the block ends without an error."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as name:
         place = Path(name) / "new"
@@ -42,7 +42,7 @@ def new_folder(folder: Path) -> Iterator[Path]:
 
 @contextmanager
 def new_file(file: Path) -> Iterator[Path]:
-    """Lend a temporary path beside `file`; once written it takes that name, and the place of one that has it."""
+    """Yield a temporary path beside `file`, which it replaces once the block ends without an error."""
     file.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{file.name}.", dir=file.parent) as name:
         place = Path(name) / file.name

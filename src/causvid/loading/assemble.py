@@ -4,10 +4,13 @@ A base is one of our bundles, a folder of diffusers with Wan 2.1, or Wan 2.1's o
 and a LoRA are files or folders of their own. Each is a path, or a name on the Hugging Face Hub.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from causvid.config import GenerationConfig, TransformerConfig
 from causvid.files.hub import find
 from causvid.loading.autoencoders import read_autoencoder, read_tiny_autoencoder
 from causvid.loading.bundle import Bundle, check_parts, read_settings
@@ -49,26 +52,17 @@ def assemble(spec: ModelSpec, *, device: torch.device | str = "cpu") -> Bundle:
     if lora is not None:
         merge_lora(transformer, lora, strength=1.0 if spec.lora_strength is None else spec.lora_strength)
     teacher: Transformer | None = transformer if alone and layout.kind != "bundle" else None
-    own = layout.teacher if layout.kind == "bundle" else layout.transformer
-    if teacher is None and own is not None and (alone or spec.teacher):
-        teacher = load_transformer(own, dtype=dtype, device=device)
+    teacher_place = layout.teacher if layout.kind == "bundle" else layout.transformer
+    if teacher is None and teacher_place is not None and (alone or spec.teacher):
+        teacher = load_transformer(teacher_place, dtype=dtype, device=device)
 
-    replaced = {"student", "tiny_autoencoder", "lora", "preset"}
-    changes: dict[str, str | None] = {"base": spec.model, **spec.model_dump(include=replaced)}
-    unchanged = layout.kind == "bundle" and all(changes[name] is None for name in replaced)
-    generation, provenance = read_settings(layout.folder) if layout.kind == "bundle" else (None, {})
-    if generation is None or not alone or spec.preset is not None:
-        name = spec.student or spec.model or layout.folder
-        changes["preset"], generation = choose_generation(
-            spec.preset, name=name, config=transformer.config, own=generation
-        )
-    if not unchanged:
-        provenance = {key: value for key, value in {**provenance, **changes}.items() if value is not None}
-    classifier = layout.folder / "classifier"
     try:
         check_parts(transformer, autoencoder, text, teacher)
     except ValueError as error:
         raise ValueError(f"{error}: the parts are not of one family, which {layout.folder} is the base of") from None
+    generation, provenance = find_generation(spec, layout, transformer.config)
+    unchanged = layout.kind == "bundle" and not _changes(spec)
+    classifier = layout.folder / "classifier"
     return Bundle(
         transformer=transformer,
         autoencoder=autoencoder,
@@ -81,6 +75,33 @@ def assemble(spec: ModelSpec, *, device: torch.device | str = "cpu") -> Bundle:
     )
 
 
+def find_generation(
+    spec: ModelSpec, layout: Layout, config: TransformerConfig
+) -> tuple[GenerationConfig, Mapping[str, Any]]:
+    """Return how a model with a transformer of `config` generates, and its provenance.
+
+    Raises:
+        ValueError: if nothing decides how it generates, or a bundle's settings are damaged.
+    """
+    own, provenance = read_settings(layout.folder) if layout.kind == "bundle" else (None, {})
+    changes: dict[str, str | None] = dict(_changes(spec))
+    if own is not None and not changes:
+        return own, provenance
+    generation = own
+    if generation is None or spec.student is not None or spec.preset is not None:
+        name = spec.student or spec.model or layout.folder
+        # The base's preset is not that of its new student, even where no other is known.
+        changes["preset"], generation = choose_generation(spec.preset, name=name, config=config, own=own)
+    if spec.model is not None:
+        changes["base"] = spec.model
+    return generation, {key: value for key, value in {**provenance, **changes}.items() if value is not None}
+
+
+def _changes(spec: ModelSpec) -> dict[str, str]:
+    """Return what makes a model another than its base."""
+    return spec.model_dump(include={"student", "tiny_autoencoder", "lora", "preset"}, exclude_none=True)
+
+
 def load_bundle(folder: str | Path, *, device: torch.device | str = "cpu") -> Bundle:
     """Read a bundle in fp32, as it is, and nothing else.
 
@@ -88,7 +109,7 @@ def load_bundle(folder: str | Path, *, device: torch.device | str = "cpu") -> Bu
         ValueError: if the folder is none, or a part is missing, damaged, or does not fit the others.
     """
     if not (Path(folder) / SETTINGS).is_file():
-        raise ValueError(f"bundle={folder} lacks {SETTINGS}: train one with `causvid train all`, or give another")
+        raise ValueError(f"bundle={folder} lacks {SETTINGS}: train one with `causvid train all`, or choose another")
     return assemble(ModelSpec(model=str(folder)), device=device)
 
 

@@ -1,4 +1,4 @@
-"""Autoencoders from and to files: tiny ones of TAEHV's names, Wan 2.1's own in both published spellings."""
+"""Autoencoders from and to files: tiny ones with TAEHV's names, Wan 2.1's in both published spellings."""
 
 import json
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""A transformer in another format: what opened here opens elsewhere, and the other way round."""
+"""Write a transformer in another published format, one shard in memory at a time."""
 
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -47,7 +47,7 @@ def convert(
             code saves it, "bundle" is a folder that generates: a copy of `base` with this transformer.
         section: which state dict of several, as `load_transformer` chooses.
         dtype: how weights are stored; by default as they are.
-        preset: how a bundle generates, where neither its base nor the names of the files tell.
+        preset: how a bundle generates, where neither its base nor the names of the files decide.
 
     Raises:
         ValueError: if the source is no whole transformer, the target exists, or options do not fit each other.
@@ -114,8 +114,8 @@ class _Renamed:
 def _write_training_file(target: Path, model: _Renamed) -> None:
     if model.config.head_dim != HEAD_DIM:
         raise ValueError(
-            f"to=causvid cannot say that heads have {model.config.head_dim} channels: whoever opens it takes "
-            f"{HEAD_DIM} for granted; use to=diffusers or to=wan"
+            f"to=causvid has no place for head_dim={model.config.head_dim}: its readers assume "
+            f"{HEAD_DIM}; use to=diffusers or to=wan"
         )
     with new_file(target) as place:
         torch.save({"generator": {f"model.{name}": tensor for name, tensor in model.read(model.own)}}, place)
@@ -153,7 +153,7 @@ def _write_bundle(target: Path, source: Path, base: Path, model: _Renamed, prese
 
 
 def _check_base(base: Path, config: TransformerConfig) -> None:
-    """Check that a base's other parts are for a transformer of `config`, by what their `config.json` say."""
+    """Check that a base's other parts are for a transformer of `config`, by their `config.json`."""
     for part, names, needed in (
         ("vae", ("latent_channels", "z_dim"), config.in_channels),
         ("text_encoder", ("d_model",), config.text_dim),
@@ -161,4 +161,4 @@ def _check_base(base: Path, config: TransformerConfig) -> None:
         settings = read_json(base / part / "config.json")
         has = next((settings[name] for name in names if name in settings), None)
         if has != needed:
-            raise ValueError(f"base={base}: {part} gives {has} channels, but the transformer takes {needed}")
+            raise ValueError(f"base={base}: {part} has {has} channels, expected the transformer's {needed}")

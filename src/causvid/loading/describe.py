@@ -109,16 +109,16 @@ def _tensor_rows(entries: Iterable[Entry]) -> Iterable[tuple[str, str]]:
 
 
 def _fit_rows(found: Sniffed) -> Iterable[tuple[str, str]]:
-    expected = shapes(found.config)
-    yield "matching", f"{len(found.names) - len(found.mismatch.misshapen)} of {len(expected)} parameters"
-    if found.missing:
-        yield "missing", few(found.missing)
-    for name in found.mismatch.unknown[:4]:
-        guess = nearest(name, found.missing)
+    mismatch, expected = found.mismatch, shapes(found.config)
+    yield "matching", f"{len(found.names) - len(mismatch.misshapen)} of {len(expected)} parameters"
+    if mismatch.missing:
+        yield "missing", few(mismatch.missing)
+    for name in mismatch.unknown[:4]:
+        guess = nearest(name, mismatch.missing)
         yield "unmatched", name + (f", meant to be {guess}?" if guess else "")
-    if len(found.unmatched) > 4:
-        yield "unmatched", f"and {len(found.unmatched) - 4} more"
-    for line in found.mismatch.misshapen[:4]:
+    if len(mismatch.unknown) > 4:
+        yield "unmatched", f"and {len(mismatch.unknown) - 4} more"
+    for line in mismatch.misshapen[:4]:
         yield "of another shape", line
 
 

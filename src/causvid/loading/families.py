@@ -1,4 +1,4 @@
-"""How a model that does not say so itself is meant to generate: told by its name, or by its size."""
+"""How to generate with published weights, which do not say: chosen by their name, or by their size."""
 
 import re
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 from causvid.config import GenerationConfig, TransformerConfig
 from causvid.preset import load_preset, preset_names
 
-# What the names of published students have in them, written without marks, and the preset that each was made for.
+# Parts of the names of published students, without punctuation, and the preset that each was trained for.
 _FAMILIES = {
     "selfforcing": "self-forcing",
     "longlive": "longlive",
@@ -20,13 +20,13 @@ _SIZES = ("wan-1.3b", "wan-14b")
 def choose_generation(
     preset: str | None, *, name: str | Path, config: TransformerConfig, own: GenerationConfig | None = None
 ) -> tuple[str | None, GenerationConfig]:
-    """Choose how to generate, and the preset that says so: the one asked for, of the family, `own`, or of the size.
+    """Choose a preset and its settings: the one asked for, of the family, of the size; or the base's own settings.
 
     Args:
-        name: of the file or folder that the transformer comes from. own: what the rest of its model says, if anything.
+        name: of the file or folder that the transformer comes from. own: the settings of its base, if it has any.
 
     Raises:
-        ValueError: if nothing tells.
+        ValueError: if nothing decides.
     """
     known = preset or _family(name)
     if known is None and own is not None:
@@ -41,9 +41,9 @@ def choose_generation(
 
 
 def _family(name: str | Path) -> str | None:
-    """Return the preset of the family that a name tells, read from its end.
+    """Return the preset of the family that a name belongs to, read from its end.
 
-    Of a path that exists only the last two parts are looked at, since a folder further up may be called anything.
+    Of a path that exists only the last two parts count, since a folder further up may be called anything.
     """
     path = Path(name)
     for part in reversed(path.parts[-2:] if path.exists() else path.parts):

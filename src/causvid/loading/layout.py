@@ -17,7 +17,7 @@ WAN_TRANSFORMER = "diffusion_pytorch_model"
 
 @dataclass(frozen=True)
 class Layout:
-    """A model's folder, and the path of each part in it; whoever reads a part says if it is missing.
+    """A model's folder, and the path of each part in it; they may be missing.
 
     A Wan folder's transformer is the teacher's kind: it sees the whole clip. teacher: a bundle's own, if it has one.
     """
@@ -52,7 +52,7 @@ def find_layout(
         name = Path(str(resources.files("causvid") / "bundles" / BUILT_IN))
     folder = find(name, what="model", files=files, fetch=fetch)
     if not folder.is_dir():
-        raise ValueError(f"model={name} is a file, expected a folder; a transformer alone is given as student={name}")
+        raise ValueError(f"model={name} is a file, expected a folder; a transformer alone is student={name}")
     if (folder / SETTINGS).is_file() or (folder / "text_encoder").is_dir():
         own = (folder / SETTINGS).is_file()
         teacher = folder / "teacher"

@@ -56,7 +56,7 @@ class Lora:
 def read_lora(path: Path) -> Lora:
     """Read a LoRA: peft's files and folders, those of kohya's and ComfyUI's naming, or a .pt with `generator_lora`.
 
-    Alpha is what `.alpha` tensors or an adapter_config.json beside the file say, else the rank of each layer.
+    Alpha is what `.alpha` tensors or an adapter_config.json beside the file state, else the rank of each layer.
 
     Raises:
         ValueError: if the file is missing or damaged, holds no LoRA or another kind of adapter.

@@ -101,7 +101,7 @@ def shapes(config: TransformerConfig) -> dict[str, torch.Size]:
 
 
 def foreign_shape(name: str, shape: torch.Size, config: TransformerConfig, to: Spelling) -> torch.Size:
-    """Return the shape that the other format gives to our parameter `name` of `shape`."""
+    """Return the shape of our parameter `name` of `shape` in the other format."""
     if name == CONVOLUTION and to != "ours":
         return torch.Size((config.dim, config.in_channels, 1, config.patch, config.patch))
     return shape

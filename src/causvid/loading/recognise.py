@@ -1,4 +1,4 @@
-"""What a file of weights is, told by its names alone."""
+"""Recognise what a file of weights is by its names alone."""
 
 import re
 from collections.abc import Iterable
@@ -40,7 +40,7 @@ _LORA = re.compile(r"lora_|.*\.(lora_(A|B|down|up)|lora\.(down|up)|hada_w1_a|lok
 
 
 def recognise(names: Iterable[str]) -> Kind:
-    """Tell what weights of these names, without wrappers' prefixes, are."""
+    """Return what weights of these names, without wrappers' prefixes, are."""
     names = list(names)
     if _any(_LORA, names):
         return Kind("lora", "a LoRA")

@@ -41,7 +41,7 @@ class ModelSpec(Settings):
     )
     preset: Name | None = Field(
         default=None,
-        description="How to generate: a preset's name or .toml file. Default: told by the model's name or size.",
+        description="How to generate: a preset's name or .toml file. Default: by the model's name or size.",
     )
     dtype: Annotated[Precision, BeforeValidator(_as_text)] | None = Field(
         default=None,
@@ -53,7 +53,7 @@ class ModelSpec(Settings):
     )
     teacher: bool = Field(
         default=False,
-        description="Also load the teacher, or the model's own transformer beside a student, for comparison.",
+        description="Also load the teacher, or the model's transformer beside a student, for comparison.",
     )
 
     @model_validator(mode="after")

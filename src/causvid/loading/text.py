@@ -105,6 +105,8 @@ def read_umt5_config(place: Path, checkpoint: Checkpoint | None = None) -> UMT5C
     if not place.is_dir():
         return _infer_config(checkpoint or open_checkpoint(place))
     settings = read_json(place / "config.json")
+    # transformers fetches and runs an attention kernel that a config.json names.
+    settings = {name: value for name, value in settings.items() if "_implementation" not in name}
     try:
         return UMT5Config.from_dict(settings)
     except Exception as error:  # settings of another model make transformers raise anything

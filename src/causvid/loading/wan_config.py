@@ -17,12 +17,12 @@ CONFIG = "config.json"
 class _Format:
     """How a class writes its sizes.
 
-    names: ours → its own. fixed: what else it says, and has to say. unsaid: what it may leave out.
+    names: ours → its. fixed: the other values it has to have. implied: the values of what it may leave out.
     """
 
     names: Mapping[str, str]
     fixed: Mapping[str, Any]
-    unsaid: Mapping[str, Any]
+    implied: Mapping[str, Any]
 
 
 _SHARED = {"layers": "num_layers", "ffn_dim": "ffn_dim", "text_dim": "text_dim", "freq_dim": "freq_dim"}
@@ -42,12 +42,12 @@ _FORMATS = {
             "added_kv_proj_dim": None,
             "pos_embed_seq_len": None,
         },
-        unsaid={},
+        implied={},
     ),
     "WanModel": _Format(
         names={**_SHARED, "heads": "num_heads", "dim": "dim", "in_channels": "in_dim", "out_channels": "out_dim"},
         fixed={"model_type": "t2v", "qk_norm": True, "cross_attn_norm": True},
-        unsaid={"patch_size": [1, 2, 2], "text_dim": 4096, "qk_norm": True, "cross_attn_norm": True},
+        implied={"patch_size": [1, 2, 2], "text_dim": 4096, "qk_norm": True, "cross_attn_norm": True},
     ),
 }
 
@@ -77,7 +77,7 @@ def read_config(folder: Path) -> TransformerConfig | None:
     if format is None:
         return None
     try:
-        return _parse({**format.unsaid, **settings}, format)
+        return _parse({**format.implied, **settings}, format)
     except ValueError as error:
         reason = one_line(error) if isinstance(error, ValidationError) else error
         raise ValueError(f"{file}: {reason}") from None
@@ -88,8 +88,9 @@ def _write(config: TransformerConfig, name: str, **unread: int) -> dict[str, Any
     format = _FORMATS[name]
     sizes = {theirs: getattr(config, ours) for ours, theirs in format.names.items()}
     sizes |= {"eps": config.eps, "patch_size": [1, config.patch, config.patch], **unread}
-    said = {"_class_name": name, **format.fixed, **sizes}
-    return {key: said[key] for key in sorted(said) if key not in format.unsaid or said[key] != format.unsaid[key]}
+    stated = {"_class_name": name, **format.fixed, **sizes}
+    implied = {key for key, value in format.implied.items() if stated[key] == value}
+    return {key: stated[key] for key in sorted(stated) if key not in implied}
 
 
 def _parse(settings: Mapping[str, Any], format: _Format) -> TransformerConfig:

@@ -1,4 +1,4 @@
-"""Readers of the transformer from every published format: which one a file is in is told by its names and shapes."""
+"""Read the transformer from every published format, recognised by names and shapes."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -46,8 +46,7 @@ class Sniffed:
 
     layout: whose names it has; "causvid" is Wan's original within a section, as training code saves it.
     names: our name → the file's. scales: our name → the file's name of the factor of 8-bit weights.
-    dtype: of most values. unmatched: the file's names that no parameter has. mismatch: what does not fit `config`, in
-    the layout's names.
+    dtype: of most values. mismatch: what does not fit `config`, in the layout's names.
     """
 
     layout: Layout
@@ -55,14 +54,8 @@ class Sniffed:
     names: Mapping[str, str]
     config: TransformerConfig
     dtype: torch.dtype
-    unmatched: tuple[str, ...]
     mismatch: Mismatch
     scales: Mapping[str, str]
-
-    @property
-    def missing(self) -> tuple[str, ...]:
-        """Return the parameters that the file lacks, in the layout's names."""
-        return self.mismatch.missing
 
     @property
     def spelling(self) -> Spelling:
@@ -146,7 +139,7 @@ def sniff(checkpoint: Checkpoint, *, section: str | None = None) -> Sniffed:
     heads then have 128 channels.
 
     Raises:
-        ValueError: if it holds no Wan transformer, one of another architecture, or sizes cannot be told.
+        ValueError: if it holds no Wan transformer, one of another architecture, or its sizes are ambiguous.
     """
     section = choose_section(checkpoint, section)
     entries = checkpoint.sections[section]
@@ -180,7 +173,6 @@ def sniff(checkpoint: Checkpoint, *, section: str | None = None) -> Sniffed:
         names=names,
         config=config,
         dtype=_most_common(found),
-        unmatched=tuple(raw[name] for name in mismatch.unknown),
         mismatch=mismatch,
         scales={name: raw[scales[theirs]] for name in names if (theirs := foreign_name(name, spelling)) in scales},
     )
@@ -200,7 +192,7 @@ def choose_section(checkpoint: Checkpoint, section: str | None) -> str:
         return section
     choice = next((name for name in SECTIONS if name in there), there[0] if len(there) == 1 else None)
     if choice is None:
-        raise ValueError(f"{checkpoint.path} has the sections {known}: say which with section=")
+        raise ValueError(f"{checkpoint.path} has the sections {known}: choose one with section=")
     return choice
 
 
@@ -250,7 +242,7 @@ def _check_factors(checkpoint: Checkpoint, entries: Mapping[str, Entry], factors
 def _infer_config(checkpoint: Checkpoint, sizes: Mapping[str, torch.Size], spelling: Spelling) -> TransformerConfig:
     def shape(name: str) -> torch.Size:
         if name not in sizes:
-            raise ValueError(f"{checkpoint.path}: {foreign_name(name, spelling)} is missing: sizes cannot be told")
+            raise ValueError(f"{checkpoint.path}: {foreign_name(name, spelling)} is missing: its sizes are unknown")
         return sizes[name]
 
     patches = shape(CONVOLUTION)
@@ -264,7 +256,7 @@ def _infer_config(checkpoint: Checkpoint, sizes: Mapping[str, torch.Size], spell
     dim, channels, _, patch, _ = patches
     if dim % HEAD_DIM:
         raise ValueError(
-            f"{checkpoint.path}: dim={dim} is no multiple of {HEAD_DIM}, so the number of heads cannot be told: "
+            f"{checkpoint.path}: dim={dim} is no multiple of {HEAD_DIM}, so the number of heads is ambiguous: "
             f"put the model's {CONFIG} beside it"
         )
     return TransformerConfig(
@@ -284,8 +276,8 @@ def _refuse_variants(checkpoint: Checkpoint, config: TransformerConfig) -> None:
     """Refuse models whose names are those of a text-to-video transformer and whose sizes are not."""
     if config.in_channels != config.out_channels:
         raise ValueError(
-            f"{checkpoint.path} takes {config.in_channels} channels and gives {config.out_channels}, expected as many: "
-            "it is image-conditioned Wan, another architecture"
+            f"{checkpoint.path} takes {config.in_channels} channels and returns {config.out_channels}, expected as "
+            "many: it is image-conditioned Wan, another architecture"
         )
     if (config.dim, config.in_channels) == (3072, 48):
         raise ValueError(

@@ -55,17 +55,20 @@ def _check_shape(x: torch.Tensor, *, channels: int) -> None:
 
 @dataclass(frozen=True)
 class AutoencoderState:
-    """Where a stream of pixels or latents stands: what the next piece has to know of all earlier ones.
+    """The state of a stream of pixels or latents: what the next piece depends on of all earlier ones.
 
     A value: reading it changes nothing, so a stream can be continued twice from the same state. `None` in its place
-    starts a stream. An empty tensor stands for a layer that has met the stream but has nothing to remember yet.
+    starts a stream. An empty tensor stands for a layer that the stream has reached but that keeps nothing yet.
     """
 
     memories: tuple[torch.Tensor, ...]
 
 
 class Autoencoder(Protocol):
-    """A causal video autoencoder of pixels `[B, T, 3, H, W]` in [0, 1] and latents `[B, F, C, h, w]`."""
+    """A causal video autoencoder of pixels `[B, T, 3, H, W]` in [0, 1] and latents `[B, F, C, h, w]`.
+
+    Every method raises a `ValueError` where a size does not fit.
+    """
 
     @property
     def latent_channels(self) -> int:
@@ -84,9 +87,15 @@ class Autoencoder(Protocol):
     def encode_chunk(
         self, pixels: torch.Tensor, state: AutoencoderState | None
     ) -> tuple[torch.Tensor, AutoencoderState]:
-        """Encode the next frames of a stream: 1 + 4k of them if `state` is None, else 4k."""
+        """Encode the next frames of a stream, and return the state for the next call.
+
+        `pixels` is `[B, 1 + 4k, 3, H, W]` if `state` is None, which starts a stream, else `[B, 4k, 3, H, W]`.
+        """
 
     def decode_chunk(
         self, latent: torch.Tensor, state: AutoencoderState | None
     ) -> tuple[torch.Tensor, AutoencoderState]:
-        """Decode the next latent frames of a stream: F of them give 4F pixel frames, 3 fewer if `state` is None."""
+        """Decode the next latent frames of a stream, and return the state for the next call.
+
+        F latent frames become 4F pixel frames, 3 fewer if `state` is None, which starts a stream.
+        """

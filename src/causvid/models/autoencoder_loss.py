@@ -9,7 +9,7 @@ from causvid.models.tiny_autoencoder import TinyAutoencoder
 SQUARE_WEIGHT = 3.0
 MOMENT_WEIGHT = 0.1
 ENERGY_PATCH, ENERGY_STRIDE = 8, 4
-"""Pixels: size of the squares over which the energy of motion is compared, and how far apart they begin."""
+"""Pixels: size of the squares over which the energy of motion is compared, and the stride between them."""
 
 
 def autoencoder_loss(
@@ -26,17 +26,17 @@ def autoencoder_loss(
     The loss is L1 plus squared error on pixels, plus `edges` times the L1 error of their differences along height,
     width and time, plus `motion` times the squared error of their differences in time, plus the divergence of every
     latent channel's moments over the batch from a standard normal's. The latent is decoded after adding Gaussian noise
-    whose deviation is drawn for each clip from [0, noise]: neighbouring latents then decode to similar pixels, so the
-    small errors of a generated latent stay small in the video.
+    whose deviation is drawn for each clip from [0, noise], so that small errors of a generated latent stay small in the
+    video.
 
-    The term of the edges keeps outlines and motion crisp, but rewards flat grey as long as the picture is poor: raise
-    its weight from 0 once colours and shapes are there. The term of the motion, being squared, prefers four small steps
-    to three frames that stand still and a jump where the next latent begins, which costs the other terms no more.
+    `edges` keeps outlines crisp, but rewards flat grey as long as the picture is poor: raise its weight from 0 once
+    colours and shapes are there. `motion`, being squared, prefers four small steps to three frames that stand still and
+    a jump where the next latent starts.
 
     Args:
         autoencoder: the model in training.
         pixels: `[B, 1 + 4k, 3, H, W]` in [0, 1].
-        noise: largest deviation of the perturbation, in units of the latent's own; 0 for an evaluation.
+        noise: largest deviation of the perturbation, in units of the latent's; 0 for an evaluation.
         edges: weight of the error of differences.
         motion: weight of the squared error of differences in time.
         generator: source of the noise, on any device.
@@ -71,9 +71,8 @@ def reconstruction_loss(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Measure how far decoded clips are from the clips, `[B, T, 3, H, W]` both: the pixel terms of `autoencoder_loss`.
 
-    And, times `energy`, the L1 error of the motion's energy (see `motion_energy`). All other terms are content with the
-    caution of a mean: a decoder that is unsure where things go blurs them, and they hardly move. This one asks for as
-    much motion as there is, wherever it goes, and for none where all stands still.
+    And, times `energy`, the L1 error of the motion's energy (see `motion_energy`): under the other terms a decoder that
+    is unsure where things move blurs them, and they hardly move; this one asks for as much motion as there is.
 
     Returns the scalar loss, and `l1`, `edges`, `motion`, `energy` and `psnr` detached.
     """

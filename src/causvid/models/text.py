@@ -18,7 +18,7 @@ from causvid.seeding import lend_seed
 
 PAD, END, UNKNOWN = "<pad>", "</s>", "<unk>"
 WAN_TOKENS = 512
-"""Length of a prompt of Wan's, for tokenizers that name no length of their own."""
+"""Length of a prompt of Wan's, for tokenizers that name none."""
 
 
 def train_tokenizer(captions: Iterable[str]) -> PreTrainedTokenizerFast:
@@ -48,7 +48,7 @@ def train_tokenizer(captions: Iterable[str]) -> PreTrainedTokenizerFast:
 
 
 def clean_prompt(prompt: str) -> str:
-    """Mend wrongly decoded characters, resolve HTML entities and join white space, as Wan does before tokenising."""
+    """Repair wrongly decoded characters, resolve HTML entities and join white space, as Wan does before tokenising."""
     import ftfy
 
     return " ".join(html.unescape(html.unescape(ftfy.fix_text(prompt))).split())
@@ -92,7 +92,7 @@ class TextEncoder(nn.Module):
     def create(
         cls, config: TextConfig, tokenizer: PreTrainedTokenizerBase, *, generator: torch.Generator
     ) -> "TextEncoder":
-        """Make an untrained encoder for a tokenizer's vocabulary, with transformers' own starting weights.
+        """Make an untrained encoder for a tokenizer's vocabulary, initialised as transformers does.
 
         The embedding of `<unk>` starts at zero and, since training captions hold no unknown word, stays there: such a
         word is a blank rather than a random one.

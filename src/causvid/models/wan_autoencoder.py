@@ -1,4 +1,4 @@
-"""Wan 2.1's own autoencoder: diffusers' `AutoencoderKLWan` with a stream's state as a value.
+"""Wan 2.1's autoencoder: diffusers' `AutoencoderKLWan` with a stream's state as a value.
 
 Legend: B batch, T pixel frames, F latent frames, C latent channels, H W pixels, h w latent positions.
 
@@ -52,38 +52,19 @@ class WanAutoencoder(nn.Module):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Let the moments follow the module to a device but, unlike a buffer, stay in fp32."""
         self._mean, self._std = (moment.to(fn(moment).device) for moment in (self._mean, self._std))
-        super()._apply(fn, recurse)
+        nn.Module._apply(self, fn, recurse)
         return self
 
     def encode(self, pixels: Tensor) -> Tensor:
-        """Turn a clip `[B, 1 + 4k, 3, H, W]` in [0, 1] into its latent `[B, 1 + k, C, h, w]`.
-
-        Raises:
-            ValueError: if a size does not fit.
-        """
+        """Turn a clip `[B, 1 + 4k, 3, H, W]` in [0, 1] into its latent `[B, 1 + k, C, h, w]`."""
         return self.encode_chunk(pixels, None)[0]
 
     def decode(self, latent: Tensor) -> Tensor:
-        """Turn a latent `[B, F, C, h, w]` into pixels `[B, 1 + 4 (F - 1), 3, H, W]` in [0, 1].
-
-        Raises:
-            ValueError: if a size does not fit.
-        """
+        """Turn a latent `[B, F, C, h, w]` into pixels `[B, 1 + 4 (F - 1), 3, H, W]` in [0, 1]."""
         return self.decode_chunk(latent, None)[0]
 
     def encode_chunk(self, pixels: Tensor, state: AutoencoderState | None) -> tuple[Tensor, AutoencoderState]:
-        """Encode the next frames of a stream.
-
-        Args:
-            pixels: `[B, 1 + 4k, 3, H, W]` in [0, 1] if `state` is None, else `[B, 4k, 3, H, W]`.
-            state: what the previous call returned; None starts a stream.
-
-        Returns:
-            The latent of these frames and the state for the next call.
-
-        Raises:
-            ValueError: if a size does not fit.
-        """
+        """Encode the next frames of a stream, as `Autoencoder.encode_chunk` has it."""
         check_pixels(pixels, self.spatial_factor, start=state is None)
         x = (2 * pixels.float() - 1).to(self.vae.dtype)
         sizes = ([1] if state is None else []) + [TIME_FACTOR] * (x.shape[1] // TIME_FACTOR)
@@ -92,18 +73,7 @@ class WanAutoencoder(nn.Module):
         return ((mean.float() - self._mean) / self._std).to(pixels.dtype), state
 
     def decode_chunk(self, latent: Tensor, state: AutoencoderState | None) -> tuple[Tensor, AutoencoderState]:
-        """Decode the next latent frames of a stream, one at a time: memory does not grow with the chunk.
-
-        Args:
-            latent: `[B, F, C, h, w]`, F at least 1.
-            state: what the previous call returned; None starts a stream.
-
-        Returns:
-            Pixels `[B, 4 F, 3, H, W]` in [0, 1] (4 F - 3 frames if `state` is None) and the state for the next call.
-
-        Raises:
-            ValueError: if a size does not fit.
-        """
+        """Decode the next latent frames of a stream, one at a time: memory does not grow with the chunk."""
         check_latent(latent, self.latent_channels)
         x = (latent.float() * self._std + self._mean).to(self.vae.dtype)
         x = self.vae.post_quant_conv(x.transpose(1, 2)).transpose(1, 2)

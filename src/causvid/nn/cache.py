@@ -115,7 +115,7 @@ class KVCache:
     def room(self, frames: int) -> Room:
         """Return what a pass over the next `frames` frames attends to."""
         tokens, filled = self.tokens_per_frame, self.filled
-        self._grow((filled + frames) * tokens)
+        self._grow((self.sink + self.window + frames) * tokens)
         stop = slice(0, (filled + frames) * tokens)
         mask = None
         if any(len(row.slots) != filled for row in self.rows):

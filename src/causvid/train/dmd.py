@@ -48,12 +48,8 @@ def dmd_stage(preset: Preset, run: Run) -> Stage:
     embeddings, null = (embed_captions(text, prompts, run.device) for prompts in (dataset.captions, [""]))
     student, teacher, critic = roles.student(config.start), roles.teacher(), roles.critic()
     average = Ema(student, config.ema)
-    visibility, layout, score_visibility = (
-        student_visibility(preset),
-        student_layout(preset),
-        teacher_visibility(preset),
-    )
-    few = student_sigmas(preset)
+    visibility, layout = student_visibility(preset), student_layout(preset)
+    score_visibility, few = teacher_visibility(preset), student_sigmas(preset)
     levels = torch.tensor(few, device=run.device)
     shared: dict[int, Sample] = {}
 

@@ -16,16 +16,16 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from causvid import cli
-from causvid.cli import variations
-from causvid.cli.options import Parts
+from causvid.cli import output, variations
 from causvid.config import GenerationConfig
 from causvid.engine.latents import load_latents, save_latents
 from causvid.loading import families
 from causvid.loading.names import to_foreign
+from causvid.loading.spec import ModelSpec
 from causvid.loading.wan_config import to_wan_config
 from causvid.media import VideoWriter, read_video
 from causvid.pipeline import Pipeline
-from causvid.timeline import PARTS, Timeline
+from causvid.timeline import Timeline
 
 SWAN, MAMMOTH = "a red swan over the snow", "a blue mammoth"
 FPS = 8
@@ -56,7 +56,7 @@ def model(small: Pipeline, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small: Pipeline) -> Path:
     """A folder with a video, a picture, a script and latents, in which commands run; the model is there already."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(Parts, "load", lambda parts: small)
+    monkeypatch.setattr(output, "load_pipeline", lambda spec, device: small)
     Image.new("RGB", (96, 64), "red").save("it.png")
     with VideoWriter("in.mp4", fps=FPS, height=32, width=48) as writer:
         writer.write(np.random.default_rng(0).integers(0, 256, (14, 32, 48, 3), np.uint8))
@@ -208,7 +208,7 @@ TIMELINES = {
     [
         ("generate x -o a.mp4 --image absent.png", "absent.png does not exist"),
         ("generate x -o a.mp4 --image in.mp4", "in.mp4 is not an image"),
-        ("generate x -o a.mp4 --seconds -1", "seconds=-1: Input should be greater than 0"),
+        ("generate x -o a.mp4 --seconds -1", "seconds=-1.0: Input should be greater than 0"),
         ("generate x -o a.mp4 --seconds 1e9", "seconds=1e+09 is not above 0 and at most 60"),
         ("generate x -o a.mp4 --seconds nan", "seconds=nan: Input should be a finite number"),
         ("generate x -o a.mp4 --seed -1", "seed=-1: Input"),
@@ -216,28 +216,28 @@ TIMELINES = {
         ("generate x -o a.mp4 --save-timeline a.yaml", "has suffix '.yaml', expected .toml or .json"),
         ("generate x -o a.mp4 --latents a.pt", "latents=a.pt has suffix '.pt', expected .safetensors"),
         ("generate x -o a.mp4 --latents far/a.safetensors", "the folder of far/a.safetensors does not exist"),
-        ("generate x -o a.mp4 --teacher --image it.png", "image cannot be used with mode='teacher'"),
+        ("generate x -o a.mp4 --teacher --image it.png", "image cannot be used with --teacher"),
         ("generate x -o a.mp4 --teacher --latents a.safetensors", "cannot be used with --teacher"),
         ("generate x -o a.mp4 --variations 0", "--variations"),
         ("generate x -o a.png --variations 2", "variations are files such as .mp4"),
         ("generate x -o a.mp4 --variations 2 --latents a.safetensors", "are kept of one video"),
         ("extend absent.mp4 x -o a.mp4", "absent.mp4 does not exist"),
-        ("extend it.png x -o a.mp4 --seconds 0", "seconds=0: Input"),
+        ("extend it.png x -o a.mp4 --seconds 0", "seconds=0.0: Input"),
         ("extend webcam x -o a.mp4", "is a camera, which has no end"),
         ("extend text.safetensors x -o a.mp4", "text.safetensors holds no latents of a run"),
         ("extend in.mp4  -o a.mp4", "prompt"),
         ("translate absent.mp4 x -o a.mp4", "absent.mp4 does not exist"),
         ("translate bad.json x -o a.mp4", "bad.json is damaged or not a video"),
         ("translate webcam:99 x -o a.mp4", "no camera can be opened at /dev/video99"),
-        ("translate in.mp4 x -o a.mp4 --strength 0", "strength=0: Input"),
-        ("translate in.mp4 x -o a.mp4 --strength 2", "strength=2: Input"),
+        ("translate in.mp4 x -o a.mp4 --strength 0", "strength=0.0: Input"),
+        ("translate in.mp4 x -o a.mp4 --strength 2", "strength=2.0: Input"),
         ("play absent.toml -o a.mp4", "absent.toml cannot be read: No such file"),
         ("play in.mp4 -o a.mp4", "has suffix '.mp4', expected .toml or .json"),
         ("play bad.json -o a.mp4", "bad.json is not JSON"),
         ("play late.toml -o a.mp4", "shots.1.at=9 is past the end, seconds=3"),
         ("play weak.toml -o a.mp4", "weak.toml: lora_strength=0.5 needs a LoRA: give lora"),
         ("play empty.toml -o a.mp4", "shots.1: prompt='' is empty"),
-        ("play cut.toml -o a.mp4 --latents a.safetensors", "begins anew with an image"),
+        ("play cut.toml -o a.mp4 --latents a.safetensors", "starts anew with an image"),
         ("decode absent.safetensors -o a.mp4", "absent.safetensors is missing"),
         ("decode text.safetensors -o a.mp4", "text.safetensors holds no latents of a run"),
         ("decode text.safetensors -o a.avi", "unknown suffix '.avi'"),
@@ -295,7 +295,7 @@ def test_a_script_alone_makes_a_run_with_other_parts_again_bit_for_bit(
     kept = ("--seconds", 2, "--save-timeline", "a.toml", "--latents", "a.safetensors")
     assert run("generate", SWAN, "-o", "a.mp4", "--model", model, *given, "--device", "cpu", *kept) == 0
     written = tomllib.loads(Path("a.toml").read_text())
-    assert {name: written[name] for name in PARTS if name in written} == {
+    assert {name: written[name] for name in ModelSpec.model_fields if name in written} == {
         "model": str(model),
         "student": "causvid/student.pt",
         "lora": "causvid/lora.safetensors",
