@@ -1,4 +1,4 @@
-"""A session that went to disk continues in another process as if it had never stopped; nothing else is taken for one."""
+"""A session that went to disk continues in another process as unbroken; nothing else is taken for one."""
 
 import json
 import pickle

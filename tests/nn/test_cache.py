@@ -155,7 +155,7 @@ def test_a_chunk_larger_than_the_tail_grows_it_and_keeps_the_rest() -> None:
         commit(cache, keys, values, start, stop)
         commit(roomy, keys, values, start, stop)
         assert equal(read(cache), read(roomy))
-    assert cache.keys.shape[2] == 9 * TOKENS and roomy.keys.shape[2] == 10 * TOKENS
+    assert cache.keys.shape == roomy.keys.shape
 
 
 def test_the_sink_is_never_evicted() -> None:
