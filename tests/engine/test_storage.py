@@ -65,7 +65,8 @@ def begin(pipeline: Pipeline, case: str, folder: Path) -> Stream:
     elif case == "rewind":
         options = {"rewind_seconds": 3.0}
     stream = pipeline.stream(SWAN, **{"seconds": 12, "seed": 3, **options})
-    take(stream, 0 if case == "unstarted" else 2) if case != "unstarted" else None
+    for _ in range(0 if case == "unstarted" else 2):
+        next(stream)
     if case == "blend":
         stream.set_prompt(MAMMOTH, "blend", chunks=4)
         next(stream)

@@ -46,6 +46,10 @@ def compiled(model: Transformer, backend: Callable[..., object] | str) -> Transf
     return model
 
 
+def both(backend: str) -> tuple[Transformer, Transformer]:
+    return new_model(), compiled(new_model(), backend)
+
+
 @torch.inference_mode()
 def generate(model: Transformer, *, chunks: int, batch: int = 1, window: int = 4, sink: int = 1) -> Iterator[Tensor]:
     text = model.encode_text(noise(batch, 3, 6, seed=1))
@@ -72,10 +76,6 @@ def test_one_graph_serves_ten_chunks_of_a_full_window() -> None:
 def test_a_compiled_transformer_is_the_plain_one() -> None:
     plain, fast = (torch.cat(list(generate(m, chunks=6, batch=2)), dim=1) for m in both("aot_eager"))
     torch.testing.assert_close(fast, plain, rtol=1e-5, atol=1e-5)
-
-
-def both(backend: str) -> tuple[Transformer, Transformer]:
-    return new_model(), compiled(new_model(), backend)
 
 
 def test_gradients_of_a_compiled_transformer_are_those_of_the_plain_one() -> None:
