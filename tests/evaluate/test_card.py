@@ -9,11 +9,9 @@ import torch
 from safetensors.torch import save_file
 
 import causvid
-from causvid.evaluate.adherence import Adherence, Tally
+from causvid.evaluate.adherence import Adherence, Drift, Tally
 from causvid.evaluate.card import render_card, write_card
-from causvid.evaluate.drift import Drift
-from causvid.evaluate.report import EvaluationReport, Measurement, targets
-from causvid.evaluate.speed import Speed
+from causvid.evaluate.report import EvaluationReport, Measurement, Speed, targets
 from causvid.evaluate.videos import Maker
 from causvid.loading.bundle import REPORT
 

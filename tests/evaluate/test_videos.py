@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from causvid.evaluate import videos
-from causvid.evaluate.prompts import Prompt, read_prompts
-from causvid.evaluate.videos import MANIFEST, Manifest, make_videos, read_videos
+from causvid.evaluate.videos import MANIFEST, Manifest, Prompt, make_videos, read_prompts, read_videos
 from causvid.pipeline import Pipeline
 
 ASKED = [Prompt(text=text) for text in ("a red swan", "a blue mammoth", "a swan over the snow")]

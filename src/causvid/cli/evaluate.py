@@ -40,8 +40,7 @@ def videos(
 ) -> None:
     """Make videos of held-out or other prompts into a folder, without loss, to be judged."""
     from causvid.evaluate.judge import load_judge
-    from causvid.evaluate.prompts import held_out, read_prompts
-    from causvid.evaluate.videos import make_videos
+    from causvid.evaluate.videos import held_out, make_videos, read_prompts
 
     asked = None if file is None else read_prompts(file)[:prompts]
     pipeline = load_pipeline(model, device)

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,8 +10,7 @@ from safetensors import safe_open
 
 from causvid.config import GenerationConfig
 from causvid.evaluate.adherence import Tally
-from causvid.evaluate.markdown import share, table, target_section
-from causvid.evaluate.report import EvaluationReport, targets
+from causvid.evaluate.report import EvaluationReport, Target, targets
 from causvid.loading.bundle import CARD, REPORT, SAMPLES, read_settings, words_command
 
 if TYPE_CHECKING:
@@ -86,6 +85,26 @@ def render_card(bundle_path: str | Path, report: EvaluationReport) -> str:
         _limits(report, provenance, own),
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def target_section(targets: Sequence[Target]) -> str:
+    """List targets, those that are not reached in bold."""
+    missed = [target for target in targets if not target.reached]
+    summary = "Every target is reached." if not missed else f"{len(missed)} of {len(targets)} targets are NOT reached."
+    rows = [[target.wanted, target.measured, "reached" if target.reached else "**NOT reached**"] for target in targets]
+    return f"## Targets\n\n{summary}\n\n" + table(["target", "measured", ""], rows)
+
+
+def table(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """Write a table."""
+    head = list(columns)
+    lines = [head, ["---"] * len(head), *(list(row) for row in rows)]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def share(tally: Tally | None) -> str:
+    """Write a fraction with its counts; a dash where nothing was counted."""
+    return f"{tally.accuracy:.1%} ({tally.correct}/{tally.count})" if tally is not None and tally.count else "–"
 
 
 def _sizes(folder: Path) -> str:
