@@ -27,8 +27,7 @@ from causvid.evaluate.videos import Maker, Manifest, Prompt, held_out, make_vide
 from causvid.preset import Preset, load_preset
 from causvid.recipe import required
 from causvid.train.export import export_bundle, provenance
-from causvid.train.order import RESULTS
-from causvid.train.run import Run, deadline_in
+from causvid.train.run import RESULTS, Run, deadline_in
 from causvid.train.stages import BUNDLE, run_in_turn
 
 FOLDER = "ablations"

@@ -13,7 +13,7 @@ from causvid.engine.rollout import rollout
 from causvid.flow import add_noise, velocity_target
 from causvid.models.transformer import Transformer
 from causvid.preset import load_preset
-from causvid.train.optimizer import autocast
+from causvid.train.objective import autocast
 from causvid.train.roles import compile_blocks
 
 BARE = """

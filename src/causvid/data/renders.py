@@ -23,22 +23,15 @@ def world_of(preset: Preset) -> World:
     return World.preset(preset.world)
 
 
-def render_scenes(
-    preset: Preset, scenes: Sequence[Scene], *, frames: int, device: torch.device, start: int = 0
-) -> Tensor:
-    """Render scenes at the preset's size and frame rate: `[B, T, 3, H, W]` in [0, 1]."""
-    g = preset.generation
-    return render(scenes, frames=frames, height=g.height, width=g.width, fps=g.fps, start=start, device=device)
-
-
 def render_batch(
     preset: Preset, batch: int, *, frames: int, generator: torch.Generator, device: torch.device
 ) -> tuple[Tensor, list[Scene]]:
-    """Draw training scenes and render `frames` pixel frames of each."""
+    """Draw training scenes; render `frames` pixel frames of each, `[B, T, 3, H, W]` in [0, 1], at the preset's size."""
     world = world_of(preset)
     seeds = torch.randint(2**31, (batch,), generator=generator, device=generator.device).tolist()
     scenes = [sample_scene(world, seed, split="train") for seed in seeds]
-    return render_scenes(preset, scenes, frames=frames, device=device), scenes
+    g = preset.generation
+    return render(scenes, frames=frames, height=g.height, width=g.width, fps=g.fps, device=device), scenes
 
 
 def render_pool(
@@ -83,9 +76,9 @@ def clip_batches(
     return draw
 
 
-def captions_of(scenes: Sequence[Scene], seeds: Sequence[int], *, terse: bool = False) -> list[str]:
-    """Return one caption a scene, its phrasing chosen by the seed."""
-    return [caption(scene, seed, terse=terse) for scene, seed in zip(scenes, seeds, strict=True)]
+def captions_of(scenes: Sequence[Scene]) -> list[str]:
+    """Return one caption a scene, its phrasing chosen by the scene's seed."""
+    return [caption(scene, scene.seed) for scene in scenes]
 
 
 def held_out_prompts(preset: Preset, count: int) -> list[str]:

@@ -82,9 +82,3 @@ class Shards:
         paths = [self.path(n) for n in range(self.count)]
         tensors = [load_tensors(path, made_by=self.folder.name)[name] for path in paths]
         return torch.cat(tensors).to(device), [caption for path in paths for caption in load_captions(path)]
-
-
-def number(captions: Sequence[str]) -> tuple[list[str], list[int]]:
-    """Return the distinct captions in order, and for each of `captions` its place among them."""
-    places = {caption: place for place, caption in enumerate(dict.fromkeys(captions))}
-    return list(places), [places[caption] for caption in captions]

@@ -16,10 +16,9 @@ from causvid.loading.assemble import load_bundle
 from causvid.loading.bundle import REPORT, read_settings, save_bundle
 from causvid.loading.layout import find_layout
 from causvid.preset import Preset
-from causvid.train.metrics import last_row
-from causvid.train.order import ORDER
+from causvid.train.checkpoint import last_row
 from causvid.train.roles import Roles
-from causvid.train.run import Run
+from causvid.train.run import ORDER, Run
 
 OF_THE_STUDENT = {"pairs", "ode", "dmd"}
 """Stages whose work is in no other weights than the student's."""
@@ -50,7 +49,7 @@ def export_bundle(
         ValueError: naming the stage whose result is missing.
     """
     roles = Roles(preset, run)
-    transformer, autoencoder, text_encoder = roles.student(student), roles.autoencoder(), roles.text_encoder()
+    transformer, autoencoder, text_encoder = roles.transformer(student), roles.autoencoder(), roles.text_encoder()
     measured = _measured(folder, preset.generation, transformer, autoencoder, text_encoder)
     save_bundle(
         folder,

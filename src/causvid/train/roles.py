@@ -4,12 +4,13 @@ A part is what a stage of the run trained or, where the recipe has no such stage
 """
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from causvid.data.dataset import Dataset
 from causvid.data.latent_folder import LatentFolder
@@ -29,10 +30,10 @@ from causvid.nn.chunks import chunk_layout
 from causvid.nn.visibility import FULL, Visibility
 from causvid.preset import Preset
 from causvid.seeding import lend_seed, step_generator
-from causvid.train.order import RESULTS, needed
-from causvid.train.run import Run, load_weights, save_weights
+from causvid.train.run import RESULTS, Run, copy_weights, load_weights, needed, save_weights
 
 WAN_SPATIAL_FACTOR = 8
+EMBEDDED_TOGETHER = 512
 
 
 def student_visibility(preset: Preset) -> Visibility:
@@ -77,6 +78,18 @@ def compile_blocks(model: Transformer) -> None:
         block.compile(dynamic=False)
 
 
+def token_mask(ids: Tensor) -> Tensor:
+    """Return which ids `[B, M]` are real tokens; 0 is padding."""
+    return ids != 0
+
+
+@torch.no_grad()
+def embed_captions(text: TextEncoder, captions: Sequence[str], device: torch.device) -> Tensor:
+    """Embed captions in batches: fp32 `[captions, tokens, D]`."""
+    parts = text.tokens(captions)[0].to(device).split(EMBEDDED_TOGETHER)
+    return torch.cat([text(part, token_mask(part)) for part in parts])
+
+
 @dataclass(frozen=True)
 class Roles:
     """The parts of one run, each made or loaded on its device when it is asked for.
@@ -114,15 +127,16 @@ class Roles:
 
     def teacher(self) -> Transformer:
         """Return the trained teacher, frozen."""
-        return self._trained("teacher").eval().requires_grad_(False)
+        return self.transformer("teacher").eval().requires_grad_(False)
 
-    def critic(self) -> Transformer:
-        """Return a critic to train, which begins as the teacher."""
-        return self._trained("teacher")
-
-    def student(self, trained_by: str) -> Transformer:
-        """Return a student as a stage left it; with the teacher's weights if that is stage `teacher`."""
-        return self._trained(trained_by)
+    def transformer(self, trained_by: str) -> Transformer:
+        """Return teacher or student as a stage left it, to be trained: as student or critic."""
+        model = Transformer(self.preset.transformer)
+        if trained_by == "teacher" and self._base_of(trained_by) is not None:
+            self._copy_base(self._base_teacher(), model)
+        else:
+            load_weights(model, self.run.result(trained_by), made_by=trained_by)
+        return self._place(model)
 
     def new_autoencoder(self) -> TinyAutoencoder:
         """Make an autoencoder to train: untrained, or with the weights of `start`."""
@@ -134,12 +148,12 @@ class Roles:
 
     def autoencoder(self, *, decoder: bool = True) -> TinyAutoencoder | WanAutoencoder:
         """Return the autoencoder, frozen; with `decoder` as stage `decoder` left it, if that has run."""
-        stage = "decoder" if decoder and self._path("decoder").is_file() else "autoencoder"
+        stage = "decoder" if decoder and self.run.result("decoder").is_file() else "autoencoder"
         base = self._base_of(stage)
         model: TinyAutoencoder | WanAutoencoder
         if base is None:
             model = TinyAutoencoder(self.preset.autoencoder_sizes)
-            load_weights(model, self._path(stage), made_by=stage)
+            load_weights(model, self.run.result(stage), made_by=stage)
         else:
             model = copy.deepcopy(base.autoencoder)
         model = model.to(self.run.device).eval().requires_grad_(False)
@@ -183,34 +197,23 @@ class Roles:
 
     def save_teacher(self, teacher: Transformer, text: TextEncoder) -> None:
         """Write a trained teacher and its text encoder."""
-        save_weights(teacher, self._path("teacher"))
+        save_weights(teacher, self.run.result("teacher"))
         with new_folder(self.run.folder / RESULTS["teacher"][1]) as place:
             save_text_encoder(text, place, place / "tokenizer", dtype=torch.float32)
 
     def classifier(self) -> Path | None:
         """Return the folder of the attribute classifier, if there is one."""
-        if self._path("classifier").is_dir():
-            return self._path("classifier")
+        if self.run.result("classifier").is_dir():
+            return self.run.result("classifier")
         return None if self.base is None else self.base.classifier
-
-    def _path(self, stage: str) -> Path:
-        return self.run.folder / RESULTS[stage][0]
 
     def _base_of(self, stage: str) -> Bundle | None:
         """Return the model that has the result of a stage which this run does not train, None if it does."""
-        if self._path(stage).exists() or stage in needed(self.preset):
+        if self.run.result(stage).exists() or stage in needed(self.preset):
             return None
         if self.base is None:
             raise ValueError(f"preset={self.preset.name} does not train stage {stage}: set start to a model that has")
         return self.base
-
-    def _trained(self, stage: str) -> Transformer:
-        model = Transformer(self.preset.transformer)
-        if stage == "teacher" and self._base_of(stage) is not None:
-            self._copy_base(self._base_teacher(), model)
-        else:
-            load_weights(model, self._path(stage), made_by=stage)
-        return self._place(model)
 
     def _place(self, model: Transformer) -> Transformer:
         model.to(self.run.device)
@@ -224,11 +227,7 @@ class Roles:
         return self.base.teacher
 
     def _copy_base(self, source: nn.Module, model: nn.Module) -> None:
-        try:
-            model.load_state_dict(source.state_dict())
-        except RuntimeError as error:
-            line = str(error).splitlines()[1].strip()
-            raise ValueError(f"start={self.preset.start} does not fit the preset: {line}") from None
+        copy_weights(source.state_dict(), model, source=f"start={self.preset.start}")
 
     def _check_words(self, encoder: TextEncoder) -> None:
         if self.preset.world is None:
