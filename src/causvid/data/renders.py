@@ -34,21 +34,6 @@ def render_batch(
     return render(scenes, frames=frames, height=g.height, width=g.width, fps=g.fps, device=device), scenes
 
 
-def render_pool(
-    preset: Preset, clips: int, *, frames: int, generator: torch.Generator, device: torch.device
-) -> tuple[Tensor, list[Scene]]:
-    """Render clips to draw batches from, as bytes `[N, T, 3, H, W]`; many at a time, since they share their strokes."""
-    g = preset.generation
-    pixels = torch.empty(clips, frames, 3, g.height, g.width, dtype=torch.uint8, device=device)
-    scenes: list[Scene] = []
-    for start in range(0, clips, POOL_BATCH):
-        part = pixels[start : start + POOL_BATCH]
-        drawn, shown = render_batch(preset, len(part), frames=frames, generator=generator, device=device)
-        part.copy_(drawn.mul_(255).round_())
-        scenes += shown
-    return pixels, scenes
-
-
 def clip_batches(
     preset: Preset, config: PixelStage, *, seed: int, device: torch.device
 ) -> Callable[[torch.Generator], tuple[Tensor, list[Scene]]]:
@@ -63,8 +48,14 @@ def clip_batches(
 
     @cache
     def pool() -> tuple[Tensor, list[Scene]]:
-        generator = step_generator(seed, "pool", 0)
-        return render_pool(preset, config.pool, frames=config.frames, generator=generator, device=device)
+        """Render many clips at a time, since they share their strokes, and keep them as bytes."""
+        g, generator, scenes = preset.generation, step_generator(seed, "pool", 0), list[Scene]()
+        clips = torch.empty(config.pool, config.frames, 3, g.height, g.width, dtype=torch.uint8, device=device)
+        for part in clips.split(POOL_BATCH):
+            pixels, drawn = render_batch(preset, len(part), frames=config.frames, generator=generator, device=device)
+            part.copy_(pixels.mul_(255).round_())
+            scenes += drawn
+        return clips, scenes
 
     def draw(generator: torch.Generator) -> tuple[Tensor, list[Scene]]:
         if not config.pool:

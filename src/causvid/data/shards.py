@@ -19,9 +19,8 @@ def save_tensors(tensors: dict[str, Tensor], path: Path, *, captions: Sequence[s
     """Write tensors, and captions in the file's metadata, beside the target and rename: nobody reads half a file."""
     partial = path.with_suffix(".partial")
     # Copies, since safetensors refuses tensors that share memory, as a text encoder's embedding does under two names.
-    copies = {
-        name: t.detach().to("cpu", copy=True, memory_format=torch.contiguous_format) for name, t in tensors.items()
-    }
+    whole = torch.contiguous_format
+    copies = {name: t.detach().to("cpu", copy=True, memory_format=whole) for name, t in tensors.items()}
     save_file(copies, partial, metadata=None if captions is None else {"captions": json.dumps(captions)})
     os.replace(partial, path)
 
@@ -43,13 +42,6 @@ def load_tensors(path: Path, *, made_by: str) -> dict[str, Tensor]:
         return load_file(path)
     except SafetensorError as error:
         raise ValueError(f"{path} is damaged ({error}): run `causvid train {made_by}` again") from None
-
-
-def load_captions(path: Path) -> list[str]:
-    """Read the captions of a file that `save_tensors` wrote."""
-    with safe_open(path, framework="pt") as file:
-        captions: list[str] = json.loads(file.metadata()["captions"])
-    return captions
 
 
 @dataclass(frozen=True)
@@ -79,6 +71,10 @@ class Shards:
         Raises:
             ValueError: naming the stage, if a shard is missing or damaged.
         """
-        paths = [self.path(n) for n in range(self.count)]
-        tensors = [load_tensors(path, made_by=self.folder.name)[name] for path in paths]
-        return torch.cat(tensors).to(device), [caption for path in paths for caption in load_captions(path)]
+        tensors: list[Tensor] = []
+        captions: list[str] = []
+        for path in map(self.path, range(self.count)):
+            tensors.append(load_tensors(path, made_by=self.folder.name)[name])
+            with safe_open(path, framework="pt") as file:
+                captions += json.loads(file.metadata()["captions"])
+        return torch.cat(tensors).to(device), captions

@@ -64,6 +64,11 @@ class Manifest(Settings):
         """The prompt of each video."""
         return [video.prompt for video in self.videos]
 
+    @property
+    def labels(self) -> list[Mapping[str, str | None]]:
+        """What each video should show."""
+        return [video.prompt.labels for video in self.videos]
+
     @classmethod
     def load(cls, folder: Path) -> "Manifest":
         """Read a folder's manifest.

@@ -45,8 +45,7 @@ def student_visibility(preset: Preset) -> Visibility:
 def teacher_visibility(preset: Preset) -> Visibility:
     """Return what teacher and critic see: the whole clip, or what the student sees if the teacher is causal.
 
-    A causal teacher is trained with a noise level for each chunk, but asked for all chunks at one level, in one masked
-    pass: the cheap form, in which a chunk's history is as noisy as the chunk.
+    A causal teacher is asked for all chunks at one level, in one masked pass: a chunk's history is as noisy as it is.
     """
     teacher = preset.recipe.teacher
     return student_visibility(preset) if teacher is not None and teacher.causal else FULL
@@ -70,10 +69,7 @@ def latent_size(preset: Preset) -> tuple[int, int, int]:
 
 
 def compile_blocks(model: Transformer) -> None:
-    """Compile a transformer's blocks in place: one graph for all of them and every shape of a batch.
-
-    A pass with a cache stays as it is.
-    """
+    """Compile a transformer's blocks in place: one graph for all; a pass with a cache stays as it is."""
     for block in model.blocks:
         block.compile(dynamic=False)
 
@@ -112,9 +108,9 @@ class Roles:
         preset, device = self.preset, self.run.device
         if preset.data is not None:
             return LatentFolder.open(Path(preset.data), preset.generation, size=latent_size(preset), device=device)
-        if preset.world is None:
-            raise ValueError(f"preset={preset.name} names nothing to train on: set data, a folder, or a world")
-        return StorybookDataset.open(preset, self.run.folder / "data", device=device)
+        if preset.world is not None:
+            return StorybookDataset.open(preset, self.run.folder / "data", device=device)
+        raise ValueError(f"preset={preset.name} names nothing to train on: set data, a folder, or a world")
 
     def new_teacher(self) -> Transformer:
         """Make a teacher to train: untrained, or with the weights of `start`."""
@@ -122,7 +118,7 @@ class Roles:
         if self.base is None:
             model.initialise(step_generator(self.run.seed, "transformer", 0))
         else:
-            self._copy_base(self._base_teacher(), model)
+            self._copy_base(self.base.teacher, model)
         return self._place(model)
 
     def teacher(self) -> Transformer:
@@ -132,8 +128,8 @@ class Roles:
     def transformer(self, trained_by: str) -> Transformer:
         """Return teacher or student as a stage left it, to be trained: as student or critic."""
         model = Transformer(self.preset.transformer)
-        if trained_by == "teacher" and self._base_of(trained_by) is not None:
-            self._copy_base(self._base_teacher(), model)
+        if trained_by == "teacher" and (base := self._base_of("teacher")) is not None:
+            self._copy_base(base.teacher, model)
         else:
             load_weights(model, self.run.result(trained_by), made_by=trained_by)
         return self._place(model)
@@ -203,9 +199,8 @@ class Roles:
 
     def classifier(self) -> Path | None:
         """Return the folder of the attribute classifier, if there is one."""
-        if self.run.result("classifier").is_dir():
-            return self.run.result("classifier")
-        return None if self.base is None else self.base.classifier
+        trained = self.run.result("classifier")
+        return trained if trained.is_dir() else self.base.classifier if self.base is not None else None
 
     def _base_of(self, stage: str) -> Bundle | None:
         """Return the model that has the result of a stage which this run does not train, None if it does."""
@@ -221,19 +216,16 @@ class Roles:
             compile_blocks(model)
         return model
 
-    def _base_teacher(self) -> Transformer:
-        if self.base is None or self.base.teacher is None:
+    def _copy_base(self, source: nn.Module | None, model: nn.Module) -> None:
+        if source is None:
             raise ValueError(f"start={self.preset.start} has no teacher")
-        return self.base.teacher
-
-    def _copy_base(self, source: nn.Module, model: nn.Module) -> None:
         copy_weights(source.state_dict(), model, source=f"start={self.preset.start}")
 
     def _check_words(self, encoder: TextEncoder) -> None:
-        if self.preset.world is None:
-            return
-        if encoder.tokenizer.get_vocab() != train_tokenizer(corpus(world_of(self.preset))).get_vocab():
-            raise ValueError(f"start={self.preset.start} knows other words than the world of preset={self.preset.name}")
+        preset = self.preset
+        known = encoder.tokenizer.get_vocab()
+        if preset.world is not None and known != train_tokenizer(corpus(world_of(preset))).get_vocab():
+            raise ValueError(f"start={preset.start} knows other words than the world of preset={preset.name}")
 
 
 def channels_last(model: TinyAutoencoder) -> TinyAutoencoder:
