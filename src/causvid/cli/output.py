@@ -3,7 +3,7 @@
 import sys
 import time
 from collections.abc import Generator, Iterable, Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
@@ -203,22 +203,19 @@ def _ahead(chunks: Iterable[Any], stop: Event) -> Generator[Any, None, None]:
     The thread is at most two chunks ahead. After `stop` is set, those that are ready still come, then no more.
     """
     ready: Queue[Any] = Queue(maxsize=READY)
-    end = object()
 
     def put(item: Any) -> None:
         while not stop.is_set():
-            try:
+            with suppress(Full):
                 return ready.put(item, timeout=0.1)
-            except Full:
-                continue
 
     def make() -> None:
         try:
             for chunk in chunks:
                 put(chunk)
                 if stop.is_set():
-                    break
-            put(end)
+                    return
+            put(StopIteration())
         except BaseException as error:
             put(error)
 
@@ -226,18 +223,14 @@ def _ahead(chunks: Iterable[Any], stop: Event) -> Generator[Any, None, None]:
     maker = Thread(target=make, name="chunks", daemon=True)
     maker.start()
     try:
-        while True:
-            try:
+        while not (stop.is_set() and ready.empty()):
+            with suppress(Empty):
                 item = ready.get(timeout=0.1)
-            except Empty:
-                if stop.is_set():
+                if isinstance(item, StopIteration):
                     return
-                continue
-            if item is end:
-                return
-            if isinstance(item, BaseException):
-                raise item
-            yield item
+                if isinstance(item, BaseException):
+                    raise item
+                yield item
     except GeneratorExit:
         stop.set()
         raise

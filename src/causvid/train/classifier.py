@@ -40,23 +40,13 @@ def classifier_stage(preset: Preset, run: Run) -> Stage:
 
 
 def classifier_loss(
-    model: AttributeClassifier,
-    pixels: Tensor,
-    labels: dict[str, Tensor],
-    *,
-    generator: torch.Generator,
-    augment: bool = True,
+    model: AttributeClassifier, pixels: Tensor, labels: dict[str, Tensor], *, generator: torch.Generator
 ) -> Tensor:
-    """Sum the cross-entropies of all attributes.
+    """Sum the cross-entropies of all attributes for clips that are disturbed as generated video is.
 
     Args:
         pixels: float [B, T, 3, H, W] in [0, 1]; of a long clip, a random stretch is used.
         labels: attribute → int64 [B]; −1 leaves that clip out for that attribute.
-        generator: source of the stretch and of the augmentation, on any device.
-        augment: disturb clips as generated video is disturbed, so that a clip is judged by what it shows.
-
-    Returns:
-        Scalar loss.
     """
     if set(labels) != set(model.vocabularies):
         raise ValueError(f"labels={sorted(labels)}: expected {sorted(model.vocabularies)}")
@@ -64,10 +54,7 @@ def classifier_loss(
     if spare > 0:
         start = int(torch.randint(spare + 1, (1,), generator=generator, device=generator.device))
         pixels = pixels[:, start : start + model.frames]
-    pixels = model.resize(pixels)
-    if augment:
-        pixels = disturb(pixels, generator=generator)
-    logits = model(pixels)
+    logits = model(disturb(model.resize(pixels), generator=generator))
     losses = []
     for name, target in labels.items():
         counted = (target != IGNORED).sum().clamp(min=1)
@@ -76,14 +63,9 @@ def classifier_loss(
 
 
 def disturb(pixels: Tensor, *, generator: torch.Generator) -> Tensor:
-    """Blur, shift, tint, flicker and add noise at random, a little, and never mirror: left and right are labels.
+    """Blur, shift, tint, flicker and add noise to clips [B, T, 3, H, W] in [0, 1] at random, a little.
 
-    Args:
-        pixels: float [B, T, 3, H, W] in [0, 1].
-        generator: on any device; numbers are drawn there.
-
-    Returns:
-        The same shape, in [0, 1].
+    They are never mirrored: left and right are labels.
     """
     B, T, _, H, W = pixels.shape
     drawn = generator.device

@@ -107,8 +107,11 @@ def train(stage: Stage, run: Run) -> bool:
         bar = progress.add_task(stage.name, total=stage.steps, completed=done, note="")
         while done < stage.steps:
             metrics = {name: float(value) for name, value in take_step(stage, run, done).items()}
-            _check_finite(metrics, stage.name, done + 1, saved)
             done += 1
+            for name, value in metrics.items():
+                if not math.isfinite(value):  # the weights are spoiled and must not be saved
+                    kept = f"the checkpoint of step {saved} is kept" if saved else "no checkpoint was written yet"
+                    raise ValueError(f"stage {stage.name} stopped at step {done}: {name}={value}; {kept}")
             now = time.monotonic()
             seconds = before.seconds + now - begin
             if done % every == 0 or done == stage.steps:
@@ -131,11 +134,3 @@ def train(stage: Stage, run: Run) -> bool:
     if done >= stage.steps:
         stage.finish()
     return done >= stage.steps
-
-
-def _check_finite(metrics: Mapping[str, float], stage: str, step: int, saved: int) -> None:
-    """Raise `ValueError` if a loss or another metric is not finite: the weights are spoiled and must not be saved."""
-    bad = [f"{name}={value}" for name, value in metrics.items() if not math.isfinite(value)]
-    if bad:
-        kept = f"the checkpoint of step {saved} is kept" if saved else "no checkpoint was written yet"
-        raise ValueError(f"stage {stage} stopped at step {step}: {bad[0]}; {kept}")
