@@ -77,14 +77,9 @@ class AutoencoderStage(PixelStage):
 
 
 class ClassifierStage(PixelStage):
-    """Training of the attribute classifier, which sees up to `frames` pixel frames."""
+    """Training of the attribute classifier, which sees up to `frames` pixel frames, enough to tell a motion."""
 
-    @field_validator("frames")
-    @classmethod
-    def _long_enough(cls, frames: int) -> int:
-        if frames < 9:
-            raise ValueError(f"frames={frames} is too short to tell a motion: expected 9 or more")
-        return frames
+    frames: Annotated[int, Field(ge=9)]
 
 
 class DataStage(StageSettings):

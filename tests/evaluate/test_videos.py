@@ -48,7 +48,7 @@ def test_an_interrupted_folder_ends_the_same(small: Pipeline, tmp_path: Path, mo
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
             patch.setattr(videos, "_write", interrupted)
             make_videos(small, ASKED, tmp_path / "part", seconds=1.0, seeds=2, batch=2)
-    (tmp_path / "part" / ".00005-1.mkv.17.partial").write_bytes(b"of a killed process")
+    (tmp_path / "part" / ".00005-1.mkv.of_a_killed_process").mkdir()
     before = {file: os.stat(file).st_mtime_ns for file in (tmp_path / "part").glob("0000[01]-0.mkv")}
     make_videos(small, ASKED, tmp_path / "part", seconds=1.0, seeds=2, batch=2)
     assert digests(tmp_path / "part") == digests(tmp_path / "whole")

@@ -72,8 +72,7 @@ def adherence(
     card: Annotated[bool, typer.Option("--card", help="Write the model card into the bundle.")] = False,
     note: Annotated[list[str] | None, typer.Option(help="A remark for the card; may be repeated.")] = None,
     into: Annotated[
-        Path | None,
-        typer.Option("--videos", help="Make the videos in this folder and leave them there."),
+        Path | None, typer.Option("--videos", help="Make the videos in this folder and leave them there.")
     ] = None,
     seed: SeedOption = 0,
     device: DeviceOption = None,

@@ -4,7 +4,6 @@ A shard is a function of its number and the seed, so one that is lost or damaged
 """
 
 import json
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,15 +13,16 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from causvid.files.writing import new_file
+
 
 def save_tensors(tensors: dict[str, Tensor], path: Path, *, captions: Sequence[str] | None = None) -> None:
-    """Write tensors, and captions in the file's metadata, beside the target and rename: nobody reads half a file."""
-    partial = path.with_suffix(".partial")
+    """Write tensors, and captions in the file's metadata; the file appears whole or not at all."""
     # Copies, since safetensors refuses tensors that share memory, as a text encoder's embedding does under two names.
     whole = torch.contiguous_format
     copies = {name: t.detach().to("cpu", copy=True, memory_format=whole) for name, t in tensors.items()}
-    save_file(copies, partial, metadata=None if captions is None else {"captions": json.dumps(captions)})
-    os.replace(partial, path)
+    with new_file(path) as partial:
+        save_file(copies, partial, metadata=None if captions is None else {"captions": json.dumps(captions)})
 
 
 def is_whole(path: Path) -> bool:

@@ -10,14 +10,11 @@ POINTS = 5.0
 
 
 class Speed(Settings):
-    """How fast one clip is made, after a warm-up; medians over repeats."""
+    """Wall time of one clip of `frames` pixel frames, and until its first can be shown; medians, after a warm-up."""
 
     clip_seconds: float
-    """Wall time to make the clip."""
     first_frame_seconds: float
-    """Wall time until the first frames can be shown."""
     frames: int
-    """Pixel frames in the clip."""
 
     @property
     def fps(self) -> float:

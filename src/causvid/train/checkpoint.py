@@ -4,7 +4,6 @@ Metrics are a row of JSON every few steps, and TensorBoard's curves where it is 
 """
 
 import json
-import os
 import pickle
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -15,6 +14,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+
+from causvid.files.writing import new_file
 
 CHECKPOINT = "checkpoint.pt"
 METRICS = "metrics.jsonl"
@@ -49,14 +50,11 @@ def save_checkpoint(
         OSError: if it cannot be written; the checkpoint before it is then still there.
     """
     saved = {name: part.state_dict() for name, part in state.items()}
-    partial = path.with_suffix(".partial")
     try:
-        torch.save({**vars(progress), "started_with": dict(settings), "state": saved}, partial)
-        os.replace(partial, path)
+        with new_file(path) as partial:
+            torch.save({**vars(progress), "started_with": dict(settings), "state": saved}, partial)
     except RuntimeError as error:  # torch's, for a disk that is full
         raise OSError(f"{path} cannot be written: {str(error).splitlines()[0]}") from None
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def load_checkpoint(
@@ -95,10 +93,9 @@ def load_checkpoint(
 def open_log(folder: Path, name: str, step: int) -> Iterator[Log]:
     """Open the log of stage `name`, whose last checkpoint is of `step`: rows of later steps are dropped."""
     path = folder / METRICS
-    partial = path.with_suffix(".partial")
     kept = [row for row in _rows(path) if row["step"] <= step]
-    partial.write_text("".join(f"{json.dumps(row)}\n" for row in kept), encoding="utf-8")
-    os.replace(partial, path)
+    with new_file(path) as partial:
+        partial.write_text("".join(f"{json.dumps(row)}\n" for row in kept), encoding="utf-8")
     with path.open("a", encoding="utf-8") as file, _curves(folder / "tensorboard", step) as draw:
 
         def log(done: int, seconds: float, metrics: Mapping[str, float]) -> None:

@@ -28,10 +28,9 @@ SCALE = 2
 
 
 def write_samples(pixels: Tensor, captions: Sequence[str], folder: Path, *, fps: float, stills: int = 5) -> None:
-    """Write clips `[B, T, 3, H, W]` in [0, 1] as `samples.png`, each over its caption, and as one moving picture.
+    """Write clips `[B, T, 3, H, W]` in [0, 1] as `samples.png`, each over its caption, and as `samples.mp4`.
 
-    `samples.mp4` shows them in rows of four, without those of a row that is not full. It is left out for single frames
-    and where PyAV is not installed.
+    The video has whole rows of four only. It is left out for single frames and where PyAV is not installed.
     """
     clips = to_bytes(pixels).numpy()
     sheet = contact_sheet(list(clips), captions, columns=2, stills=min(stills, len(clips[0])), scale=SCALE)
