@@ -16,19 +16,18 @@ from typing import Annotated
 
 import torch
 import typer
+from frechet import frechet_distance
 from notebook import Notebook, Row
 
 from causvid.cli.options import DeviceOption, find_device, load_pipeline, stages
 from causvid.evaluate.adherence import pooled
-from causvid.evaluate.frechet import clip_features, frechet_distance
+from causvid.evaluate.diversity import clip_features
 from causvid.evaluate.judge import LONG_BATCH, judge_drift, judge_renders, load_judge, measure
-from causvid.evaluate.prompts import Prompt, held_out, renders
-from causvid.evaluate.videos import Maker, Manifest, make_videos, read_videos
+from causvid.evaluate.videos import Maker, Manifest, Prompt, held_out, make_videos, read_videos, renders
 from causvid.preset import Preset, load_preset
 from causvid.recipe import required
 from causvid.train.export import export_bundle, provenance
-from causvid.train.order import RESULTS
-from causvid.train.run import Run, deadline_in
+from causvid.train.run import RESULTS, Run, deadline_in
 from causvid.train.stages import BUNDLE, run_in_turn
 
 FOLDER = "ablations"

@@ -16,8 +16,7 @@ from torch import Tensor
 from causvid.config import GenerationConfig
 from causvid.evaluate.adherence import Tally, pooled, read
 from causvid.evaluate.classifier import IGNORED, AttributeClassifier
-from causvid.evaluate.prompts import Prompt
-from causvid.evaluate.videos import Progress
+from causvid.evaluate.videos import Progress, Prompt
 from causvid.media import to_bytes
 from causvid.models.autoencoder import pixel_frames
 from causvid.pipeline import Pipeline

@@ -14,7 +14,6 @@ from notebook import Notebook, Row
 from torch import Tensor
 
 from causvid.evaluate.classifier import MIN_FRAMES
-from causvid.evaluate.drift import colours
 from causvid.evaluate.videos import Progress
 
 READ_SECONDS, READ_EVERY = 2.0, 6.0
@@ -97,3 +96,12 @@ def _timed(stream: Iterator[Tensor]) -> tuple[Tensor, float]:
     started = time.perf_counter()
     chunk = next(stream)
     return chunk, time.perf_counter() - started
+
+
+def colours(frames: Tensor) -> Tensor:
+    """Return saturation, RMS contrast and mean luminance, each in [0, 1], of frames, uint8 [T, H, W, 3]: [T, 3]."""
+    pixels = frames.float() / 255
+    most, least = pixels.amax(-1), pixels.amin(-1)
+    saturation = ((most - least) / most.clamp(min=1 / 255)).mean((1, 2))
+    light = pixels @ pixels.new_tensor([0.2126, 0.7152, 0.0722])  # Rec. 709
+    return torch.stack((saturation, light.std((1, 2), correction=0), light.mean((1, 2))), dim=-1)

@@ -14,8 +14,8 @@ from pydantic import BaseModel, Field
 from causvid.config import Settings
 from causvid.engine.machine import describe_machine
 from causvid.evaluate.adherence import Tally
-from causvid.evaluate.markdown import Target, points, share_within, table, target_section
-from causvid.evaluate.report import POINTS
+from causvid.evaluate.card import share, table, target_section
+from causvid.evaluate.report import POINTS, Target, points
 from causvid.pipeline import Pipeline
 
 PICTURE_BYTES = 300_000
@@ -92,6 +92,14 @@ class Notebook(BaseModel):
         (folder / f"{folder.resolve().name}.json").write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
         (folder / "README.md").write_text(text, encoding="utf-8")
         print(f"wrote {folder / 'README.md'}")
+
+
+def share_within(tally: Tally | None) -> str:
+    """Write a fraction with its counts and its 95 % interval; a dash where nothing was counted."""
+    if tally is None or not tally.count:
+        return "–"
+    low, high = tally.interval
+    return f"{share(tally)}, {100 * low:.0f}–{100 * high:.0f}"
 
 
 def _png(picture: Image) -> bytes:

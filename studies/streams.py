@@ -15,6 +15,7 @@ import typer
 from cases import Bench, Case, Counts, draw_cases, take
 from endless import measure_endless
 from notebook import Notebook, Row
+from seams import seam
 from torch import Tensor
 
 from causvid.cli.options import DeviceOption, ModelOption, load_pipeline, stages
@@ -22,7 +23,6 @@ from causvid.engine.request import STRENGTH, PromptMode
 from causvid.evaluate.adherence import Tally
 from causvid.evaluate.classifier import MIN_FRAMES
 from causvid.evaluate.judge import load_judge
-from causvid.evaluate.seams import seam
 from causvid.media import contact_sheet
 from causvid.models.autoencoder import TIME_FACTOR
 

@@ -16,7 +16,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from causvid import cli
-from causvid.cli import output, variations
+from causvid.cli import generate, output
 from causvid.config import GenerationConfig
 from causvid.engine.latents import load_latents, save_latents
 from causvid.loading import families
@@ -175,7 +175,7 @@ def test_variations_show_how_far_they_are_after_every_chunk(
     def stages() -> Iterator[Callable[[str], Callable[[int, int], None]]]:
         yield lambda name: lambda done, count: told.setdefault(name, []).append((done, count))
 
-    monkeypatch.setattr(variations, "stages", stages)
+    monkeypatch.setattr(generate, "stages", stages)
     assert run("generate", SWAN, "-o", "a.mp4", "--variations", 2, "--seconds", 2.5, *options) == 0
     names = ["frames of seed 0", "frames of seed 1"] if options else ["frames of 2 videos"]
     assert told == {name: [(1, 20), (13, 20), (20, 20)] for name in names}

@@ -13,8 +13,7 @@ from causvid.pipeline import Pipeline
 from causvid.preset import load_preset
 from causvid.stream import Stream
 from causvid.train import stages
-from causvid.train.order import ORDER
-from causvid.train.run import Run
+from causvid.train.run import ORDER, Run
 from causvid.worlds.storybook import FULL, render, sample_scene
 
 pytestmark = pytest.mark.gpu

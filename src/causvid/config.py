@@ -55,18 +55,12 @@ class TransformerConfig(Settings):
 class AutoencoderConfig(Settings):
     """Shape of a `TinyAutoencoder`. The defaults are those of the published `taew2_1` weights.
 
-    `encoder_widths` are the channels after the first convolution and in each of the three stages; `decoder_widths`
-    those in each stage and before the last convolution. Every stage has `blocks` memory blocks; `decoder_blocks`, if
-    given, are those of each of the decoder's. `*_space` and `*_time` say which stages halve or double the frame's sides
-    or the frame rate. `patch` pixels square are folded into channels at the pixel end.
-
-    `padding` is where a clip of 1 + 4k frames is lengthened by three copies of a frame before encoding. "first" repeats
-    the first frame, so that latent i depends on no pixel frame after 4i. "last" repeats the last one, as the published
-    weights were trained: latent i then looks ahead as far as pixel frame 4i + 3, and pixels cannot be encoded as a
-    stream.
-
-    `shortcut` adds a linear map of 4-frame patches beside each stack of convolutions, which then only has to learn what
-    the linear map misses: a small autoencoder trains in minutes instead of hours. The published weights have none.
+    encoder_widths: channels after the first convolution and in each of the three stages. decoder_widths: in each stage
+    and before the last convolution. blocks: memory blocks of a stage; decoder_blocks: of each of the decoder's.
+    patch: pixels square that are folded into channels. *_space, *_time: which stages halve or double sides, or rate.
+    padding: which frame of 1 + 4k is repeated three times before encoding. With "first", latent i depends on no pixel
+    frame after 4i; with "last", as the published weights, on those to 4i + 3: pixels cannot be encoded as a stream.
+    shortcut: a linear map of 4-frame patches beside each stack of convolutions, which learns what the map misses.
     """
 
     latent_channels: PositiveInt = 16

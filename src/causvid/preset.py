@@ -7,14 +7,7 @@ from typing import Any, Literal, Self
 
 from pydantic import ValidationError, model_validator
 
-from causvid.config import (
-    AutoencoderConfig,
-    GenerationConfig,
-    Settings,
-    TextConfig,
-    TransformerConfig,
-    one_line,
-)
+from causvid.config import AutoencoderConfig, GenerationConfig, Settings, TextConfig, TransformerConfig, one_line
 from causvid.recipe import TrainConfig
 
 StartAt = Literal["autoencoder", "teacher", "pairs"]
@@ -95,26 +88,22 @@ def _read_settings(name: str, heirs: tuple[str, ...]) -> dict[str, Any]:
     if name in heirs:
         raise ValueError(f"preset={heirs[0]} extends itself: {' extends '.join((*heirs, name))}")
     by = f" (named by extends in {heirs[-1]})" if heirs else ""
-    if name.endswith(".toml"):
-        source = Path(name)
-        if not source.is_file():
-            raise ValueError(f"preset={name}: no such file{by}")
-        try:
-            text = source.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ValueError(f"preset={name} cannot be read: {error}") from None
-    elif name in preset_names():
-        text = (resources.files("causvid") / "presets" / f"{name}.toml").read_text(encoding="utf-8")
-    else:
+    if name.endswith(".toml") and not Path(name).is_file():
+        raise ValueError(f"preset={name}: no such file{by}")
+    if not name.endswith(".toml") and name not in preset_names():
         known = ", ".join(preset_names())
         raise ValueError(f"preset={name} is not known{by}; choose from {known} or give a .toml file")
+    source = Path(name) if name.endswith(".toml") else resources.files("causvid") / "presets" / f"{name}.toml"
     try:
-        settings = tomllib.loads(text)
+        settings = tomllib.loads(source.read_text(encoding="utf-8"))
     except tomllib.TOMLDecodeError as error:
         raise ValueError(f"preset={name} is not valid TOML: {error}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"preset={name} cannot be read: {error}") from None
     for key in ("data", "start"):
-        if isinstance(path := settings.get(key), str):
-            settings[key] = _relative_to(Path(name).parent, path)
+        path = Path(name).parent / str(settings.get(key))
+        if key in settings and path.exists():  # what is not there may be a name on the Hub, and stays as it is
+            settings[key] = str(path)
     if "extends" not in settings:
         return settings
     base = settings.pop("extends")
@@ -127,11 +116,6 @@ def _read_settings(name: str, heirs: tuple[str, ...]) -> dict[str, Any]:
     if settings.keys() & {"world", "data"}:
         inherited = {key: value for key, value in inherited.items() if key not in ("world", "data")}
     return _merge(inherited, settings)
-
-
-def _relative_to(folder: Path, path: str) -> str:
-    """Resolve a path named in a file of `folder`; what is not there may be a name on the Hub, and stays as it is."""
-    return str(folder / path) if (folder / path).exists() else path
 
 
 def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Settings of training: one frozen group for each stage of the recipe, with its bounds."""
 
 import itertools
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 from pydantic import Field, NonNegativeInt, PositiveInt, field_validator, model_validator
 
@@ -14,12 +14,26 @@ Rate = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 S = TypeVar("S", bound=Settings)
 
 
-class StageConfig(Settings):
+class StageSettings(Settings):
+    """Settings of any stage."""
+
+    changeable: ClassVar[Any] = set()
+    """What may be changed when a stage resumes, as pydantic's `exclude`."""
+
+    def lasting(self) -> dict[str, Any]:
+        """Return, as plain values, what a stage must keep from its first step to its last."""
+        return self.model_dump(mode="json", exclude=self.changeable)
+
+
+class StageConfig(StageSettings):
     """Settings of every stage that trains.
 
     batch: clips of a micro-batch; a step's gradient is the mean over `accumulate` of them. cooldown: last part of the
-    steps, over which the learning rate falls to 0. max_norm: gradients are clipped to this norm.
+    steps, over which the learning rate falls to 0. max_norm: gradients are clipped to this norm. ema: decay of the
+    average of the weights, which is the stage's result.
     """
+
+    changeable: ClassVar[Any] = {"steps"}
 
     steps: PositiveInt
     accumulate: PositiveInt = 1
@@ -29,10 +43,7 @@ class StageConfig(Settings):
     betas: tuple[Decay, Decay] = (0.9, 0.99)
     weight_decay: Rate = 0.0
     max_norm: Positive = 1.0
-
-    def lasting(self) -> dict[str, Any]:
-        """Return, as plain values, what a stage must keep from its first step to its last: all but its length."""
-        return self.model_dump(mode="json", exclude={"steps"})
+    ema: Decay = 0.0
 
 
 class PixelStage(StageConfig):
@@ -57,35 +68,25 @@ class AutoencoderStage(PixelStage):
     """Training of the autoencoder; `noise` perturbs latents before decoding.
 
     edges: weight of the error of differences; 0 until colours and shapes are there. motion: weight of the squared error
-    of differences in time. ema: decay of the average of the weights.
+    of differences in time.
     """
 
-    ema: Decay = 0.0
     noise: Rate = 0.2
     edges: Rate = 0.0
     motion: Rate = 0.0
 
 
 class ClassifierStage(PixelStage):
-    """Training of the attribute classifier, which sees up to `frames` pixel frames."""
+    """Training of the attribute classifier, which sees up to `frames` pixel frames, enough to tell a motion."""
 
-    @field_validator("frames")
-    @classmethod
-    def _long_enough(cls, frames: int) -> int:
-        if frames < 9:
-            raise ValueError(f"frames={frames} is too short to tell a motion: expected 9 or more")
-        return frames
+    frames: Annotated[int, Field(ge=9)]
 
 
-class DataStage(Settings):
+class DataStage(StageSettings):
     """The store of rendered and encoded clips; `batch` of them are rendered together."""
 
     clips: PositiveInt
     batch: PositiveInt = 16
-
-    def lasting(self) -> dict[str, Any]:
-        """Return what the stage must keep: all, since the last shard may be a short one."""
-        return self.model_dump(mode="json")
 
 
 class Phase(Settings):
@@ -104,9 +105,10 @@ class TeacherStage(StageConfig):
     replaced by the null text, for guidance.
     """
 
+    changeable: ClassVar[Any] = {"steps": True, "phases": {"__all__": {"until"}}}
+
     causal: bool = False
     image: Share = 0.0
-    ema: Decay = 0.0
     drop_prompt: Share = 0.1
     phases: tuple[Phase, ...]
 
@@ -117,10 +119,6 @@ class TeacherStage(StageConfig):
             raise ValueError(f"phases: until={ends} must rise from above 0 to 1")
         return self
 
-    def lasting(self) -> dict[str, Any]:
-        """Return what the stage must keep: all but its length and when its phases end."""
-        return self.model_dump(mode="json", exclude={"steps": True, "phases": {"__all__": {"until"}}})
-
 
 class DecoderStage(PixelStage):
     """Training of the decoder on clips that the teacher denoised in `euler_steps` steps.
@@ -129,7 +127,6 @@ class DecoderStage(PixelStage):
     weight of the error of how much moves.
     """
 
-    ema: Decay = 0.0
     strength: float = Field(default=0.5, gt=0, le=1)
     euler_steps: PositiveInt = 3
     edges: Rate = 1.0
@@ -137,20 +134,18 @@ class DecoderStage(PixelStage):
     energy: Rate = 0.0
 
 
-class PairsStage(Settings):
+class PairsStage(StageSettings):
     """Teacher trajectories for ODE initialisation, `batch` of them in a shard; `steps` of the teacher's sampler.
 
     image: share of the trajectories that continue the first chunk of a clip of the data.
     """
 
+    changeable: ClassVar[Any] = {"clips"}
+
     clips: PositiveInt
     batch: PositiveInt
     steps: PositiveInt
     image: Share = 0.0
-
-    def lasting(self) -> dict[str, Any]:
-        """Return what the stage must keep: all but how many trajectories it solves for."""
-        return self.model_dump(mode="json", exclude={"clips"})
 
 
 class OdeStage(StageConfig):
@@ -161,7 +156,6 @@ class OdeStage(StageConfig):
     """
 
     batch: PositiveInt
-    ema: Decay = 0.0
     clean_past: Share = 0.0
 
 
@@ -175,7 +169,6 @@ class DmdStage(StageConfig):
 
     start: Literal["ode", "teacher"] = "ode"
     batch: PositiveInt
-    ema: Decay = 0.0
     student_input: Literal["data", "rollout"]
     critic_learning_rate: Rate
     critic_updates: PositiveInt = 5

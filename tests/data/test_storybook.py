@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from causvid.data.shards import number
+from causvid.data.dataset import number
 from causvid.data.storybook import StorybookDataset
 
 

@@ -9,11 +9,9 @@ import torch
 from safetensors.torch import save_file
 
 import causvid
-from causvid.evaluate.adherence import Adherence, Tally
+from causvid.evaluate.adherence import Adherence, Drift, Tally
 from causvid.evaluate.card import render_card, write_card
-from causvid.evaluate.drift import Drift
-from causvid.evaluate.report import EvaluationReport, Measurement, targets
-from causvid.evaluate.speed import Speed
+from causvid.evaluate.report import EvaluationReport, Measurement, Speed, targets
 from causvid.evaluate.videos import Maker
 from causvid.loading.bundle import REPORT
 
@@ -92,7 +90,7 @@ def test_card_states_what_was_measured(bundle: Path) -> None:
     assert "| student | 4 | 41 | 2.00 | 0.25 | 20.5 |" in card
     assert "| teacher | 48 | 41 | 30.00 | 3.75 | 1.4 |" in card
     assert "A Processor" in card and "causvid evaluate adherence" in card and "96 × 64" in card
-    assert "subject: mammoth (40/50)" not in card.split("Where the student fails most")[0]
+    assert "| mammoth (40/50) |" in card and "| student's gain |  |  |  | 15.0 × | 15.00 × |" in card
     assert "Small shapes are hard" in card and "Long videos: 33," in card
 
 

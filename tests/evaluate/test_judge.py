@@ -6,8 +6,7 @@ import pytest
 
 from causvid.evaluate.adherence import score
 from causvid.evaluate.judge import evaluate, judge_adherence, judge_folder, load_judge
-from causvid.evaluate.prompts import Prompt, held_out
-from causvid.evaluate.videos import Manifest, make_videos
+from causvid.evaluate.videos import Manifest, Prompt, held_out, make_videos
 from causvid.pipeline import Pipeline
 
 

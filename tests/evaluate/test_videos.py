@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from causvid.evaluate import videos
-from causvid.evaluate.prompts import Prompt, read_prompts
-from causvid.evaluate.videos import MANIFEST, Manifest, make_videos, read_videos
+from causvid.evaluate.videos import MANIFEST, Manifest, Prompt, make_videos, read_prompts, read_videos
 from causvid.pipeline import Pipeline
 
 ASKED = [Prompt(text=text) for text in ("a red swan", "a blue mammoth", "a swan over the snow")]
@@ -49,7 +48,7 @@ def test_an_interrupted_folder_ends_the_same(small: Pipeline, tmp_path: Path, mo
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
             patch.setattr(videos, "_write", interrupted)
             make_videos(small, ASKED, tmp_path / "part", seconds=1.0, seeds=2, batch=2)
-    (tmp_path / "part" / ".00005-1.mkv.17.partial").write_bytes(b"of a killed process")
+    (tmp_path / "part" / ".00005-1.mkv.of_a_killed_process").mkdir()
     before = {file: os.stat(file).st_mtime_ns for file in (tmp_path / "part").glob("0000[01]-0.mkv")}
     make_videos(small, ASKED, tmp_path / "part", seconds=1.0, seeds=2, batch=2)
     assert digests(tmp_path / "part") == digests(tmp_path / "whole")

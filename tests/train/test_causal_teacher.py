@@ -6,7 +6,7 @@ import torch
 from causvid.data.shards import Shards
 from causvid.engine import solver
 from causvid.nn.visibility import FULL
-from causvid.train import dmd, pairs
+from causvid.train import dmd, ode
 from causvid.train.roles import student_visibility
 
 
@@ -53,7 +53,7 @@ def test_pairs_and_scores_see_what_the_teacher_was_trained_to_see(causal, chain,
         return solver.guided_velocity(model, keys, null_keys, guidance=guidance, visibility=visibility)
 
     monkeypatch.setattr(Shards, "save", lambda *_: None)
-    for module, stage in ((pairs, "pairs"), (dmd, "dmd")):
+    for module, stage in ((ode, "pairs"), (dmd, "dmd")):
         monkeypatch.setattr(module, "guided_velocity", guided)
         chain.step(chain.build(stage, preset))
     assert len(asked) == 1 + preset.recipe.dmd.critic_updates + 2  # the ODE; the critic's updates; both scores

@@ -8,12 +8,14 @@ import pytest
 import torch
 from torch.nn import functional
 
-from causvid.data.renders import render_batch, render_pool
+from causvid.data.renders import clip_batches, render_batch
 from causvid.engine.rollout import rollout
 from causvid.flow import add_noise, velocity_target
 from causvid.models.transformer import Transformer
 from causvid.preset import load_preset
-from causvid.train.optimizer import autocast
+from causvid.recipe import required
+from causvid.seeding import step_generator
+from causvid.train.objective import autocast
 from causvid.train.roles import compile_blocks
 
 BARE = """
@@ -49,12 +51,13 @@ def test_training_runs_without_any_optional_package(tmp_path):
 
 
 def test_a_pool_is_the_same_clips_to_a_byte_and_says_what_it_shows():
-    preset = load_preset("test")
-    options = {"frames": 9, "device": torch.device("cpu")}
-    pool, shown = render_pool(preset, 6, generator=torch.Generator().manual_seed(1), **options)
-    pixels, scenes = render_batch(preset, 6, generator=torch.Generator().manual_seed(1), **options)
-    assert shown == scenes and pool.dtype == torch.uint8
-    torch.testing.assert_close(pool.float() / 255, pixels, rtol=0, atol=0.502 / 255)
+    preset, device = load_preset("test"), torch.device("cpu")
+    config = required(preset.recipe.autoencoder, "autoencoder").model_copy(update={"pool": 6, "batch": 20, "frames": 9})
+    pixels, scenes = render_batch(preset, 6, frames=9, generator=step_generator(0, "pool", 0), device=device)
+    drawn, shown = clip_batches(preset, config, seed=0, device=device)(torch.Generator().manual_seed(1))
+    assert len({scene.seed for scene in shown}) > 1
+    for clip, scene in zip(drawn, shown, strict=True):
+        torch.testing.assert_close(clip, pixels[scenes.index(scene)], rtol=0, atol=0.502 / 255)
 
 
 @pytest.mark.parametrize("grad_first", [True, False])

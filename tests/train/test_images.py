@@ -7,13 +7,11 @@ import torch
 from safetensors.torch import load_file
 
 from causvid.data.storybook import StorybookDataset
-from causvid.data.trajectories import TrajectoryStore
-from causvid.distill.dmd import critic_loss, student_loss
-from causvid.distill.levels import draw_clean_first
+from causvid.distill import critic_loss, draw_clean_first, student_loss
 from causvid.flow import flow_matching_loss
 from causvid.train import dmd, teacher
 from causvid.train.loop import take_step
-from causvid.train.pairs import pairs_stage
+from causvid.train.ode import TrajectoryStore, pairs_stage
 from causvid.train.roles import Roles
 from causvid.train.run import Run
 

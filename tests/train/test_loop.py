@@ -12,15 +12,16 @@ import pytest
 import torch
 from torch import nn
 
+from causvid.recipe import StageConfig
 from causvid.train import run
+from causvid.train.checkpoint import last_row
 from causvid.train.loop import Stage, train
-from causvid.train.metrics import last_row
 from causvid.train.objective import Metrics, Micro, Objective
 from causvid.train.run import Run, deadline_in
 
 
 class Toy:
-    """A stage with one weight and Adam; `before` is called in the middle of every step."""
+    """A stage with one weight; `before` is called in the middle of every step."""
 
     def __init__(
         self, steps: int = 6, before: Callable[[int], None] = lambda n: None, width: int = 3, **settings: Any
@@ -36,11 +37,9 @@ class Toy:
         def finish() -> None:
             self.results.append(self.model.weight.detach().clone())
 
-        parameters = list(self.model.parameters())
-        objective = Objective(
-            "toy", loss, parameters, torch.optim.Adam(parameters), learning_rate=lambda n: 0.1, max_norm=1e9
-        )
-        self.stage = Stage("toy", steps, settings, finish, {"model": self.model}, [objective])
+        config = StageConfig(steps=steps, learning_rate=0.1, warmup=0, cooldown=0, max_norm=1e9)
+        objective = Objective("toy", loss, {"model": self.model}, config)
+        self.stage = Stage("toy", steps, settings, finish, [objective])
 
 
 def rows(folder: Path) -> list[int]:

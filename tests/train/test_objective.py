@@ -3,22 +3,26 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
+from causvid.recipe import StageConfig
 from causvid.train.loop import Stage, take_step
 from causvid.train.objective import Metrics, Micro, Objective, optimise
-from causvid.train.optimizer import Ema
 from causvid.train.run import Run
 
 Loss = Callable[[Micro], tuple[torch.Tensor, Metrics]]
 
 
-def objective(model: nn.Module, loss: Loss, *, rate: float = 0.1, max_norm: float = 1e9, **options: int) -> Objective:
-    parameters = list(model.parameters())
-    return Objective("toy", loss, parameters, torch.optim.SGD(parameters), lambda n: rate, max_norm=max_norm, **options)
+def objective(model: nn.Module, loss: Loss, *, updates: int = 1, **settings: float) -> Objective:
+    """Return an objective that plain gradient descent optimises."""
+    given = {"steps": 9, "learning_rate": 0.1, "warmup": 0, "cooldown": 0, "max_norm": 1e9, **settings}
+    toy = Objective("toy", loss, {"model": model}, StageConfig.make(**given), updates=updates)
+    toy.optimizer = torch.optim.SGD(toy.parameters)
+    return toy
 
 
 def linear() -> nn.Linear:
@@ -58,7 +62,7 @@ def test_the_gradient_of_a_stage_is_the_mean_over_its_micro_batches(chain, chang
         micros.append(replace(micro, noise=micro.noise.clone_state()))
         return student.loss(micro)
 
-    optimise(replace(student, loss=loss), "ode", chain.run(), 0)
+    optimise(SimpleNamespace(**{**vars(student), "loss": loss}), "ode", chain.run(), 0)
     (again,) = chain.build("ode").objectives
     expected = [torch.zeros_like(p) for p in again.parameters]
     for micro in micros:
@@ -87,7 +91,7 @@ def test_micro_batches_and_updates_draw_apart_and_again_alike(tmp_path: Path) ->
 def test_the_step_is_clipped_to_its_largest_norm(tmp_path: Path) -> None:
     model = linear()
     before = torch.cat([p.detach().flatten().clone() for p in model.parameters()])
-    toy = objective(model, lambda micro: (100 * model.weight.sum(), {}), rate=1.0, max_norm=0.5)
+    toy = objective(model, lambda micro: (100 * model.weight.sum(), {}), learning_rate=1.0, max_norm=0.5)
     norm = optimise(toy, "toy", Run(tmp_path), 0)["grad_norm"]
     after = torch.cat([p.detach().flatten() for p in model.parameters()])
     assert norm == pytest.approx(100 * 5**0.5) and (after - before).norm() == pytest.approx(0.5, abs=1e-5)
@@ -96,27 +100,25 @@ def test_the_step_is_clipped_to_its_largest_norm(tmp_path: Path) -> None:
 
 def test_an_average_moves_once_an_update(tmp_path: Path) -> None:
     model = linear()
-    average = Ema(model, 0.5)
-    parameters = list(model.parameters())
-    toy = Objective(
-        "toy",
-        lambda micro: (model.weight.sum(), {}),
-        parameters,
-        torch.optim.SGD(parameters),
-        lambda n: 0.1,
-        max_norm=1e9,
-        accumulate=2,
-        updates=3,
-        averages={"model": average},
-    )
+    toy = objective(model, lambda micro: (model.weight.sum(), {}), accumulate=2, updates=3, ema=0.5)
     optimise(toy, "toy", Run(tmp_path), 0)
-    assert average.updates == 3
+    assert toy.averages[model].updates == 3
+
+
+@pytest.mark.parametrize("ema", [0.0, 0.5])
+def test_the_averaged_module_is_the_latest_one_unless_there_is_an_average(ema: float, tmp_path: Path) -> None:
+    model = linear()
+    toy = objective(model, lambda micro: (model.weight.sum(), {}), ema=ema)
+    optimise(toy, "toy", Run(tmp_path), 0)
+    averaged = toy.averaged(model)
+    assert not averaged.training and averaged is not model
+    assert torch.equal(averaged.weight, model.weight) == (ema == 0)
 
 
 def test_metrics_are_named_for_their_objective_where_there_are_several(tmp_path: Path) -> None:
     model = linear()
     one = objective(model, lambda micro: (model.weight.sum(), {"spread": torch.tensor(1.0)}))
-    stage = Stage("toy", 1, {}, lambda: None, {"model": model}, [one])
+    stage = Stage("toy", 1, {}, lambda: None, [one])
     assert set(take_step(stage, Run(tmp_path), 0)) == {"loss", "spread", "grad_norm"}
-    stage = Stage("toy", 1, {}, lambda: None, {"model": model}, [one, one])
+    stage = Stage("toy", 1, {}, lambda: None, [one, one])
     assert set(take_step(stage, Run(tmp_path), 0)) == {"toy_loss", "toy_spread", "toy_grad_norm"}

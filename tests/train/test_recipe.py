@@ -7,22 +7,22 @@ import torch
 from safetensors.torch import load_file
 
 from causvid.data import storybook
-from causvid.data.renders import held_out_prompts, render_scenes
+from causvid.data.renders import held_out_prompts
 from causvid.data.shards import Shards
 from causvid.data.storybook import StorybookDataset
-from causvid.data.trajectories import TrajectoryStore
 from causvid.flow import add_noise
 from causvid.models.text import TextEncoder
 from causvid.nn.visibility import FULL
 from causvid.recipe import Phase
-from causvid.train import dmd, pairs, prompts, teacher
+from causvid.train import dmd, ode, teacher
+from causvid.train import roles as parts
 from causvid.train.loop import Stage
-from causvid.train.optimizer import autocast
-from causvid.train.order import ORDER, needed
-from causvid.train.prompts import embed_captions, token_mask
-from causvid.train.roles import Roles, student_sigmas, student_visibility
+from causvid.train.objective import autocast
+from causvid.train.ode import TrajectoryStore
+from causvid.train.roles import Roles, embed_captions, student_sigmas, student_visibility, token_mask
+from causvid.train.run import ORDER, needed
 from causvid.train.teacher import phase_at
-from causvid.worlds.storybook import World, caption, is_held_out, sample_scene
+from causvid.worlds.storybook import World, caption, is_held_out, render, sample_scene
 
 CPU = torch.device("cpu")
 
@@ -59,14 +59,16 @@ def test_every_clip_of_the_store_keeps_its_captions_and_pixels(chain, roles):
         wanted = [caption(scene, seed, terse=terse) for scene, seed in zip(chain.scenes, seeds, strict=True)]
         assert [dataset.captions[number] for number in dataset.phrasings[:, phrasing].tolist()] == wanted
     for place in (3, 12):
-        pixels = render_scenes(chain.preset, chain.scenes[place : place + 1], frames=13, device=CPU)
+        pixels = render(
+            chain.scenes[place : place + 1], frames=13, height=32, width=48, fps=chain.preset.generation.fps
+        )
         latent = roles.autoencoder().encode(pixels)[0]
         torch.testing.assert_close(dataset.latents[place].float(), latent, rtol=1e-2, atol=1e-2)
 
 
 def test_captions_are_embedded_in_batches_as_one_by_one(roles, monkeypatch):
     text, captions = roles.text_encoder(), roles.dataset().captions[:13]
-    monkeypatch.setattr(prompts, "EMBEDDED_TOGETHER", 5)
+    monkeypatch.setattr(parts, "EMBEDDED_TOGETHER", 5)
     embeddings = embed_captions(text, captions, CPU)
     assert len(embeddings) == 13
     torch.testing.assert_close(embeddings[[3, 12]], text.embed([captions[3], captions[12]]))
@@ -127,7 +129,7 @@ def test_the_null_text_is_the_embedding_of_the_empty_prompt(chain, roles, monkey
 
     with autocast(CPU):
         expected = roles.teacher().encode_text(empty)
-    for module, stage in ((pairs, "pairs"), (dmd, "dmd")):
+    for module, stage in ((ode, "pairs"), (dmd, "dmd")):
         nulls = []
 
         def guided(model, keys, null_keys, *, guidance, visibility, nulls=nulls):

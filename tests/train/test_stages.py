@@ -18,7 +18,7 @@ from causvid.data import storybook
 from causvid.evaluate.classifier import AttributeClassifier
 from causvid.pipeline import Pipeline
 from causvid.seeding import step_generator
-from causvid.train import objective, pairs
+from causvid.train import objective, ode
 
 STEPS = {"autoencoder": 4, "classifier": 4, "data": 2, "teacher": 4, "decoder": 3, "pairs": 2, "ode": 4, "dmd": 4}
 
@@ -54,7 +54,7 @@ def interrupt_at(step: int, stage: str, monkeypatch: pytest.MonkeyPatch) -> None
             os.kill(os.getpid(), signal.SIGINT)
         return step_generator(seed, name, number, *device, part=part)
 
-    for module in (objective, storybook, pairs):
+    for module in (objective, storybook, ode):
         monkeypatch.setattr(module, "step_generator", drawn)
 
 

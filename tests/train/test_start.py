@@ -15,9 +15,8 @@ from causvid.loading.layout import SETTINGS
 from causvid.pipeline import Pipeline
 from causvid.preset import Preset
 from causvid.train.export import provenance
-from causvid.train.order import needed
 from causvid.train.roles import Roles
-from causvid.train.run import Run
+from causvid.train.run import Run, needed
 from causvid.train.stages import STAGES
 
 Start = Callable[..., Preset]

@@ -1,4 +1,4 @@
-"""The command line: a module here for each command, or group of them."""
+"""The command line: a module here for each group of commands."""
 
 import os
 import sys
@@ -6,18 +6,7 @@ import traceback
 
 import typer
 
-from causvid.cli import (
-    checkpoints,
-    decode,
-    evaluate,
-    extend,
-    generate,
-    plan,
-    play,
-    train,
-    translate,
-    world,
-)
+from causvid.cli import checkpoints, evaluate, generate, plan, train, video, world
 
 app = typer.Typer(
     help="Streaming video from a sentence, and the training that makes it.",
@@ -28,10 +17,10 @@ app = typer.Typer(
 evaluate_app = typer.Typer(help="Make videos with a model, and judge them.", no_args_is_help=True)
 world_app = typer.Typer(help="Look at the built-in world that models are trained on.", no_args_is_help=True)
 app.command()(generate.generate)
-app.command()(extend.extend)
-app.command()(translate.translate)
-app.command()(play.play)
-app.command()(decode.decode)
+app.command()(video.extend)
+app.command()(video.translate)
+app.command()(video.play)
+app.command()(video.decode)
 app.command()(plan.plan)
 app.command()(train.train)
 app.command()(checkpoints.inspect)

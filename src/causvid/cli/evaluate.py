@@ -14,7 +14,6 @@ from causvid.media import contact_sheet
 
 if TYPE_CHECKING:
     from causvid.evaluate.adherence import Adherence
-    from causvid.evaluate.report import EvaluationReport
 
 SHOWN = 10
 """Videos in the card's contact sheet."""
@@ -40,8 +39,7 @@ def videos(
 ) -> None:
     """Make videos of held-out or other prompts into a folder, without loss, to be judged."""
     from causvid.evaluate.judge import load_judge
-    from causvid.evaluate.prompts import held_out, read_prompts
-    from causvid.evaluate.videos import make_videos
+    from causvid.evaluate.videos import held_out, make_videos, read_prompts
 
     asked = None if file is None else read_prompts(file)[:prompts]
     pipeline = load_pipeline(model, device)
@@ -74,8 +72,7 @@ def adherence(
     card: Annotated[bool, typer.Option("--card", help="Write the model card into the bundle.")] = False,
     note: Annotated[list[str] | None, typer.Option(help="A remark for the card; may be repeated.")] = None,
     into: Annotated[
-        Path | None,
-        typer.Option("--videos", help="Make the videos in this folder and leave them there."),
+        Path | None, typer.Option("--videos", help="Make the videos in this folder and leave them there.")
     ] = None,
     seed: SeedOption = 0,
     device: DeviceOption = None,
@@ -83,13 +80,14 @@ def adherence(
     """Judge the videos of a folder, or renders, teacher and student on held-out prompts, by the model's classifier."""
     from causvid.evaluate.card import write_card
     from causvid.evaluate.judge import evaluate, first_videos, judge_folder
+    from causvid.evaluate.report import targets
     from causvid.loading.bundle import CARD
 
     pipeline = load_pipeline(model, device)
     if folder is not None:
         if unused := _changed(context) - {"folder", "model", "device"}:
             raise ValueError(f"{', '.join(sorted(unused))}: no option for videos that are made, leave out the folder")
-        _show_adherence(judge_folder(folder, pipeline))
+        _show(judge_folder(folder, pipeline))
         return
     with TemporaryDirectory() as temporary, stages() as stage:
         place = into or Path(temporary)
@@ -105,7 +103,13 @@ def adherence(
         )
         shown = first_videos(place / "student", SHOWN) if card else []
     report = report.model_copy(update={"commands": (command_line(context),), "notes": tuple(note or ())})
-    _show(report)
+    makers = [made for made in (report.teacher, report.student) if made is not None]
+    _show({"renders": report.ceiling} | {made.mode: made.adherence for made in makers})
+    for made in makers:
+        speed = made.speed
+        print(f"{made.mode}: {made.steps} steps, {speed.clip_seconds:.2f} s a clip, {speed.fps:.1f} FPS")
+    for target in targets(report):
+        print(f"{'reached' if target.reached else 'MISSED '}  {target.wanted}: {target.measured}")
     if card:
         assert pipeline.bundle.folder is not None, "it was loaded from one"
         clips, captions = [clip for _, clip in shown], [prompt for prompt, _ in shown]
@@ -134,20 +138,8 @@ def _changed(context: typer.Context) -> set[str]:
     return {one.name for one in parameters if one.name and values.get(one.name) not in (one.default, [], ())}
 
 
-def _show_adherence(columns: "dict[str, Adherence]") -> None:
+def _show(columns: "dict[str, Adherence]") -> None:
     table = Table("attribute", *columns)
     for name in next(iter(columns.values())).attributes:
         table.add_row(name, *(f"{column.accuracy[name]:.1%}" for column in columns.values()))
     Console().print(table)
-
-
-def _show(report: "EvaluationReport") -> None:
-    from causvid.evaluate.report import targets
-
-    console, makers = Console(), [made for made in (report.teacher, report.student) if made is not None]
-    _show_adherence({"renders": report.ceiling} | {made.mode: made.adherence for made in makers})
-    for made in makers:
-        speed = made.speed
-        console.print(f"{made.mode}: {made.steps} steps, {speed.clip_seconds:.2f} s a clip, {speed.fps:.1f} FPS")
-    for target in targets(report):
-        console.print(f"{'reached' if target.reached else 'MISSED '}  {target.wanted}: {target.measured}")

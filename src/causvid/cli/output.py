@@ -3,7 +3,7 @@
 import sys
 import time
 from collections.abc import Generator, Iterable, Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from causvid.pipeline import Pipeline
-    from causvid.timeline import Playback, Timeline
+    from causvid.timeline import Timeline
 
 READY = 2
 """Chunks that may wait to be encoded."""
@@ -73,9 +73,11 @@ class Written:
     last: float
     stopped: bool
 
-    def line(self, output: Path, fps: float) -> str:
-        """Sum up."""
-        return (
+    def report(self, output: Path, fps: float) -> None:
+        """Print a line that sums up; raise `KeyboardInterrupt` if it was cut short."""
+        if self.stopped:
+            raise KeyboardInterrupt
+        print(
             f"{output}: {self.frames} frames, {self.frames / fps:.1f} s at {fps:g} fps · "
             f"first frame after {self.first:.2f} s · {self.frames / self.last:.1f} FPS"
         )
@@ -95,13 +97,18 @@ def named(parts: dict[str, Any], pipeline: "Pipeline") -> dict[str, Any]:
     return {**parts, "preset": parts["preset"] or chosen}
 
 
+def make_timeline(
+    pipeline: "Pipeline", parts: dict[str, Any], shot: dict[str, Any], *, seconds: float | None, **options: Any
+) -> "Timeline":
+    """Make the timeline of one shot, by default as long as a training clip."""
+    from causvid.timeline import Timeline
+
+    length = pipeline.clip_seconds if seconds is None else seconds
+    return Timeline.make(seconds=length, shots=[{"at": 0, **shot}], **options, **named(parts, pipeline))
+
+
 def play_timeline(
-    pipeline: "Pipeline",
-    timeline: "Timeline",
-    output: Path,
-    keeping: Keeping,
-    *,
-    before: Iterable[Any] = (),
+    pipeline: "Pipeline", timeline: "Timeline", output: Path, keeping: Keeping, *, before: Iterable[Any] = ()
 ) -> None:
     """Play a timeline into a file, print a line that sums up, and keep what is to be kept.
 
@@ -113,10 +120,20 @@ def play_timeline(
     playback = pipeline.play(timeline)
     note_unknown_words(pipeline, [shot.prompt for shot in timeline.shots])
     continued, latents = playback.stream.session.continued, list["Tensor"]()
-    made = _with_latents(playback, latents)
-    written = write_video(made, output, fps=pipeline.fps, scale=keeping.scale, began=began, before=before)
+
+    def made() -> Iterator[Any]:
+        for frames in playback:
+            assert playback.latent is not None
+            latents.append(playback.latent.cpu())
+            yield frames
+
+    written = write_video(made(), output, fps=pipeline.fps, scale=keeping.scale, began=began, before=before)
     if keeping.save_timeline is not None:
-        _played(playback, written.frames).save(keeping.save_timeline)
+        from causvid.timeline import versions
+
+        # What plays the video again, as far as it is in the file.
+        played = timeline if written.frames >= playback.length else timeline.up_to(written.frames / playback.fps)
+        played.model_copy(update={"versions": versions()}).save(keeping.save_timeline)
     if keeping.latents is not None:
         import torch
 
@@ -124,35 +141,11 @@ def play_timeline(
 
         parts = ([] if continued is None else [continued.cpu()]) + latents[: written.chunks]
         save_latents(keeping.latents, torch.cat(parts, dim=1), fps=pipeline.fps)
-    if written.stopped:
-        raise KeyboardInterrupt
-    print(written.line(output, pipeline.fps))
-
-
-def _with_latents(playback: "Playback", latents: list["Tensor"]) -> Iterator[Any]:
-    for frames in playback:
-        assert playback.latent is not None
-        latents.append(playback.latent.cpu())
-        yield frames
-
-
-def _played(playback: "Playback", frames: int) -> "Timeline":
-    """Return what plays the video again, as far as it is in the file."""
-    from causvid.timeline import versions
-
-    whole = frames >= playback.length
-    timeline = playback.timeline if whole else playback.timeline.up_to(frames / playback.fps)
-    return timeline.model_copy(update={"versions": versions()})
+    written.report(output, pipeline.fps)
 
 
 def write_video(
-    made: Iterable[Any],
-    output: Path,
-    *,
-    fps: float,
-    scale: int | None,
-    began: float,
-    before: Iterable[Any] = (),
+    made: Iterable[Any], output: Path, *, fps: float, scale: int | None, began: float, before: Iterable[Any] = ()
 ) -> Written:
     """Write frames, uint8 [T, H, W, 3], while later ones are being made.
 
@@ -210,22 +203,19 @@ def _ahead(chunks: Iterable[Any], stop: Event) -> Generator[Any, None, None]:
     The thread is at most two chunks ahead. After `stop` is set, those that are ready still come, then no more.
     """
     ready: Queue[Any] = Queue(maxsize=READY)
-    end = object()
 
     def put(item: Any) -> None:
         while not stop.is_set():
-            try:
+            with suppress(Full):
                 return ready.put(item, timeout=0.1)
-            except Full:
-                continue
 
     def make() -> None:
         try:
             for chunk in chunks:
                 put(chunk)
                 if stop.is_set():
-                    break
-            put(end)
+                    return
+            put(StopIteration())
         except BaseException as error:
             put(error)
 
@@ -233,18 +223,14 @@ def _ahead(chunks: Iterable[Any], stop: Event) -> Generator[Any, None, None]:
     maker = Thread(target=make, name="chunks", daemon=True)
     maker.start()
     try:
-        while True:
-            try:
+        while not (stop.is_set() and ready.empty()):
+            with suppress(Empty):
                 item = ready.get(timeout=0.1)
-            except Empty:
-                if stop.is_set():
+                if isinstance(item, StopIteration):
                     return
-                continue
-            if item is end:
-                return
-            if isinstance(item, BaseException):
-                raise item
-            yield item
+                if isinstance(item, BaseException):
+                    raise item
+                yield item
     except GeneratorExit:
         stop.set()
         raise

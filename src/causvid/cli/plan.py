@@ -13,7 +13,6 @@ from causvid.loading.spec import ModelSpec
 from causvid.preset import load_preset, preset_names
 
 if TYPE_CHECKING:
-    from causvid.engine.footprint import Footprint
     from causvid.engine.plan import Choice, Plan, Sketch
 
 GB = 10**9
@@ -54,13 +53,11 @@ def plan(
     tiny = spec.tiny_autoencoder is not None
     sketch = sketch_files(spec) if named is None else sketch_preset(load_preset(named), tiny=tiny)
     own = sketch.generation
+    asked = {"window": window, "sink": sink, "height": height, "width": width}
     choice = Choice(
         dtype=(sketch.dtype or DTYPES["bf16"]) if spec.dtype is None else DTYPES[spec.dtype],
-        window=own.window if window is None else window,
-        sink=own.sink if sink is None else sink,
-        height=own.height if height is None else height,
-        width=own.width if width is None else width,
         text_encoder=spec.text_encoder,
+        **{name: getattr(own, name) if value is None else value for name, value in asked.items()},
     )
     if measure:
         record = _measure(sketch, choice, spec, device, chunks=chunks, steps=steps)
@@ -118,6 +115,7 @@ def _measure(
 ) -> dict[str, Any]:
     """Load the model, generate chunks, and return the peak of memory beside the planned one."""
     from causvid.engine.footprint import measure
+    from causvid.engine.machine import describe_machine
     from causvid.pipeline import Pipeline
 
     place = find_device(device)
@@ -137,26 +135,9 @@ def _measure(
         f"planned {planned / GB:.2f} GB, of which {found.before / GB:.2f} are the libraries; "
         f"measured {measured / GB:.2f} GB: the plan is {planned / measured - 1:+.1%} off"
     )
-    return _record(sketch, choice, spec, needed, found, device=str(place), chunks=chunks, steps=steps)
-
-
-def _record(
-    sketch: "Sketch",
-    choice: "Choice",
-    spec: ModelSpec,
-    needed: "Plan",
-    found: "Footprint",
-    *,
-    device: str,
-    chunks: int,
-    steps: int | None,
-) -> dict[str, Any]:
-    from causvid.engine.machine import describe_machine
-
-    planned, measured = found.before + needed.peak, found.before + found.peak
     return {
-        "machine": describe_machine(device),
-        "device": device.split(":")[0],
+        "machine": describe_machine(place),
+        "device": place.type,
         "model": Path(spec.model).name if spec.model else "built-in",
         "transformer": sketch.config.model_dump(mode="json"),
         "choice": {**vars(choice), "dtype": _precision(choice)},

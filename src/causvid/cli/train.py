@@ -39,14 +39,13 @@ def train(
         raise ValueError(f"--start-at {start_at} needs a bundle to begin with: add --start")
     changes = {"start": start and str(start), "start_at": start_at, "data": data and str(data)}
     changes = {name: value for name, value in changes.items() if value is not None}
-    settings = settings.model_copy(update={**changes, **({"world": None} if data is not None else {})})
+    settings = settings.model_copy(update=changes if data is None else {**changes, "world": None})
     folder = out or Path("runs") / settings.name
-    target = find_device(device)
 
     from causvid.train import stages
     from causvid.train.run import Run, deadline_in
 
-    where = Run(folder, seed=seed, device=target, deadline=deadline_in(max_minutes))
+    where = Run(folder, seed=seed, device=find_device(device), deadline=deadline_in(max_minutes))
     try:
         done = stages.run(stage, settings, where, with_teacher=not without_teacher)
     except KeyboardInterrupt:

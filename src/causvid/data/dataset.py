@@ -34,3 +34,9 @@ class Dataset(Protocol):
 
         Processes that train together draw different clips from generators of different seeds.
         """
+
+
+def number(captions: Sequence[str]) -> tuple[list[str], list[int]]:
+    """Return the distinct captions in order, and for each of `captions` its place among them."""
+    places = {caption: place for place, caption in enumerate(dict.fromkeys(captions))}
+    return list(places), [places[caption] for caption in captions]

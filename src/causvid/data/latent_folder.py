@@ -11,8 +11,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from causvid.config import GenerationConfig
-from causvid.data.dataset import Batch
-from causvid.data.shards import number
+from causvid.data.dataset import Batch, number
 
 
 @dataclass(frozen=True)

@@ -23,37 +23,15 @@ def world_of(preset: Preset) -> World:
     return World.preset(preset.world)
 
 
-def render_scenes(
-    preset: Preset, scenes: Sequence[Scene], *, frames: int, device: torch.device, start: int = 0
-) -> Tensor:
-    """Render scenes at the preset's size and frame rate: `[B, T, 3, H, W]` in [0, 1]."""
-    g = preset.generation
-    return render(scenes, frames=frames, height=g.height, width=g.width, fps=g.fps, start=start, device=device)
-
-
 def render_batch(
     preset: Preset, batch: int, *, frames: int, generator: torch.Generator, device: torch.device
 ) -> tuple[Tensor, list[Scene]]:
-    """Draw training scenes and render `frames` pixel frames of each."""
+    """Draw training scenes; render `frames` pixel frames of each, `[B, T, 3, H, W]` in [0, 1], at the preset's size."""
     world = world_of(preset)
     seeds = torch.randint(2**31, (batch,), generator=generator, device=generator.device).tolist()
     scenes = [sample_scene(world, seed, split="train") for seed in seeds]
-    return render_scenes(preset, scenes, frames=frames, device=device), scenes
-
-
-def render_pool(
-    preset: Preset, clips: int, *, frames: int, generator: torch.Generator, device: torch.device
-) -> tuple[Tensor, list[Scene]]:
-    """Render clips to draw batches from, as bytes `[N, T, 3, H, W]`; many at a time, since they share their strokes."""
     g = preset.generation
-    pixels = torch.empty(clips, frames, 3, g.height, g.width, dtype=torch.uint8, device=device)
-    scenes: list[Scene] = []
-    for start in range(0, clips, POOL_BATCH):
-        part = pixels[start : start + POOL_BATCH]
-        drawn, shown = render_batch(preset, len(part), frames=frames, generator=generator, device=device)
-        part.copy_(drawn.mul_(255).round_())
-        scenes += shown
-    return pixels, scenes
+    return render(scenes, frames=frames, height=g.height, width=g.width, fps=g.fps, device=device), scenes
 
 
 def clip_batches(
@@ -70,8 +48,14 @@ def clip_batches(
 
     @cache
     def pool() -> tuple[Tensor, list[Scene]]:
-        generator = step_generator(seed, "pool", 0)
-        return render_pool(preset, config.pool, frames=config.frames, generator=generator, device=device)
+        """Render many clips at a time, since they share their strokes, and keep them as bytes."""
+        g, generator, scenes = preset.generation, step_generator(seed, "pool", 0), list[Scene]()
+        clips = torch.empty(config.pool, config.frames, 3, g.height, g.width, dtype=torch.uint8, device=device)
+        for part in clips.split(POOL_BATCH):
+            pixels, drawn = render_batch(preset, len(part), frames=config.frames, generator=generator, device=device)
+            part.copy_(pixels.mul_(255).round_())
+            scenes += drawn
+        return clips, scenes
 
     def draw(generator: torch.Generator) -> tuple[Tensor, list[Scene]]:
         if not config.pool:
@@ -83,9 +67,9 @@ def clip_batches(
     return draw
 
 
-def captions_of(scenes: Sequence[Scene], seeds: Sequence[int], *, terse: bool = False) -> list[str]:
-    """Return one caption a scene, its phrasing chosen by the seed."""
-    return [caption(scene, seed, terse=terse) for scene, seed in zip(scenes, seeds, strict=True)]
+def captions_of(scenes: Sequence[Scene]) -> list[str]:
+    """Return one caption a scene, its phrasing chosen by the scene's seed."""
+    return [caption(scene, scene.seed) for scene in scenes]
 
 
 def held_out_prompts(preset: Preset, count: int) -> list[str]:

@@ -4,7 +4,6 @@ A shard is a function of its number and the seed, so one that is lost or damaged
 """
 
 import json
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,16 +13,16 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from causvid.files.writing import new_file
+
 
 def save_tensors(tensors: dict[str, Tensor], path: Path, *, captions: Sequence[str] | None = None) -> None:
-    """Write tensors, and captions in the file's metadata, beside the target and rename: nobody reads half a file."""
-    partial = path.with_suffix(".partial")
+    """Write tensors, and captions in the file's metadata; the file appears whole or not at all."""
     # Copies, since safetensors refuses tensors that share memory, as a text encoder's embedding does under two names.
-    copies = {
-        name: t.detach().to("cpu", copy=True, memory_format=torch.contiguous_format) for name, t in tensors.items()
-    }
-    save_file(copies, partial, metadata=None if captions is None else {"captions": json.dumps(captions)})
-    os.replace(partial, path)
+    whole = torch.contiguous_format
+    copies = {name: t.detach().to("cpu", copy=True, memory_format=whole) for name, t in tensors.items()}
+    with new_file(path) as partial:
+        save_file(copies, partial, metadata=None if captions is None else {"captions": json.dumps(captions)})
 
 
 def is_whole(path: Path) -> bool:
@@ -43,13 +42,6 @@ def load_tensors(path: Path, *, made_by: str) -> dict[str, Tensor]:
         return load_file(path)
     except SafetensorError as error:
         raise ValueError(f"{path} is damaged ({error}): run `causvid train {made_by}` again") from None
-
-
-def load_captions(path: Path) -> list[str]:
-    """Read the captions of a file that `save_tensors` wrote."""
-    with safe_open(path, framework="pt") as file:
-        captions: list[str] = json.loads(file.metadata()["captions"])
-    return captions
 
 
 @dataclass(frozen=True)
@@ -79,12 +71,10 @@ class Shards:
         Raises:
             ValueError: naming the stage, if a shard is missing or damaged.
         """
-        paths = [self.path(n) for n in range(self.count)]
-        tensors = [load_tensors(path, made_by=self.folder.name)[name] for path in paths]
-        return torch.cat(tensors).to(device), [caption for path in paths for caption in load_captions(path)]
-
-
-def number(captions: Sequence[str]) -> tuple[list[str], list[int]]:
-    """Return the distinct captions in order, and for each of `captions` its place among them."""
-    places = {caption: place for place, caption in enumerate(dict.fromkeys(captions))}
-    return list(places), [places[caption] for caption in captions]
+        tensors: list[Tensor] = []
+        captions: list[str] = []
+        for path in map(self.path, range(self.count)):
+            tensors.append(load_tensors(path, made_by=self.folder.name)[name])
+            with safe_open(path, framework="pt") as file:
+                captions += json.loads(file.metadata()["captions"])
+        return torch.cat(tensors).to(device), captions

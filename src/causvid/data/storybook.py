@@ -10,13 +10,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from causvid.data.dataset import Batch
-from causvid.data.renders import captions_of, render_batch
-from causvid.data.shards import Shards, number
+from causvid.data.dataset import Batch, number
+from causvid.data.renders import render_batch
+from causvid.data.shards import Shards
 from causvid.models.autoencoder import Autoencoder, pixel_frames
 from causvid.preset import Preset
 from causvid.recipe import required
 from causvid.seeding import step_generator
+from causvid.worlds.storybook import caption
 
 SHARD = 512
 PHRASINGS = 4
@@ -47,11 +48,11 @@ def encode_shard(
         left -= batch
         pixels, scenes = render_batch(preset, batch, frames=frames, generator=generator, device=device)
         latents.append(autoencoder.encode(pixels).half().cpu())
-        phrasings = [
-            captions_of(scenes, [PHRASINGS * scene.seed + p for scene in scenes], terse=p == TERSE)
-            for p in range(PHRASINGS)
+        captions += [
+            caption(scene, PHRASINGS * scene.seed + phrasing, terse=phrasing == TERSE)
+            for scene in scenes
+            for phrasing in range(PHRASINGS)
         ]
-        captions += [text for of_clip in zip(*phrasings, strict=True) for text in of_clip]
     return torch.cat(latents), captions
 
 

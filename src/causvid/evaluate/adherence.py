@@ -1,4 +1,4 @@
-"""How well videos show what their prompts ask for: attributes that a classifier reads off them, counted.
+"""How well videos show what their prompts ask for, also at both ends: attributes that a classifier reads off them.
 
 Letters: B batch, T pixel frames, H W rows and columns.
 """
@@ -10,6 +10,8 @@ from torch import Tensor
 
 from causvid.config import Settings
 from causvid.evaluate.classifier import IGNORED, AttributeClassifier
+
+EDGE_SECONDS = 5.0
 
 
 class Tally(Settings):
@@ -56,13 +58,24 @@ class Adherence(Settings):
         """Attribute → fraction of clips read as labelled."""
         return {name: tally.accuracy for name, tally in self.attributes.items()}
 
-    def relative_to(self, ceiling: "Adherence") -> dict[str, float]:
-        """Divide the accuracies by those of a ceiling, attribute by attribute."""
-        return {name: value / max(ceiling.accuracy[name], 1e-9) for name, value in self.accuracy.items()}
-
     def points_below(self, reference: "Adherence") -> dict[str, float]:
         """Return by how many percentage points each attribute is below a reference (negative: above)."""
         return {name: tally.points_below(reference.attributes[name]) for name, tally in self.attributes.items()}
+
+
+class Drift(Settings):
+    """Adherence at both ends of long videos."""
+
+    videos: int
+    video_seconds: float
+    edge_seconds: float
+    first: Adherence
+    last: Adherence
+
+    @property
+    def points(self) -> float:
+        """The last seconds' adherence less the first ones', all attributes together, in percentage points."""
+        return pooled(self.first.attributes.values()).points_below(pooled(self.last.attributes.values()))
 
 
 def score(classifier: AttributeClassifier, videos: Iterable[Tensor], labels: Mapping[str, Tensor]) -> Adherence:
@@ -91,6 +104,40 @@ def score(classifier: AttributeClassifier, videos: Iterable[Tensor], labels: Map
         tallies = {word: _tally(right[wanted == i]) for i, word in enumerate(classifier.vocabularies[name])}
         values[name] = {word: tally for word, tally in tallies.items() if tally.count}
     return Adherence(attributes=attributes, values=values)
+
+
+def measure_drift(
+    classifier: AttributeClassifier,
+    videos: Iterable[Tensor],
+    labels: Mapping[str, Tensor],
+    *,
+    fps: float,
+    edge_seconds: float = EDGE_SECONDS,
+) -> Drift:
+    """Score the first and last `edge_seconds` of long videos separately.
+
+    Args:
+        videos: batches, uint8 [B, T, H, W, 3]. labels: as in `score`.
+
+    Raises:
+        ValueError: a video is shorter than both ends.
+    """
+    edge, frames, count = round(edge_seconds * fps), 0, 0
+    first: list[Tensor] = []
+    last: list[Tensor] = []
+    for clips in videos:
+        frames, count = clips.shape[1], count + len(clips)
+        if 2 * edge > frames:
+            raise ValueError(f"edge_seconds={edge_seconds:g}: expected at most half of {frames / fps:g} seconds")
+        first.append(clips[:, :edge].clone())  # copies, so that the whole videos can be freed
+        last.append(clips[:, -edge:].clone())
+    return Drift(
+        videos=count,
+        video_seconds=frames / fps,
+        edge_seconds=edge_seconds,
+        first=score(classifier, first, labels),
+        last=score(classifier, last, labels),
+    )
 
 
 @torch.no_grad()

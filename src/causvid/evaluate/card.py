@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,8 +10,7 @@ from safetensors import safe_open
 
 from causvid.config import GenerationConfig
 from causvid.evaluate.adherence import Tally
-from causvid.evaluate.markdown import share, table, target_section
-from causvid.evaluate.report import EvaluationReport, targets
+from causvid.evaluate.report import EvaluationReport, Target, targets
 from causvid.loading.bundle import CARD, REPORT, SAMPLES, read_settings, words_command
 
 if TYPE_CHECKING:
@@ -88,14 +87,32 @@ def render_card(bundle_path: str | Path, report: EvaluationReport) -> str:
     return "\n\n".join(section for section in sections if section) + "\n"
 
 
+def target_section(targets: Sequence[Target]) -> str:
+    """List targets, those that are not reached in bold."""
+    missed = [target for target in targets if not target.reached]
+    summary = "Every target is reached." if not missed else f"{len(missed)} of {len(targets)} targets are NOT reached."
+    rows = [[target.wanted, target.measured, "reached" if target.reached else "**NOT reached**"] for target in targets]
+    return f"## Targets\n\n{summary}\n\n" + table(["target", "measured", ""], rows)
+
+
+def table(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """Write a table."""
+    head = list(columns)
+    lines = [head, ["---"] * len(head), *(list(row) for row in rows)]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def share(tally: Tally | None) -> str:
+    """Write a fraction with its counts; a dash where nothing was counted."""
+    return f"{tally.accuracy:.1%} ({tally.correct}/{tally.count})" if tally is not None and tally.count else "–"
+
+
 def _sizes(folder: Path) -> str:
     rows = []
     for part, meaning in _PARTS.items():
-        files = sorted((folder / part).glob("*.safetensors"))
-        if files:
-            count = sum(_parameters(path) for path in files)
-            size = sum(path.stat().st_size for path in files) / 2**20
-            rows.append([f"`{part}/`", meaning, f"{count / 1e6:.2f} M", f"{size:.1f} MiB"])
+        if files := sorted((folder / part).glob("*.safetensors")):
+            count, size = sum(map(_parameters, files)), sum(path.stat().st_size for path in files)
+            rows.append([f"`{part}/`", meaning, f"{count / 1e6:.2f} M", f"{size / 2**20:.1f} MiB"])
     return "## Sizes\n\n" + table(["part", "what", "parameters", "on disk"], rows) if rows else ""
 
 
@@ -119,22 +136,19 @@ def _adherence(report: EvaluationReport) -> str:
         edge, whole = drift.edge_seconds, drift.video_seconds
         columns[f"student, 0–{edge:g} s of {whole:g} s"] = drift.first
         columns[f"student, {whole - edge:g}–{whole:g} s of {whole:g} s"] = drift.last
-    rows = [
-        [name, *(share(column.attributes.get(name)) for column in columns.values())]
-        for name in report.ceiling.attributes
-    ]
-    reach = max((high - low) / 2 for low, high in (tally.interval for tally in student.attributes.values()))
-    weak = [line for name, tallies in student.values.items() if (line := _weakest(name, tallies))]
-    parts = [
-        "## Does it show what the prompt says?",
+    head = ["attribute", *columns, "student's 95 % interval (Wilson)", "student misreads most"]
+    rows = []
+    for name in report.ceiling.attributes:
+        counts = [share(column.attributes.get(name)) for column in columns.values()]
+        low, high = student.attributes[name].interval
+        rows.append([name, *counts, f"{low:.1%}–{high:.1%}", _weakest(student.values.get(name, {}))])
+    long = "" if drift is None else f" Long videos: {drift.videos}, of the first of these prompts."
+    return (
+        "## Does it show what the prompt says?\n\n"
         f"{report.prompts} held-out prompts, seed {report.seed}. A classifier trained on renders of the world reads "
-        "each attribute off each clip; its score on renders of the same prompts is the ceiling.",
-        table(["attribute", *columns], rows),
-        f"95 % intervals (Wilson) of the student's fractions reach up to ±{100 * reach:.1f} points.",
-        "" if drift is None else f"Long videos: {drift.videos}, of the first of these prompts.",
-        "Where the student fails most:\n\n" + "\n".join(weak) if weak else "",
-    ]
-    return "\n\n".join(filter(None, parts))
+        "each attribute off each clip; its score on renders of the same prompts is the ceiling."
+        f"{long}\n\n{table(head, rows)}"
+    )
 
 
 def _speed(report: EvaluationReport) -> str:
@@ -143,49 +157,36 @@ def _speed(report: EvaluationReport) -> str:
         speed = made.speed
         times = [f"{speed.clip_seconds:.2f}", f"{speed.first_frame_seconds:.2f}", f"{speed.fps:.1f}"]
         rows.append([made.mode, str(made.steps), f"{speed.frames}", *times])
+    if report.teacher is not None:
+        student, teacher = report.student.speed, report.teacher.speed
+        wait = teacher.first_frame_seconds / max(student.first_frame_seconds, 1e-9)
+        rows.append(["student's gain", "", "", "", f"{wait:.1f} ×", f"{student.fps / teacher.fps:.2f} ×"])
     columns = ["", "steps", "frames", "seconds a clip", "first frame after (s)", "frames a second"]
-    text = f"## Speed\n\n{report.machine}; one clip at a time, decoder included.\n\n" + table(columns, rows)
-    if report.teacher is None:
-        return text
-    student, teacher = report.student.speed, report.teacher.speed
-    wait = teacher.first_frame_seconds / max(student.first_frame_seconds, 1e-9)
-    return (
-        f"{text}\n\nFrames a second, student over teacher: {student.fps / teacher.fps:.2f}. "
-        f"Wait for the first frame, teacher over student: {wait:.1f}."
-    )
+    return f"## Speed\n\n{report.machine}; one clip at a time, decoder included.\n\n" + table(columns, rows)
 
 
 def _limits(report: EvaluationReport, provenance: Mapping[str, Any], own: GenerationConfig) -> str:
-    lines = [f"- {note}" for note in report.notes]
+    lines = list(report.notes)
     if world := provenance.get("world"):
-        lines.append(
-            f"- It was trained on renders of the procedural world `{world}` alone and knows nothing else: "
-            f"`{words_command(provenance)}` lists the words it knows."
-        )
-    lines.append(f"- It was trained on videos of {own.width} × {own.height} pixels only.")
-    lines.append("- The classifier reads what is named in the tables, not beauty: look at clips as well.")
-    return "## Limits\n\n" + "\n".join(lines)
+        lines.append(f"It knows the procedural world `{world}` alone: `{words_command(provenance)}` lists its words.")
+    lines.append(f"It was trained on videos of {own.width} × {own.height} pixels only.")
+    lines.append("The classifier reads what is named in the tables, not beauty: look at clips as well.")
+    return "## Limits\n\n" + "\n".join(f"- {line}" for line in lines)
 
 
-def _weakest(name: str, tallies: Mapping[str, Tally]) -> str:
+def _weakest(tallies: Mapping[str, Tally]) -> str:
     """Name up to three values whose clips were misread most often."""
     failed = [(word, tally) for word, tally in tallies.items() if tally.correct < tally.count]
     failed.sort(key=lambda item: (item[1].accuracy, -item[1].count))
-    words = ", ".join(f"{word} ({tally.correct}/{tally.count})" for word, tally in failed[:3])
-    return f"- {name}: {words}" if words else ""
+    return ", ".join(f"{word} ({tally.correct}/{tally.count})" for word, tally in failed[:3])
 
 
 def _fact(value: Any) -> str:
-    match value:
-        case None:
-            return "–"
-        case str():
-            return value
-        case float():
-            return f"{value:.1f}" if abs(value) >= 1 else f"{value:.3g}"
-        case int() if not isinstance(value, bool):
-            return f"{value:,}"
-    return json.dumps(value)
+    if value is None or isinstance(value, str):
+        return value or "–"
+    if isinstance(value, float):
+        return f"{value:.1f}" if abs(value) >= 1 else f"{value:.3g}"
+    return f"{value:,}" if type(value) is int else json.dumps(value)
 
 
 def _parameters(path: Path) -> int:

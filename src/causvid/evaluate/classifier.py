@@ -51,30 +51,16 @@ class AttributeClassifier(nn.Module):
         self.vocabularies = {name: tuple(values) for name, values in vocabularies.items()}
         self.width, self.rows, self.frames, self.stills = width, rows, frames, stills
         w = width
-        self.appearance = nn.Sequential(
-            *_layer2d(3, w, stride=2),
-            *_layer2d(w, 2 * w, stride=2),
-            *_layer2d(2 * w, 3 * w),
-            *_layer2d(3 * w, 4 * w, stride=2),
-        )
-        self.motion = nn.Sequential(
-            *_layer3d(6, w, stride=(1, 2, 2)),
-            *_layer3d(w, 2 * w, stride=(2, 2, 2)),
-            *_layer3d(2 * w, 3 * w, stride=(2, 2, 2)),
-        )
+        shapes = ((3, w, 2), (w, 2 * w, 2), (2 * w, 3 * w, 1), (3 * w, 4 * w, 2))
+        self.appearance = nn.Sequential(*(part for shape in shapes for part in _layer2d(*shape)))
+        moving = ((6, w, (1, 2, 2)), (w, 2 * w, (2, 2, 2)), (2 * w, 3 * w, (2, 2, 2)))
+        self.motion = nn.Sequential(*(part for shape in moving for part in _layer3d(*shape)))
         # Means are small beside maxima; on one scale, the heads learn shapes sooner.
         self.scale = nn.BatchNorm1d(14 * w)
         self.heads = nn.ModuleDict({name: nn.Linear(14 * w, len(values)) for name, values in vocabularies.items()})
 
     def forward(self, pixels: Tensor) -> dict[str, Tensor]:
-        """Read the attributes off the first `frames` frames of clips.
-
-        Args:
-            pixels: float [B, T, 3, H, W] in [0, 1], T ≥ 9.
-
-        Returns:
-            Attribute → logits [B, n], in the order of `vocabularies`.
-        """
+        """Read the first `frames` frames of clips [B, T, 3, H, W] in [0, 1], T ≥ 9: attribute → logits [B, n]."""
         features = self.features(pixels)
         return {name: head(features) for name, head in self.heads.items()}
 
@@ -127,13 +113,7 @@ class AttributeClassifier(nn.Module):
         """Write config.json and model.safetensors into a folder, which is made where missing."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        config = {
-            "vocabularies": self.vocabularies,
-            "width": self.width,
-            "rows": self.rows,
-            "frames": self.frames,
-            "stills": self.stills,
-        }
+        config = {name: getattr(self, name) for name in ("vocabularies", "width", "rows", "frames", "stills")}
         (folder / _CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         save_file({name: value.contiguous() for name, value in self.state_dict().items()}, folder / _WEIGHTS)
 
@@ -150,13 +130,12 @@ class AttributeClassifier(nn.Module):
             model = cls(config.pop("vocabularies"), **config)
             model.load_state_dict(load_file(folder / _WEIGHTS))
         except (OSError, TypeError, KeyError, RuntimeError, ValueError) as error:
-            raise ValueError(
-                f"classifier={folder}: expected a folder with {_CONFIG} and {_WEIGHTS} ({error})"
-            ) from error
+            line = f"classifier={folder}: expected a folder with {_CONFIG} and {_WEIGHTS} ({error})"
+            raise ValueError(line) from error
         return model.to(device).eval()
 
 
-def _layer2d(inputs: int, outputs: int, stride: int = 1) -> tuple[nn.Module, ...]:
+def _layer2d(inputs: int, outputs: int, stride: int) -> tuple[nn.Module, ...]:
     return nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()
 
 

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from causvid.evaluate.classifier import MIN_FRAMES, AttributeClassifier
-from causvid.evaluate.frechet import clip_features
 
 
 def difference(videos: Tensor, classifier: Path | None) -> tuple[float, str]:
@@ -23,10 +22,17 @@ def difference(videos: Tensor, classifier: Path | None) -> tuple[float, str]:
         return float(torch.pdist(points, p=1).mean()) / points.shape[1], "mean pixel distance, of 1"
     model = AttributeClassifier.load(classifier)
     features = torch.cat([clip_features(model, video[None]) for video in videos])
-    return float(feature_distances(features).mean()), "in the features of the model's classifier"
+    distances = torch.pdist(features) / features.shape[1] ** 0.5
+    return float(distances.mean()), "in the features of the model's classifier"
 
 
-def feature_distances(features: Tensor) -> Tensor:
-    """Return the root mean square differences of every two of [B, D] features: [B (B - 1) / 2], as `torch.pdist`."""
-    distances: Tensor = torch.pdist(features) / features.shape[1] ** 0.5
-    return distances
+@torch.no_grad()
+def clip_features(classifier: AttributeClassifier, pixels: Tensor) -> Tensor:
+    """Describe the first window of clips, uint8 [B, T, H, W, 3] or float [B, T, 3, H, W] in [0, 1]: float64 [B, D]."""
+    pixels = pixels[:, : classifier.frames]
+    if pixels.dtype == torch.uint8:
+        pixels = pixels.movedim(-1, 2) / 255.0
+    training = classifier.training
+    features = classifier.eval().features(pixels).double()
+    classifier.train(training)
+    return features

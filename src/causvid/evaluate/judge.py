@@ -1,20 +1,28 @@
 """Judge a folder of videos by what a model's classifier reads off them, and a model by the videos it makes."""
 
+import statistics
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from causvid.engine.machine import describe_machine
-from causvid.evaluate.adherence import Adherence, score
+from causvid.evaluate.adherence import EDGE_SECONDS, Adherence, Drift, measure_drift, score
 from causvid.evaluate.classifier import AttributeClassifier
-from causvid.evaluate.drift import EDGE_SECONDS, Drift, measure_drift
-from causvid.evaluate.prompts import Prompt, held_out, renders
-from causvid.evaluate.report import EvaluationReport, Measurement
-from causvid.evaluate.speed import measure_speed
-from causvid.evaluate.videos import Maker, Manifest, Progress, make_videos, read_videos
+from causvid.evaluate.report import EvaluationReport, Measurement, Speed
+from causvid.evaluate.videos import (
+    Maker,
+    Manifest,
+    Progress,
+    Prompt,
+    held_out,
+    make_batch,
+    make_videos,
+    read_videos,
+    renders,
+)
 from causvid.loading.bundle import Bundle
 from causvid.pipeline import Pipeline
 from causvid.worlds.storybook import World
@@ -60,14 +68,14 @@ def judge_folder(folder: Path, pipeline: Pipeline) -> dict[str, Adherence]:
 def judge_adherence(folder: Path, classifier: AttributeClassifier) -> Adherence:
     """Score the videos of a folder by the labels of their prompts."""
     manifest = Manifest.load(folder)
-    return score(classifier, read_videos(folder, manifest), _labels(classifier, manifest.prompts))
+    return score(classifier, read_videos(folder, manifest), classifier.labels(manifest.labels))
 
 
 def judge_drift(folder: Path, classifier: AttributeClassifier) -> Drift:
     """Score the first and the last seconds of the long videos of a folder."""
     manifest = Manifest.load(folder)
     videos = read_videos(folder, manifest, batch=LONG_BATCH)
-    return measure_drift(classifier, videos, _labels(classifier, manifest.prompts), fps=manifest.generation.fps)
+    return measure_drift(classifier, videos, classifier.labels(manifest.labels), fps=manifest.generation.fps)
 
 
 def judge_renders(
@@ -75,7 +83,8 @@ def judge_renders(
 ) -> Adherence:
     """Score renders of the prompts' scenes, as long as a training clip: the ceiling, what perfect video reaches."""
     frames = round(pipeline.clip_seconds * pipeline.fps)
-    return score(classifier, renders(world, prompts, pipeline.generation, frames=frames), _labels(classifier, prompts))
+    labels = classifier.labels([prompt.labels for prompt in prompts])
+    return score(classifier, renders(world, prompts, pipeline.generation, frames=frames), labels)
 
 
 def first_videos(folder: Path, count: int) -> list[tuple[str, NDArray[np.uint8]]]:
@@ -108,6 +117,28 @@ def measure(
     )
 
 
+def measure_speed(
+    pipeline: Pipeline, prompt: str, *, maker: Maker, seconds: float, seed: int, repeats: int = 3
+) -> Speed:
+    """Time single clips after one that is not counted; the student streams, the teacher cannot."""
+    totals, firsts, frames = list[float](), list[float](), 0
+    for number in range(seed, seed + repeats + 1):
+        start, marks, frames = time.perf_counter(), list[float](), 0
+        clip = (
+            pipeline.stream(prompt, seconds=seconds, seed=number)
+            if maker == "student"
+            else (make_batch(pipeline, maker, [prompt], [number], seconds=seconds))
+        )
+        for part in clip:
+            marks.append(time.perf_counter() - start)
+            frames += part.shape[0]
+        firsts.append(marks[0])
+        totals.append(marks[-1])
+    return Speed(
+        clip_seconds=statistics.median(totals[1:]), first_frame_seconds=statistics.median(firsts[1:]), frames=frames
+    )
+
+
 def evaluate(
     pipeline: Pipeline,
     folder: Path,
@@ -137,15 +168,8 @@ def evaluate(
     drift = None
     if long_prompts:
         long = folder / "long"
-        make_videos(
-            pipeline,
-            asked[:long_prompts],
-            long,
-            seconds=long_seconds,
-            seed=seed,
-            batch=LONG_BATCH,
-            progress=stage("long videos"),
-        )
+        few, told = asked[:long_prompts], stage("long videos")
+        make_videos(pipeline, few, long, seconds=long_seconds, seed=seed, batch=LONG_BATCH, progress=told)
         drift = judge_drift(long, classifier)
     return EvaluationReport(
         prompts=prompts,
@@ -157,7 +181,3 @@ def evaluate(
         teacher=made.get("teacher"),
         drift=drift,
     )
-
-
-def _labels(classifier: AttributeClassifier, prompts: Sequence[Prompt]) -> dict[str, Tensor]:
-    return classifier.labels([prompt.labels for prompt in prompts])

@@ -1,6 +1,6 @@
 """Make videos of prompts into a folder, from which they can be judged without the model.
 
-    manifest.json       the model, the request, and each video's file, prompt, seed and wall time
+    manifest.json       the model, the request, and each video's file, prompt and seed
     00000-0.mkv, …      number of the prompt, number of the seed; lossless
 
 The same request continues a folder that was interrupted. It makes the same batches, less those that are finished, so
@@ -9,22 +9,22 @@ the folder ends as if it had never been interrupted.
 Letters: B batch, T pixel frames, H W rows and columns.
 """
 
-import os
-import time
-from collections.abc import Callable, Iterator, Sequence
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
 import torch
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 from torch import Tensor
 
 from causvid.config import GenerationConfig, Settings, one_line
 from causvid.engine.storage import fingerprint
-from causvid.evaluate.prompts import Prompt
+from causvid.files.writing import new_file
 from causvid.media import VideoWriter, read_video
 from causvid.pipeline import Pipeline
+from causvid.worlds.storybook import World, caption, render, sample_scene
 
 MANIFEST = "manifest.json"
 Maker = Literal["student", "teacher"]
@@ -32,13 +32,20 @@ Progress = Callable[[int, int], None]
 """Called with (videos done, videos in all)."""
 
 
+class Prompt(Settings):
+    """A prompt. scene: seed of the held-out scene that it describes; labels: attribute → word, None is not counted."""
+
+    text: str
+    scene: int | None = None
+    labels: Mapping[str, str | None] = Field(default_factory=dict)
+
+
 class Video(Settings):
-    """A video of the folder. wall_seconds: its share of the time its batch took; None where it is not known."""
+    """A video of the folder."""
 
     file: str
     prompt: Prompt
     seed: int
-    wall_seconds: float | None = None
 
 
 class Manifest(Settings):
@@ -56,6 +63,11 @@ class Manifest(Settings):
         """The prompt of each video."""
         return [video.prompt for video in self.videos]
 
+    @property
+    def labels(self) -> list[Mapping[str, str | None]]:
+        """What each video should show."""
+        return [video.prompt.labels for video in self.videos]
+
     @classmethod
     def load(cls, folder: Path) -> "Manifest":
         """Read a folder's manifest.
@@ -72,9 +84,46 @@ class Manifest(Settings):
 
     def save(self, folder: Path) -> None:
         """Write it into a folder, whole or not at all."""
-        partial = folder / f".{MANIFEST}.partial"
-        partial.write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
-        os.replace(partial, folder / MANIFEST)
+        with new_file(folder / MANIFEST) as partial:
+            partial.write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
+
+
+def held_out(world: World, count: int, *, seed: int) -> list[Prompt]:
+    """Describe `count` scenes of a world that no training clip shows."""
+    scenes = [sample_scene(world, seed + number, split="held-out") for number in range(count)]
+    return [Prompt(text=caption(scene, scene.seed), scene=scene.seed, labels=scene.readable()) for scene in scenes]
+
+
+def read_prompts(file: Path) -> list[Prompt]:
+    """Read a prompt from each line of a text file that is not blank.
+
+    Raises:
+        ValueError: the file has none, or is not UTF-8.
+    """
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError:
+        raise ValueError(f"prompts={file}: expected a text file in UTF-8") from None
+    prompts = [Prompt(text=line.strip()) for line in lines if line.strip()]
+    if not prompts:
+        raise ValueError(f"prompts={file}: expected a prompt in each line, found none")
+    return prompts
+
+
+def renders(
+    world: World, prompts: Sequence[Prompt], generation: GenerationConfig, *, frames: int, batch: int = 8
+) -> Iterator[Tensor]:
+    """Yield renders of held-out scenes in batches, float [B, T, 3, H, W] in [0, 1], at a model's size and frame rate.
+
+    Raises:
+        ValueError: a prompt describes no scene.
+    """
+    for start in range(0, len(prompts), batch):
+        seeds = [prompt.scene for prompt in prompts[start : start + batch]]
+        scenes = [sample_scene(world, seed, split="held-out") for seed in seeds if seed is not None]
+        if len(scenes) < len(seeds):
+            raise ValueError("prompts from a file describe no scene of the world: there is nothing to render")
+        yield render(scenes, frames=frames, height=generation.height, width=generation.width, fps=generation.fps)
 
 
 def make_videos(
@@ -116,26 +165,17 @@ def make_videos(
         generation=own,
         videos=tuple(Video(file=file, prompt=prompt, seed=seed + n) for n, (file, prompt) in enumerate(files)),
     )
-    folder.mkdir(parents=True, exist_ok=True)
-    for stale in folder.glob(".*.partial"):  # of a process that was killed
-        stale.unlink()
-    manifest = _continued(folder, request)
-    videos = list(manifest.videos)
-    for start in range(0, len(videos), batch):
-        part = range(start, min(start + batch, len(videos)))
-        if not all((folder / videos[n].file).is_file() for n in part):
-            began = time.perf_counter()
-            texts, numbers = [videos[n].prompt.text for n in part], [videos[n].seed for n in part]
+    _begin(folder, request)
+    for start in range(0, len(files), batch):
+        part = request.videos[start : start + batch]
+        if not all((folder / video.file).is_file() for video in part):
+            texts, numbers = [video.prompt.text for video in part], [video.seed for video in part]
             made = make_batch(pipeline, maker, texts, numbers, seconds=request.seconds, steps=steps)
-            share = round((time.perf_counter() - began) / len(part), 3)
-            for n, video in zip(part, made, strict=True):
-                _write(folder / videos[n].file, video, fps=own.fps)
-                videos[n] = videos[n].model_copy(update={"wall_seconds": share})
-            manifest = manifest.model_copy(update={"videos": tuple(videos)})
-            manifest.save(folder)
+            for video, frames in zip(part, made, strict=True):
+                _write(folder / video.file, frames, fps=own.fps)
         if progress is not None:
-            progress(part.stop, len(videos))
-    return manifest
+            progress(start + len(part), len(files))
+    return request
 
 
 def make_batch(
@@ -166,29 +206,27 @@ def read_videos(folder: Path, manifest: Manifest, *, batch: int = 8) -> Iterator
         yield torch.stack([_read(path, manifest) for path in paths])
 
 
-def _continued(folder: Path, request: Manifest) -> Manifest:
-    """Return the manifest of the same request that a folder holds; begin one in an empty folder."""
+def _begin(folder: Path, request: Manifest) -> None:
+    """Begin an empty folder, or check that it holds what is asked for."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for stale in folder.glob(".*.*"):  # of a process that was killed
+        shutil.rmtree(stale)
     if not (folder / MANIFEST).is_file():
         if any(folder.iterdir()):
             raise ValueError(f"folder={folder} is not empty and has no {MANIFEST}: choose a new one")
         request.save(folder)
-        return request
     found = Manifest.load(folder)
-    unmade = tuple(video.model_copy(update={"wall_seconds": None}) for video in found.videos)
-    asked = found.model_copy(update={"videos": unmade})
-    if asked != request:
-        names = [name for name in Manifest.model_fields if getattr(asked, name) != getattr(request, name)]
+    if found != request:
+        names = [name for name in Manifest.model_fields if getattr(found, name) != getattr(request, name)]
         other = {"videos": "prompts or seeds", "model": f"model {found.model}", "seconds": f"seconds={found.seconds:g}"}
         raise ValueError(f"folder={folder} holds videos of another request: {other.get(names[0], names[0])}")
-    return found
 
 
 def _write(path: Path, video: Tensor, *, fps: float) -> None:
-    """Write a video, uint8 [T, H, W, 3], under its name only when it is whole: an interrupt leaves no shorter one."""
-    partial = path.with_name(f".partial{path.suffix}")
-    with VideoWriter(partial, fps=fps, height=video.shape[1], width=video.shape[2]) as writer:
+    """Write a video, uint8 [T, H, W, 3], whole or not at all: an interrupt leaves no shorter one."""
+    size = {"height": video.shape[1], "width": video.shape[2]}
+    with new_file(path) as partial, VideoWriter(partial, fps=fps, **size) as writer:
         writer.write(video.numpy())
-    os.replace(partial, path)
 
 
 def _read(path: Path, manifest: Manifest) -> Tensor:

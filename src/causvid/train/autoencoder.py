@@ -1,4 +1,9 @@
-"""Stage `autoencoder`: learn to turn rendered clips into latents and back."""
+"""Stages `autoencoder` and `decoder`: rendered clips to latents and back, and then from what the teacher generates.
+
+A generated latent differs from an encoded one in detail that changes from one latent frame to the next, and a decoder
+that never saw such latents shows it as a flicker. In stage `decoder` it sees clips whose latents were noised and
+denoised by the teacher, and is asked for the clip itself. The encoder stays, so latents and transformers do.
+"""
 
 from pathlib import Path
 
@@ -6,14 +11,15 @@ import torch
 from torch import Tensor
 
 from causvid.data.renders import captions_of, clip_batches, render_batch
-from causvid.models.autoencoder_loss import autoencoder_loss
+from causvid.engine.solver import guided_velocity, solve
+from causvid.flow import add_noise, randn_like
+from causvid.models.autoencoder_loss import autoencoder_loss, reconstruction_loss
 from causvid.preset import Preset
 from causvid.recipe import required
 from causvid.seeding import step_generator
 from causvid.train.loop import Stage
-from causvid.train.objective import Metrics, Micro, make_objective
-from causvid.train.optimizer import Ema, autocast
-from causvid.train.roles import Roles, channels_last
+from causvid.train.objective import Metrics, Micro, Objective, autocast
+from causvid.train.roles import Roles, channels_last, teacher_visibility
 from causvid.train.run import Run, save_weights
 from causvid.train.samples import write_samples
 
@@ -30,7 +36,6 @@ def autoencoder_stage(preset: Preset, run: Run) -> Stage:
         clips = render_batch(preset, SHORTCUT_CLIPS, frames=config.frames, generator=generator, device=run.device)[0]
         model.initialise_shortcut(clips)
     channels_last(model.to(run.device))
-    average = Ema(model, config.ema)
 
     def loss(micro: Micro) -> tuple[Tensor, Metrics]:
         pixels, _ = draw(micro.noise)
@@ -43,19 +48,67 @@ def autoencoder_stage(preset: Preset, run: Run) -> Stage:
     def sample(folder: Path, done: int) -> None:
         generator = step_generator(run.seed, "samples", 0)
         pixels, scenes = render_batch(preset, 8, frames=config.frames, generator=generator, device=run.device)
-        again = average.averaged()
-        both = torch.stack((pixels, again.decode(again.encode(pixels))), dim=1).flatten(0, 1)
-        prompts = captions_of(scenes, [scene.seed for scene in scenes])
-        texts = [text for prompt in prompts for text in (prompt, "decoded")]
+        averaged = objective.averaged(model)
+        both = torch.stack((pixels, averaged.decode(averaged.encode(pixels))), dim=1).flatten(0, 1)
+        texts = [text for prompt in captions_of(scenes) for text in (prompt, "decoded")]
         write_samples(both, texts, folder, fps=preset.generation.fps, stills=3)
 
-    parameters = [p for p in model.parameters() if p.requires_grad]
+    objective = Objective("autoencoder", loss, {"model": model}, config)
     return Stage(
-        name="autoencoder",
-        steps=config.steps,
-        settings=config.lasting(),
-        modules={"model": model},
-        objectives=[make_objective("autoencoder", loss, parameters, config, averages={"model": average})],
-        finish=lambda: save_weights(average.averaged(), run.folder / "autoencoder.safetensors"),
+        "autoencoder",
+        config.steps,
+        config.lasting(),
+        finish=lambda: save_weights(objective.averaged(model), run.result("autoencoder")),
+        objectives=[objective],
+        sample=sample,
+    )
+
+
+def decoder_stage(preset: Preset, run: Run) -> Stage:
+    """Train the decoder further; the result is the average of the weights."""
+    config = required(preset.recipe.decoder, "decoder")
+    draw = clip_batches(preset, config, seed=run.seed, device=run.device)
+    roles = Roles(preset, run)
+    model, before = roles.tiny_autoencoder(), roles.tiny_autoencoder()
+    model.decoder.requires_grad_()
+    text, teacher = roles.text_encoder(), roles.teacher()
+
+    @torch.no_grad()
+    def denoised(pixels: Tensor, prompts: list[str], strength: float, generator: torch.Generator) -> Tensor:
+        """Encode clips, noise their latents to level `strength`, and denoise them with the teacher."""
+        latents = model.encode(pixels)
+        level = torch.full(latents.shape[:2], strength, device=latents.device)
+        keys = teacher.encode_text(text.embed(prompts, latents.device))
+        sigmas = [strength * left / config.euler_steps for left in range(config.euler_steps, -1, -1)]
+        noised = add_noise(latents, randn_like(latents, generator), level)
+        velocity = guided_velocity(teacher, keys, keys, guidance=1.0, visibility=teacher_visibility(preset))
+        return solve(velocity, noised, sigmas=sigmas)[0]
+
+    def loss(micro: Micro) -> tuple[Tensor, Metrics]:
+        pixels, scenes = draw(micro.noise)
+        strength = config.strength * max(0.01, float(torch.rand((), generator=micro.choices)))
+        with autocast(run.device):
+            latents = denoised(pixels, captions_of(scenes), strength, micro.noise)
+            return reconstruction_loss(
+                model.reconstruct(latents), pixels, edges=config.edges, motion=config.motion, energy=config.energy
+            )
+
+    @torch.no_grad()
+    def sample(folder: Path, done: int) -> None:
+        generator = step_generator(run.seed, "samples", 0, run.device)
+        pixels, scenes = render_batch(preset, 6, frames=config.frames, generator=generator, device=run.device)
+        prompts = captions_of(scenes)
+        latents = denoised(pixels, prompts, config.strength, generator)
+        both = torch.stack((before.decode(latents), objective.averaged(model).decode(latents)), dim=1).flatten(0, 1)
+        texts = [text for prompt in prompts for text in (f"before: {prompt}", f"now: {prompt}")]
+        write_samples(both, texts, folder, fps=preset.generation.fps)
+
+    objective = Objective("decoder", loss, {"model": model}, config)
+    return Stage(
+        "decoder",
+        config.steps,
+        config.lasting(),
+        finish=lambda: save_weights(objective.averaged(model), run.result("decoder")),
+        objectives=[objective],
         sample=sample,
     )

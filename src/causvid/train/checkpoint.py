@@ -1,15 +1,26 @@
-"""Checkpoints of a stage: everything that must survive an interruption, in one file that is whole or absent."""
+"""What a stage writes while it runs: a checkpoint that is whole or absent, and rows of metrics.
 
-import os
+Metrics are a row of JSON every few steps, and TensorBoard's curves where it is installed.
+"""
+
+import json
 import pickle
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 
+from causvid.files.writing import new_file
+
 CHECKPOINT = "checkpoint.pt"
+METRICS = "metrics.jsonl"
+Log = Callable[[int, float, Mapping[str, float]], None]
+"""Takes the steps done, the seconds they took, and metrics."""
 
 
 class Stateful(Protocol):
@@ -38,20 +49,12 @@ def save_checkpoint(
     Raises:
         OSError: if it cannot be written; the checkpoint before it is then still there.
     """
-    value = {
-        "step": progress.step,
-        "seconds": progress.seconds,
-        "started_with": dict(settings),
-        "state": {name: part.state_dict() for name, part in state.items()},
-    }
-    partial = path.with_suffix(".partial")
+    saved = {name: part.state_dict() for name, part in state.items()}
     try:
-        torch.save(value, partial)
-        os.replace(partial, path)
+        with new_file(path) as partial:
+            torch.save({**vars(progress), "started_with": dict(settings), "state": saved}, partial)
     except RuntimeError as error:  # torch's, for a disk that is full
         raise OSError(f"{path} cannot be written: {str(error).splitlines()[0]}") from None
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def load_checkpoint(
@@ -84,3 +87,50 @@ def load_checkpoint(
         line = lines[min(1, len(lines) - 1)].strip()  # torch says what is wrong in the second line
         raise ValueError(f"{path} does not fit this stage ({line}): use another --out or delete the file") from None
     return progress
+
+
+@contextmanager
+def open_log(folder: Path, name: str, step: int) -> Iterator[Log]:
+    """Open the log of stage `name`, whose last checkpoint is of `step`: rows of later steps are dropped."""
+    path = folder / METRICS
+    kept = [row for row in _rows(path) if row["step"] <= step]
+    with new_file(path) as partial:
+        partial.write_text("".join(f"{json.dumps(row)}\n" for row in kept), encoding="utf-8")
+    with path.open("a", encoding="utf-8") as file, _curves(folder / "tensorboard", step) as draw:
+
+        def log(done: int, seconds: float, metrics: Mapping[str, float]) -> None:
+            file.write(json.dumps({"step": done, "seconds": round(seconds, 2), **metrics}) + "\n")
+            file.flush()
+            for metric, value in metrics.items():
+                draw(f"{name}/{metric}", value, done)
+
+        yield log
+
+
+def last_row(folder: Path) -> Mapping[str, float] | None:
+    """Return the last whole row of a stage's folder, None if there is none."""
+    return next(reversed(_rows(folder / METRICS)), None)
+
+
+def _rows(path: Path) -> list[dict[str, float]]:
+    """Read rows, without those that were cut short or are none."""
+    rows = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []:
+        with suppress(ValueError):
+            row = json.loads(line)
+            if isinstance(row, dict) and all(isinstance(row.get(key), int | float) for key in ("step", "seconds")):
+                rows.append(row)
+    return rows
+
+
+@contextmanager
+def _curves(folder: Path, step: int) -> Iterator[Callable[[str, float, int], None]]:
+    """Open TensorBoard's log from `step` on."""
+    if find_spec("tensorboard") is None:
+        print("tensorboard is not installed: curves are in metrics.jsonl alone", file=sys.stderr)
+        yield lambda name, value, at: None
+        return
+    from torch.utils.tensorboard import SummaryWriter
+
+    with SummaryWriter(log_dir=str(folder), purge_step=step) as writer:
+        yield writer.add_scalar

@@ -10,21 +10,17 @@ from causvid.preset import Preset
 from causvid.recipe import required
 from causvid.seeding import lend_seed, step_generator
 from causvid.train.loop import Stage
-from causvid.train.objective import Metrics, Micro, make_objective
+from causvid.train.objective import Metrics, Micro, Objective
 from causvid.train.run import Run
-
-
-def vocabularies(preset: Preset) -> dict[str, tuple[str, ...]]:
-    """Return what the classifier tells apart: the values that occur in the preset's world."""
-    world = world_of(preset)
-    return {"subject": world.subjects, "colour": world.colours, "place": world.places, "motion": world.motions}
 
 
 def classifier_stage(preset: Preset, run: Run) -> Stage:
     """Train on rendered clips."""
     config = required(preset.recipe.classifier, "classifier")
+    world = world_of(preset)
+    told_apart = {"subject": world.subjects, "colour": world.colours, "place": world.places, "motion": world.motions}
     with lend_seed(step_generator(run.seed, "classifier weights", 0)):
-        model = AttributeClassifier(vocabularies(preset), frames=config.frames)
+        model = AttributeClassifier(told_apart, frames=config.frames)
     model.to(run.device)
     draw = clip_batches(preset, config, seed=run.seed, device=run.device)
 
@@ -33,34 +29,24 @@ def classifier_stage(preset: Preset, run: Run) -> Stage:
         labels = {name: value.to(run.device) for name, value in model.labels([s.readable() for s in scenes]).items()}
         return classifier_loss(model, pixels, labels, generator=micro.noise), {}
 
+    objective = Objective("classifier", loss, {"model": model}, config)
     return Stage(
-        name="classifier",
-        steps=config.steps,
-        settings=config.lasting(),
-        modules={"model": model},
-        objectives=[make_objective("classifier", loss, list(model.parameters()), config)],
-        finish=lambda: model.save(run.folder / "classifier_model"),
+        "classifier",
+        config.steps,
+        config.lasting(),
+        finish=lambda: objective.averaged(model).save(run.result("classifier")),
+        objectives=[objective],
     )
 
 
 def classifier_loss(
-    model: AttributeClassifier,
-    pixels: Tensor,
-    labels: dict[str, Tensor],
-    *,
-    generator: torch.Generator,
-    augment: bool = True,
+    model: AttributeClassifier, pixels: Tensor, labels: dict[str, Tensor], *, generator: torch.Generator
 ) -> Tensor:
-    """Sum the cross-entropies of all attributes.
+    """Sum the cross-entropies of all attributes for clips that are disturbed as generated video is.
 
     Args:
         pixels: float [B, T, 3, H, W] in [0, 1]; of a long clip, a random stretch is used.
         labels: attribute → int64 [B]; −1 leaves that clip out for that attribute.
-        generator: source of the stretch and of the augmentation, on any device.
-        augment: disturb clips as generated video is disturbed, so that a clip is judged by what it shows.
-
-    Returns:
-        Scalar loss.
     """
     if set(labels) != set(model.vocabularies):
         raise ValueError(f"labels={sorted(labels)}: expected {sorted(model.vocabularies)}")
@@ -68,10 +54,7 @@ def classifier_loss(
     if spare > 0:
         start = int(torch.randint(spare + 1, (1,), generator=generator, device=generator.device))
         pixels = pixels[:, start : start + model.frames]
-    pixels = model.resize(pixels)
-    if augment:
-        pixels = disturb(pixels, generator=generator)
-    logits = model(pixels)
+    logits = model(disturb(model.resize(pixels), generator=generator))
     losses = []
     for name, target in labels.items():
         counted = (target != IGNORED).sum().clamp(min=1)
@@ -80,14 +63,9 @@ def classifier_loss(
 
 
 def disturb(pixels: Tensor, *, generator: torch.Generator) -> Tensor:
-    """Blur, shift, tint, flicker and add noise at random, a little, and never mirror: left and right are labels.
+    """Blur, shift, tint, flicker and add noise to clips [B, T, 3, H, W] in [0, 1] at random, a little.
 
-    Args:
-        pixels: float [B, T, 3, H, W] in [0, 1].
-        generator: on any device; numbers are drawn there.
-
-    Returns:
-        The same shape, in [0, 1].
+    They are never mirrored: left and right are labels.
     """
     B, T, _, H, W = pixels.shape
     drawn = generator.device

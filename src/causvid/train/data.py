@@ -21,10 +21,5 @@ def data_stage(preset: Preset, run: Run) -> Stage:
         shards.save(n, {"latents": latents}, captions)
         return {"latent_std": latents.float().std(), "latent_mean": latents.float().mean()}
 
-    return Stage(
-        name="data",
-        steps=shards.count,
-        settings=required(preset.recipe.data, "data").lasting(),
-        make=make,
-        finish=lambda: shards.repair(make),
-    )
+    settings = required(preset.recipe.data, "data").lasting()
+    return Stage("data", shards.count, settings, finish=lambda: shards.repair(make), make=make)

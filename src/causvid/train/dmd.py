@@ -8,8 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from causvid.distill.dmd import critic_loss, student_loss
-from causvid.distill.levels import draw_chunk_levels
+from causvid.distill import critic_loss, draw_chunk_levels, student_loss
 from causvid.engine.rollout import rollout
 from causvid.engine.solver import guided_velocity
 from causvid.flow import Velocity, add_noise, randn_like, sample_timestep_sigma, x0_from_velocity
@@ -17,11 +16,10 @@ from causvid.models.transformer import TextKeys, Transformer
 from causvid.preset import Preset
 from causvid.recipe import required
 from causvid.train.loop import Stage
-from causvid.train.objective import Metrics, Micro, make_objective
-from causvid.train.optimizer import Ema, autocast
-from causvid.train.prompts import embed_captions, sample_prompts
+from causvid.train.objective import Metrics, Micro, Objective, autocast
 from causvid.train.roles import (
     Roles,
+    embed_captions,
     latent_size,
     student_layout,
     student_sigmas,
@@ -29,7 +27,7 @@ from causvid.train.roles import (
     teacher_visibility,
 )
 from causvid.train.run import Run, save_weights
-from causvid.train.samples import student_sampler
+from causvid.train.samples import sample_prompts, student_sampler
 
 
 class Sample(NamedTuple):
@@ -46,8 +44,7 @@ def dmd_stage(preset: Preset, run: Run) -> Stage:
     roles = Roles(preset, run)
     dataset, text = roles.dataset(), roles.text_encoder()
     embeddings, null = (embed_captions(text, prompts, run.device) for prompts in (dataset.captions, [""]))
-    student, teacher, critic = roles.student(config.start), roles.teacher(), roles.critic()
-    average = Ema(student, config.ema)
+    student, teacher, critic = roles.transformer(config.start), roles.teacher(), roles.transformer("teacher")
     visibility, layout = student_visibility(preset), student_layout(preset)
     score_visibility, few = teacher_visibility(preset), student_sigmas(preset)
     levels = torch.tensor(few, device=run.device)
@@ -117,24 +114,22 @@ def dmd_stage(preset: Preset, run: Run) -> Stage:
             sigma, noise = levels_to_compare(clean, micro.noise), randn_like(x0, micro.noise)
             return student_loss(x0, teacher=scores[0], critic=scores[1], sigma=sigma, noise=noise), {}
 
+    critic_objective = Objective(
+        "critic",
+        loss_of_critic,
+        {"critic": critic},
+        config,
+        rate=config.critic_learning_rate,
+        updates=config.critic_updates,
+        has_average=False,
+    )
+    objective = Objective("student", loss_of_student, {"student": student}, config)
+    prompts = sample_prompts(preset, dataset.captions)
     return Stage(
-        name="dmd",
-        steps=config.steps,
-        settings=config.lasting(),
-        modules={"student": student, "critic": critic},
-        objectives=[
-            make_objective(
-                "critic",
-                loss_of_critic,
-                list(critic.parameters()),
-                config,
-                rate=config.critic_learning_rate,
-                updates=config.critic_updates,
-            ),
-            make_objective(
-                "student", loss_of_student, list(student.parameters()), config, averages={"student": average}
-            ),
-        ],
-        finish=lambda: save_weights(average.averaged(), run.folder / "student.safetensors"),
-        sample=student_sampler(roles, text, average.averaged, sample_prompts(preset, dataset.captions)),
+        "dmd",
+        config.steps,
+        config.lasting(),
+        finish=lambda: save_weights(objective.averaged(student), run.result("dmd")),
+        objectives=[critic_objective, objective],
+        sample=student_sampler(roles, text, lambda: objective.averaged(student), prompts),
     )

@@ -16,10 +16,9 @@ from causvid.loading.assemble import load_bundle
 from causvid.loading.bundle import REPORT, read_settings, save_bundle
 from causvid.loading.layout import find_layout
 from causvid.preset import Preset
-from causvid.train.metrics import last_row
-from causvid.train.order import ORDER
+from causvid.train.checkpoint import last_row
 from causvid.train.roles import Roles
-from causvid.train.run import Run
+from causvid.train.run import ORDER, Run
 
 OF_THE_STUDENT = {"pairs", "ode", "dmd"}
 """Stages whose work is in no other weights than the student's."""
@@ -50,7 +49,7 @@ def export_bundle(
         ValueError: naming the stage whose result is missing.
     """
     roles = Roles(preset, run)
-    transformer, autoencoder, text_encoder = roles.student(student), roles.autoencoder(), roles.text_encoder()
+    transformer, autoencoder, text_encoder = roles.transformer(student), roles.autoencoder(), roles.text_encoder()
     measured = _measured(folder, preset.generation, transformer, autoencoder, text_encoder)
     save_bundle(
         folder,
@@ -81,24 +80,17 @@ def _measured(
         bundle = load_bundle(folder)
     except ValueError:  # what is damaged is replaced
         return None
-    pairs = ((bundle.transformer, transformer), (bundle.autoencoder, autoencoder), (bundle.text_encoder, text_encoder))
-    same = bundle.generation == generation and all(_same(old, new) for old, new in pairs)
-    return report if same else None
-
-
-def _same(stored: nn.Module, model: nn.Module) -> bool:
-    """Tell whether a module was stored in half precision from another's weights."""
-    old, new = stored.state_dict(), model.state_dict()
-    return old.keys() == new.keys() and all(torch.equal(old[name], new[name].cpu().half().float()) for name in old)
+    stored = {"model": bundle.transformer, "decoder": bundle.autoencoder, "text": bundle.text_encoder}
+    trained = {"model": transformer, "decoder": autoencoder, "text": text_encoder}
+    old, new = nn.ModuleDict(stored).state_dict(), nn.ModuleDict(trained).state_dict()
+    same = old.keys() == new.keys() and all(torch.equal(old[name], new[name].cpu().half().float()) for name in old)
+    return report if same and bundle.generation == generation else None
 
 
 def provenance(preset: Preset, run: Run, *, earlier: Stages | None = None) -> dict[str, Any]:
     """Return where the weights come from: the preset, its data, and what every stage took by its log."""
-    stages = {}
-    for name in ORDER:
-        row = last_row(run.folder / name)
-        if row is not None:
-            stages[name] = {"steps": row["step"], "minutes": round(row["seconds"] / 60, 1)}
+    rows = {name: row for name in ORDER if (row := last_row(run.folder / name)) is not None}
+    stages = {name: {"steps": row["step"], "minutes": round(row["seconds"] / 60, 1)} for name, row in rows.items()}
     return {
         "preset": preset.name,
         "world": preset.world,

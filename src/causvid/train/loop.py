@@ -8,7 +8,7 @@ steps of an unbroken one.
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,7 @@ from rich.console import Console
 from torch import nn
 
 from causvid.interrupt import gentle_interrupt
-from causvid.train.checkpoint import CHECKPOINT, Progress, Stateful, load_checkpoint, save_checkpoint
-from causvid.train.metrics import open_log
+from causvid.train.checkpoint import CHECKPOINT, Progress, Stateful, load_checkpoint, open_log, save_checkpoint
 from causvid.train.objective import Metrics, Objective, optimise
 from causvid.train.run import Run
 
@@ -37,19 +36,23 @@ class Stage:
     """One stage of the recipe as the loop sees it.
 
     settings: plain values that a checkpoint remembers, and that must be the same for whoever resumes from it.
-    finish: write the stage's result once the last step is done. modules, objectives: what is trained, the objectives
-    in the order of a step. make: instead, compute and write what step n makes. sample: write pictures of the present
-    state into a folder, after so many steps.
+    finish: write the stage's result once the last step is done. objectives: what is trained, in the order of a step.
+    make: instead, compute and write what step n makes. sample: write pictures of the present state into a folder, after
+    so many steps.
     """
 
     name: str
     steps: int
     settings: Mapping[str, Any]
     finish: Callable[[], None]
-    modules: Mapping[str, nn.Module] = field(default_factory=dict)
     objectives: Sequence[Objective] = ()
     make: Callable[[int], Metrics] | None = None
     sample: Callable[[Path, int], None] | None = None
+
+    @property
+    def modules(self) -> dict[str, nn.Module]:
+        """Return what is trained."""
+        return {name: module for objective in self.objectives for name, module in objective.modules.items()}
 
     @property
     def state(self) -> dict[str, Stateful]:
@@ -57,7 +60,8 @@ class Stage:
         parts: dict[str, Stateful] = dict(self.modules)
         for objective in self.objectives:
             parts[f"{objective.name} optimizer"] = objective.optimizer
-            parts.update({f"{name} average": average for name, average in objective.averages.items()})
+            averages = objective.averages
+            parts |= {f"{name} average": averages[one] for name, one in objective.modules.items() if one in averages}
         return parts
 
 
@@ -70,7 +74,7 @@ def take_step(stage: Stage, run: Run, step: int) -> Metrics:
     for objective in stage.objectives:
         prefix = f"{objective.name}_" if len(stage.objectives) > 1 else ""
         values = optimise(objective, stage.name, run, step)
-        metrics.update({f"{prefix}{name}": value for name, value in values.items()})
+        metrics |= {f"{prefix}{name}": value for name, value in values.items()}
     return metrics
 
 
@@ -103,8 +107,11 @@ def train(stage: Stage, run: Run) -> bool:
         bar = progress.add_task(stage.name, total=stage.steps, completed=done, note="")
         while done < stage.steps:
             metrics = {name: float(value) for name, value in take_step(stage, run, done).items()}
-            _check_finite(metrics, stage.name, done + 1, saved)
             done += 1
+            for name, value in metrics.items():
+                if not math.isfinite(value):  # the weights are spoiled and must not be saved
+                    kept = f"the checkpoint of step {saved} is kept" if saved else "no checkpoint was written yet"
+                    raise ValueError(f"stage {stage.name} stopped at step {done}: {name}={value}; {kept}")
             now = time.monotonic()
             seconds = before.seconds + now - begin
             if done % every == 0 or done == stage.steps:
@@ -127,11 +134,3 @@ def train(stage: Stage, run: Run) -> bool:
     if done >= stage.steps:
         stage.finish()
     return done >= stage.steps
-
-
-def _check_finite(metrics: Mapping[str, float], stage: str, step: int, saved: int) -> None:
-    """Raise `ValueError` if a loss or another metric is not finite: the weights are spoiled and must not be saved."""
-    bad = [f"{name}={value}" for name, value in metrics.items() if not math.isfinite(value)]
-    if bad:
-        kept = f"the checkpoint of step {saved} is kept" if saved else "no checkpoint was written yet"
-        raise ValueError(f"stage {stage} stopped at step {step}: {bad[0]}; {kept}")

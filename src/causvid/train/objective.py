@@ -1,31 +1,31 @@
-"""A loss and what it moves: the unit that the loop optimises.
+"""A loss and what it moves: the unit that the loop optimises, with optimiser, schedule, precision and averages.
 
 The loss of a step is the mean over `accumulate` micro-batches. A stage returns objectives; gradients, clipping,
-learning rates and averages are the loop's.
+learning rates and averages are the loop's. Master weights are fp32.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+import copy
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from causvid.recipe import StageConfig
 from causvid.seeding import step_generator
-from causvid.train.optimizer import Ema, adamw, learning_rate
 from causvid.train.run import Run
 
 Metrics = dict[str, Tensor]
+M = TypeVar("M", bound=nn.Module)
 
 
 @dataclass(frozen=True)
 class Micro:
     """The micro-batch that a loss is asked for, and its sources of randomness.
 
-    noise: on the run's device, different for every micro-batch. choices: on the CPU, which has to know what is chosen
-    and would have to wait for a device that draws; for what decides how many passes are run, which must be the same
-    in all processes that train together.
+    noise: on the run's device, different for every micro-batch. choices: on the CPU, for what decides how many passes
+    are run: it must be known without waiting for a device, and be the same in all processes that train together.
     """
 
     step: int
@@ -35,75 +35,116 @@ class Micro:
     choices: torch.Generator
 
 
-@dataclass(frozen=True)
-class Objective:
-    """One loss of a stage, with its parameters and optimizer.
+class Ema:
+    """A running average of a module's weights, kept in fp32; young averages forget faster."""
 
-    loss: returns a scalar to differentiate and detached scalars to follow. learning_rate: by step. updates: how often
-    it is optimised in a step. averages: of the modules that the parameters are in.
+    def __init__(self, module: nn.Module, decay: float) -> None:
+        self.module = module
+        self.decay = decay
+        self.updates = 0
+        self.weights = {name: p.detach().float().clone() for name, p in module.state_dict().items()}
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Move the average towards the module's present weights."""
+        self.updates += 1
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        state = self.module.state_dict()
+        torch._foreach_lerp_(list(self.weights.values()), [state[name].float() for name in self.weights], 1 - decay)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the average and its age."""
+        return {"updates": self.updates, "weights": self.weights}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore an average."""
+        self.updates = state_dict["updates"]
+        for name, value in state_dict["weights"].items():
+            self.weights[name].copy_(value)
+
+
+@dataclass
+class Objective:
+    """One loss of a stage, and the modules whose parameters it trains as the stage's settings say.
+
+    loss: returns a scalar to differentiate and detached scalars to follow. rate: replaces the learning rate of the
+    settings. updates: how often it is optimised in a step. has_average: average the weights, unless `ema` is 0.
     """
 
     name: str
     loss: Callable[[Micro], tuple[Tensor, Metrics]]
-    parameters: Sequence[nn.Parameter]
-    optimizer: torch.optim.Optimizer
-    learning_rate: Callable[[int], float]
-    max_norm: float
-    accumulate: int = 1
+    modules: Mapping[str, nn.Module]
+    config: StageConfig
+    rate: float | None = None
     updates: int = 1
-    averages: Mapping[str, Ema[Any]] = field(default_factory=dict)
+    has_average: bool = True
 
+    def __post_init__(self) -> None:
+        self.parameters = [p for module in self.modules.values() for p in module.parameters() if p.requires_grad]
+        self.optimizer = adamw(self.parameters, self.config)
+        averaged = self.modules.values() if self.has_average and self.config.ema else ()
+        self.averages = {module: Ema(module, self.config.ema) for module in averaged}
 
-def make_objective(
-    name: str,
-    loss: Callable[[Micro], tuple[Tensor, Metrics]],
-    parameters: Sequence[nn.Parameter],
-    config: StageConfig,
-    *,
-    rate: float | None = None,
-    updates: int = 1,
-    averages: Mapping[str, Ema[Any]] | None = None,
-) -> Objective:
-    """Make an objective with AdamW and the schedule of a stage's settings; `rate` replaces their learning rate."""
-    return Objective(
-        name,
-        loss,
-        parameters,
-        adamw(parameters, config),
-        lambda step: learning_rate(config, step, rate),
-        max_norm=config.max_norm,
-        accumulate=config.accumulate,
-        updates=updates,
-        averages=averages or {},
-    )
+    def averaged(self, module: M) -> M:
+        """Return a copy of a module with the average of its weights, ready for use."""
+        result = copy.deepcopy(module)
+        if module in self.averages:
+            result.load_state_dict(self.averages[module].weights)
+        return result.eval()
 
 
 def optimise(objective: Objective, stage: str, run: Run, step: int) -> Metrics:
     """Take an objective's updates of one step; return its loss, gradient norm and metrics, averaged over them."""
-    rows = []
+    config, rows = objective.config, []
     for update in range(objective.updates):
         source = f"{stage}/{objective.name}/{update}"
         losses = []
-        for index in range(objective.accumulate):
-            micro = Micro(
-                step=step,
-                update=update,
-                index=index,
-                noise=step_generator(run.seed, source, step, run.device, part=index),
-                choices=step_generator(run.seed, f"{source} choices", step, part=index),
-            )
-            loss, metrics = objective.loss(micro)
-            (loss / objective.accumulate).backward()
+        for index in range(config.accumulate):
+            noise = step_generator(run.seed, source, step, run.device, part=index)
+            choices = step_generator(run.seed, f"{source} choices", step, part=index)
+            loss, metrics = objective.loss(Micro(step, update, index, noise, choices))
+            (loss / config.accumulate).backward()
             losses.append({"loss": loss.detach(), **metrics})
-        norm = nn.utils.clip_grad_norm_(objective.parameters, objective.max_norm)
+        norm = nn.utils.clip_grad_norm_(objective.parameters, config.max_norm)
         for group in objective.optimizer.param_groups:
-            group["lr"] = objective.learning_rate(step)
+            group["lr"] = learning_rate(config, step, objective.rate)
         objective.optimizer.step()
         objective.optimizer.zero_grad(set_to_none=True)  # no gradients in memory while others are computed
         for average in objective.averages.values():
             average.update()
         rows.append({**_mean(losses), "grad_norm": norm.detach()})
     return _mean(rows)
+
+
+def learning_rate(config: StageConfig, step: int, base: float | None = None) -> float:
+    """Return the rate at a step: linear warmup, constant, then linear to zero over the last `cooldown` of the stage."""
+    rate = config.learning_rate if base is None else base
+    warm = min(1.0, (step + 1) / max(1, config.warmup))
+    left = (config.steps - step) / max(1.0, config.cooldown * config.steps)
+    return rate * warm * min(1.0, left)
+
+
+def adamw(parameters: Iterable[nn.Parameter], config: StageConfig) -> torch.optim.AdamW:
+    """Make AdamW with the stage's betas; weight decay touches matrices only."""
+    matrices: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
+    for parameter in parameters:
+        (matrices if parameter.ndim >= 2 else others).append(parameter)
+    groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    groups = [group for group in groups if group["params"]]
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, fused=True)
+
+
+def autocast(device: torch.device) -> torch.autocast:
+    """Return the precision of a training pass: bf16 products where the machine is fast at them, else fp32.
+
+    That is on CUDA, and on a CPU that has instructions for them. Weights stay fp32. Without the cache of cast weights,
+    in which a pass that needs gradients can find what one without them has cast:
+    https://github.com/pytorch/pytorch/issues/112583
+    """
+    has: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.11 cannot tell
+    fast = bool(has.get("avx512_bf16") or has.get("amx_bf16")) if device.type == "cpu" else device.type == "cuda"
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=fast, cache_enabled=False)
 
 
 def _mean(rows: Sequence[Metrics]) -> Metrics:

@@ -4,12 +4,13 @@ A part is what a stage of the run trained or, where the recipe has no such stage
 """
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from causvid.data.dataset import Dataset
 from causvid.data.latent_folder import LatentFolder
@@ -29,10 +30,10 @@ from causvid.nn.chunks import chunk_layout
 from causvid.nn.visibility import FULL, Visibility
 from causvid.preset import Preset
 from causvid.seeding import lend_seed, step_generator
-from causvid.train.order import RESULTS, needed
-from causvid.train.run import Run, load_weights, save_weights
+from causvid.train.run import RESULTS, Run, copy_weights, load_weights, needed, save_weights
 
 WAN_SPATIAL_FACTOR = 8
+EMBEDDED_TOGETHER = 512
 
 
 def student_visibility(preset: Preset) -> Visibility:
@@ -44,8 +45,7 @@ def student_visibility(preset: Preset) -> Visibility:
 def teacher_visibility(preset: Preset) -> Visibility:
     """Return what teacher and critic see: the whole clip, or what the student sees if the teacher is causal.
 
-    A causal teacher is trained with a noise level for each chunk, but asked for all chunks at one level, in one masked
-    pass: the cheap form, in which a chunk's history is as noisy as the chunk.
+    A causal teacher is asked for all chunks at one level, in one masked pass: a chunk's history is as noisy as it is.
     """
     teacher = preset.recipe.teacher
     return student_visibility(preset) if teacher is not None and teacher.causal else FULL
@@ -69,12 +69,21 @@ def latent_size(preset: Preset) -> tuple[int, int, int]:
 
 
 def compile_blocks(model: Transformer) -> None:
-    """Compile a transformer's blocks in place: one graph for all of them and every shape of a batch.
-
-    A pass with a cache stays as it is.
-    """
+    """Compile a transformer's blocks in place: one graph for all; a pass with a cache stays as it is."""
     for block in model.blocks:
         block.compile(dynamic=False)
+
+
+def token_mask(ids: Tensor) -> Tensor:
+    """Return which ids `[B, M]` are real tokens; 0 is padding."""
+    return ids != 0
+
+
+@torch.no_grad()
+def embed_captions(text: TextEncoder, captions: Sequence[str], device: torch.device) -> Tensor:
+    """Embed captions in batches: fp32 `[captions, tokens, D]`."""
+    parts = text.tokens(captions)[0].to(device).split(EMBEDDED_TOGETHER)
+    return torch.cat([text(part, token_mask(part)) for part in parts])
 
 
 @dataclass(frozen=True)
@@ -99,9 +108,9 @@ class Roles:
         preset, device = self.preset, self.run.device
         if preset.data is not None:
             return LatentFolder.open(Path(preset.data), preset.generation, size=latent_size(preset), device=device)
-        if preset.world is None:
-            raise ValueError(f"preset={preset.name} names nothing to train on: set data, a folder, or a world")
-        return StorybookDataset.open(preset, self.run.folder / "data", device=device)
+        if preset.world is not None:
+            return StorybookDataset.open(preset, self.run.folder / "data", device=device)
+        raise ValueError(f"preset={preset.name} names nothing to train on: set data, a folder, or a world")
 
     def new_teacher(self) -> Transformer:
         """Make a teacher to train: untrained, or with the weights of `start`."""
@@ -109,20 +118,21 @@ class Roles:
         if self.base is None:
             model.initialise(step_generator(self.run.seed, "transformer", 0))
         else:
-            self._copy_base(self._base_teacher(), model)
+            self._copy_base(self.base.teacher, model)
         return self._place(model)
 
     def teacher(self) -> Transformer:
         """Return the trained teacher, frozen."""
-        return self._trained("teacher").eval().requires_grad_(False)
+        return self.transformer("teacher").eval().requires_grad_(False)
 
-    def critic(self) -> Transformer:
-        """Return a critic to train, which begins as the teacher."""
-        return self._trained("teacher")
-
-    def student(self, trained_by: str) -> Transformer:
-        """Return a student as a stage left it; with the teacher's weights if that is stage `teacher`."""
-        return self._trained(trained_by)
+    def transformer(self, trained_by: str) -> Transformer:
+        """Return teacher or student as a stage left it, to be trained: as student or critic."""
+        model = Transformer(self.preset.transformer)
+        if trained_by == "teacher" and (base := self._base_of("teacher")) is not None:
+            self._copy_base(base.teacher, model)
+        else:
+            load_weights(model, self.run.result(trained_by), made_by=trained_by)
+        return self._place(model)
 
     def new_autoencoder(self) -> TinyAutoencoder:
         """Make an autoencoder to train: untrained, or with the weights of `start`."""
@@ -134,12 +144,12 @@ class Roles:
 
     def autoencoder(self, *, decoder: bool = True) -> TinyAutoencoder | WanAutoencoder:
         """Return the autoencoder, frozen; with `decoder` as stage `decoder` left it, if that has run."""
-        stage = "decoder" if decoder and self._path("decoder").is_file() else "autoencoder"
+        stage = "decoder" if decoder and self.run.result("decoder").is_file() else "autoencoder"
         base = self._base_of(stage)
         model: TinyAutoencoder | WanAutoencoder
         if base is None:
             model = TinyAutoencoder(self.preset.autoencoder_sizes)
-            load_weights(model, self._path(stage), made_by=stage)
+            load_weights(model, self.run.result(stage), made_by=stage)
         else:
             model = copy.deepcopy(base.autoencoder)
         model = model.to(self.run.device).eval().requires_grad_(False)
@@ -183,34 +193,22 @@ class Roles:
 
     def save_teacher(self, teacher: Transformer, text: TextEncoder) -> None:
         """Write a trained teacher and its text encoder."""
-        save_weights(teacher, self._path("teacher"))
+        save_weights(teacher, self.run.result("teacher"))
         with new_folder(self.run.folder / RESULTS["teacher"][1]) as place:
             save_text_encoder(text, place, place / "tokenizer", dtype=torch.float32)
 
     def classifier(self) -> Path | None:
         """Return the folder of the attribute classifier, if there is one."""
-        if self._path("classifier").is_dir():
-            return self._path("classifier")
-        return None if self.base is None else self.base.classifier
-
-    def _path(self, stage: str) -> Path:
-        return self.run.folder / RESULTS[stage][0]
+        trained = self.run.result("classifier")
+        return trained if trained.is_dir() else self.base.classifier if self.base is not None else None
 
     def _base_of(self, stage: str) -> Bundle | None:
         """Return the model that has the result of a stage which this run does not train, None if it does."""
-        if self._path(stage).exists() or stage in needed(self.preset):
+        if self.run.result(stage).exists() or stage in needed(self.preset):
             return None
         if self.base is None:
             raise ValueError(f"preset={self.preset.name} does not train stage {stage}: set start to a model that has")
         return self.base
-
-    def _trained(self, stage: str) -> Transformer:
-        model = Transformer(self.preset.transformer)
-        if stage == "teacher" and self._base_of(stage) is not None:
-            self._copy_base(self._base_teacher(), model)
-        else:
-            load_weights(model, self._path(stage), made_by=stage)
-        return self._place(model)
 
     def _place(self, model: Transformer) -> Transformer:
         model.to(self.run.device)
@@ -218,23 +216,16 @@ class Roles:
             compile_blocks(model)
         return model
 
-    def _base_teacher(self) -> Transformer:
-        if self.base is None or self.base.teacher is None:
+    def _copy_base(self, source: nn.Module | None, model: nn.Module) -> None:
+        if source is None:
             raise ValueError(f"start={self.preset.start} has no teacher")
-        return self.base.teacher
-
-    def _copy_base(self, source: nn.Module, model: nn.Module) -> None:
-        try:
-            model.load_state_dict(source.state_dict())
-        except RuntimeError as error:
-            line = str(error).splitlines()[1].strip()
-            raise ValueError(f"start={self.preset.start} does not fit the preset: {line}") from None
+        copy_weights(source.state_dict(), model, source=f"start={self.preset.start}")
 
     def _check_words(self, encoder: TextEncoder) -> None:
-        if self.preset.world is None:
-            return
-        if encoder.tokenizer.get_vocab() != train_tokenizer(corpus(world_of(self.preset))).get_vocab():
-            raise ValueError(f"start={self.preset.start} knows other words than the world of preset={self.preset.name}")
+        preset = self.preset
+        known = encoder.tokenizer.get_vocab()
+        if preset.world is not None and known != train_tokenizer(corpus(world_of(preset))).get_vocab():
+            raise ValueError(f"start={preset.start} knows other words than the world of preset={preset.name}")
 
 
 def channels_last(model: TinyAutoencoder) -> TinyAutoencoder:

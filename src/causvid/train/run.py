@@ -1,13 +1,28 @@
-"""A run: its folder, seed, device and deadline, and the weights that its stages leave there."""
+"""A run: its folder, seed, device and deadline; its stages in order, and the weights that they leave there."""
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from causvid.data.shards import load_tensors, save_tensors
+from causvid.preset import Preset
+
+ORDER = ("autoencoder", "classifier", "data", "teacher", "decoder", "pairs", "ode", "dmd")
+"""The stages, in the order of the recipe."""
+RESULTS = {
+    "autoencoder": ("autoencoder.safetensors",),
+    "classifier": ("classifier_model",),
+    "teacher": ("teacher.safetensors", "text_encoder"),
+    "decoder": ("decoder.safetensors",),
+    "ode": ("student_ode.safetensors",),
+    "dmd": ("student.safetensors",),
+}
+"""What a finished stage leaves in the run's folder. `data` and `pairs` leave shards, in folders of their names."""
+OF_A_WORLD = frozenset({"autoencoder", "classifier", "data", "decoder"})
+"""Stages that train on rendered pixels, or store what is rendered."""
 
 
 @dataclass(frozen=True)
@@ -19,7 +34,7 @@ class Run:
 
     folder: Path
     seed: int = 0
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    device: torch.device = torch.device("cpu")  # noqa: RUF009, a device is a value
     deadline: float | None = None
     checkpoint_minutes: float = 4.0
     sample_minutes: float = 8.0
@@ -29,10 +44,31 @@ class Run:
         """Tell whether the time is up."""
         return self.deadline is not None and time.monotonic() >= self.deadline
 
+    def result(self, stage: str) -> Path:
+        """Return where a stage leaves its weights."""
+        return self.folder / RESULTS[stage][0]
+
 
 def deadline_in(minutes: float | None) -> float | None:
     """Return a deadline so many minutes from now, None for none."""
     return None if minutes is None else time.monotonic() + 60 * minutes
+
+
+def needed(preset: Preset) -> tuple[str, ...]:
+    """Return the stages that a preset's whole recipe is made of, in order.
+
+    Left out are stages without settings, those that need a world where there is none, those whose result the preset's
+    `start` has, and ODE initialisation where the student begins with the teacher's weights.
+    """
+    recipe = preset.recipe
+    unused = {name for name in ORDER if getattr(recipe, name) is None}
+    if recipe.dmd is not None and recipe.dmd.start == "teacher":
+        unused |= {"pairs", "ode"}
+    if preset.world is None:
+        unused |= OF_A_WORLD
+    if preset.start is not None:
+        unused |= {"classifier", *ORDER[: ORDER.index(preset.start_at)]} - {"data"}
+    return tuple(name for name in ORDER if name not in unused)
 
 
 def save_weights(module: nn.Module, path: Path) -> None:
@@ -47,8 +83,12 @@ def load_weights(module: nn.Module, path: Path, *, made_by: str) -> None:
         ValueError: naming the stage they are made by if they are missing or damaged, or what does not fit.
     """
     weights = load_tensors(path, made_by=made_by)
+    copy_weights({name: t.to(torch.float32) for name, t in weights.items()}, module, source=str(path))
+
+
+def copy_weights(weights: dict[str, torch.Tensor], module: nn.Module, *, source: str) -> None:
+    """Load a state dict; `ValueError` names its source and what does not fit."""
     try:
-        module.load_state_dict({name: t.to(torch.float32) for name, t in weights.items()})
+        module.load_state_dict(weights)
     except RuntimeError as error:
-        line = str(error).splitlines()[1].strip()
-        raise ValueError(f"{path} does not fit the preset: {line}") from None
+        raise ValueError(f"{source} does not fit the preset: {str(error).splitlines()[1].strip()}") from None

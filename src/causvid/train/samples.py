@@ -11,27 +11,26 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from causvid.data.renders import held_out_prompts
 from causvid.engine.rollout import rollout
-from causvid.engine.solver import guided_velocity, solve
-from causvid.flow import schedule
 from causvid.media import VideoWriter, contact_sheet, to_bytes
 from causvid.models.text import TextEncoder
 from causvid.models.transformer import Transformer
 from causvid.nn.chunks import chunk_layout
 from causvid.preset import Preset
 from causvid.seeding import step_generator
-from causvid.train.roles import Roles, latent_size, student_sigmas, teacher_visibility
-from causvid.train.run import Run
+from causvid.train.roles import Roles, latent_size, student_sigmas
 
+SAMPLES = 12
+"""Prompts that samples are made for."""
 COLUMNS = 4
 SCALE = 2
 
 
 def write_samples(pixels: Tensor, captions: Sequence[str], folder: Path, *, fps: float, stills: int = 5) -> None:
-    """Write clips `[B, T, 3, H, W]` in [0, 1] as `samples.png`, each over its caption, and as one moving picture.
+    """Write clips `[B, T, 3, H, W]` in [0, 1] as `samples.png`, each over its caption, and as `samples.mp4`.
 
-    `samples.mp4` shows them in rows of four, without those of a row that is not full. It is left out for single frames
-    and where PyAV is not installed.
+    The video has whole rows of four only. It is left out for single frames and where PyAV is not installed.
     """
     clips = to_bytes(pixels).numpy()
     sheet = contact_sheet(list(clips), captions, columns=2, stills=min(stills, len(clips[0])), scale=SCALE)
@@ -46,24 +45,9 @@ def write_samples(pixels: Tensor, captions: Sequence[str], folder: Path, *, fps:
         writer.write(tiles)
 
 
-@torch.no_grad()
-def sample_teacher(
-    preset: Preset,
-    run: Run,
-    teacher: Transformer,
-    text: TextEncoder,
-    prompts: list[str],
-    *,
-    frames: int,
-    steps: int = 20,
-) -> Tensor:
-    """Solve the teacher's ODE for some prompts: clean latents `[B, F, C, h, w]`."""
-    keys, null_keys = (teacher.encode_text(text.embed(p, run.device)) for p in (prompts, [""] * len(prompts)))
-    g = preset.generation
-    velocity = guided_velocity(teacher, keys, null_keys, guidance=g.guidance, visibility=teacher_visibility(preset))
-    shape = (len(prompts), frames, *latent_size(preset))
-    noise = torch.randn(shape, generator=step_generator(run.seed, "samples", 0))
-    return solve(velocity, noise.to(run.device), sigmas=schedule(steps, g.shift).tolist())[0]
+def sample_prompts(preset: Preset, captions: Sequence[str]) -> list[str]:
+    """Return the prompts that samples are made for: ones the world never shows in training, or else the data's."""
+    return list(captions[:SAMPLES]) if preset.world is None else held_out_prompts(preset, SAMPLES)
 
 
 def student_sampler(

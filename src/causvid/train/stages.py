@@ -8,18 +8,15 @@ from pathlib import Path
 import torch
 
 from causvid.preset import Preset
-from causvid.train.autoencoder import autoencoder_stage
+from causvid.train.autoencoder import autoencoder_stage, decoder_stage
 from causvid.train.classifier import classifier_stage
 from causvid.train.data import data_stage
-from causvid.train.decoder import decoder_stage
 from causvid.train.dmd import dmd_stage
 from causvid.train.export import export_bundle
 from causvid.train.loop import Stage, train
-from causvid.train.ode import ode_stage
-from causvid.train.order import ORDER, needed
-from causvid.train.pairs import pairs_stage
+from causvid.train.ode import ode_stage, pairs_stage
 from causvid.train.roles import Roles
-from causvid.train.run import Run
+from causvid.train.run import ORDER, Run, needed
 from causvid.train.teacher import teacher_stage
 
 STAGES: dict[str, Callable[[Preset, Run], Stage]] = {

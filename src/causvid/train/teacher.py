@@ -5,17 +5,19 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from causvid.distill.levels import draw_clean_first
-from causvid.flow import add_noise, flow_matching_loss, randn_like, sample_logit_normal
+from causvid.distill import draw_clean_first
+from causvid.engine.solver import guided_velocity, solve
+from causvid.flow import add_noise, flow_matching_loss, randn_like, sample_logit_normal, schedule
 from causvid.preset import Preset
 from causvid.recipe import Phase, required
+from causvid.seeding import step_generator
 from causvid.train.loop import Stage
-from causvid.train.objective import Metrics, Micro, make_objective
-from causvid.train.optimizer import Ema, autocast
-from causvid.train.prompts import sample_prompts, token_mask
-from causvid.train.roles import Roles, teacher_visibility
+from causvid.train.objective import Metrics, Micro, Objective, autocast
+from causvid.train.roles import Roles, latent_size, teacher_visibility, token_mask
 from causvid.train.run import Run
-from causvid.train.samples import sample_teacher, write_samples
+from causvid.train.samples import sample_prompts, write_samples
+
+SAMPLE_STEPS = 20
 
 
 def phase_at(phases: tuple[Phase, ...], progress: float) -> Phase:
@@ -29,7 +31,6 @@ def teacher_stage(preset: Preset, run: Run) -> Stage:
     roles = Roles(preset, run)
     dataset, autoencoder = roles.dataset(), roles.autoencoder()
     model, text = roles.new_teacher(), roles.new_text_encoder()
-    average, average_text = Ema(model, config.ema), Ema(text, config.ema)
     ids_of, null_ids = (text.tokens(prompts)[0].to(run.device) for prompts in (dataset.captions, [""]))
     visibility = teacher_visibility(preset)
     together = {
@@ -58,19 +59,20 @@ def teacher_stage(preset: Preset, run: Run) -> Stage:
     def sample(folder: Path, done: int) -> None:
         frames = phase_at(config.phases, (done - 1) / config.steps).frames
         prompts = sample_prompts(preset, dataset.captions)
-        models = average.averaged(), average_text.averaged()
-        latents = sample_teacher(preset, run, *models, prompts, frames=frames)
+        teacher, encoder = objective.averaged(model), objective.averaged(text)
+        keys = (teacher.encode_text(encoder.embed(texts, run.device)) for texts in (prompts, [""] * len(prompts)))
+        velocity = guided_velocity(teacher, *keys, guidance=g.guidance, visibility=visibility)
+        shape = (len(prompts), frames, *latent_size(preset))
+        noise = torch.randn(shape, generator=step_generator(run.seed, "samples", 0)).to(run.device)
+        latents = solve(velocity, noise, sigmas=schedule(SAMPLE_STEPS, g.shift).tolist())[0]
         write_samples(autoencoder.decode(latents), prompts, folder, fps=g.fps)
 
-    parameters = [*model.parameters(), *text.parameters()]
+    objective = Objective("teacher", loss, {"model": model, "text": text}, config)
     return Stage(
-        name="teacher",
-        steps=config.steps,
-        settings=config.lasting(),
-        modules={"model": model, "text": text},
-        objectives=[
-            make_objective("teacher", loss, parameters, config, averages={"model": average, "text": average_text})
-        ],
-        finish=lambda: roles.save_teacher(average.averaged(), average_text.averaged()),
+        "teacher",
+        config.steps,
+        config.lasting(),
+        finish=lambda: roles.save_teacher(objective.averaged(model), objective.averaged(text)),
+        objectives=[objective],
         sample=sample,
     )

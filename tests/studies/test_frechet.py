@@ -2,10 +2,11 @@
 
 import pytest
 import torch
+from frechet import frechet_distance
 from torch import Tensor
 
 from causvid.evaluate.classifier import AttributeClassifier
-from causvid.evaluate.frechet import clip_features, frechet_distance
+from causvid.evaluate.diversity import clip_features
 
 
 def drawn(count: int, size: int, seed: int = 0) -> Tensor:

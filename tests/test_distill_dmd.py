@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 
-from causvid.distill.dmd import critic_loss, dmd_gradient, student_loss
+from causvid.distill import critic_loss, dmd_gradient, student_loss
 from causvid.flow import randn_like
 
 SHAPE = (3, 2, 4, 6, 10)

@@ -1,24 +1,10 @@
 """The Fréchet distance of two sets of clips, in the features of the attribute classifier.
 
-Letters: N, M clips, B batch, T pixel frames, H W rows and columns, D features.
+Letters: N, M clips, D features.
 """
 
 import torch
 from torch import Tensor
-
-from causvid.evaluate.classifier import AttributeClassifier
-
-
-@torch.no_grad()
-def clip_features(classifier: AttributeClassifier, pixels: Tensor) -> Tensor:
-    """Describe the first window of clips, uint8 [B, T, H, W, 3] or float [B, T, 3, H, W] in [0, 1]: float64 [B, D]."""
-    pixels = pixels[:, : classifier.frames]
-    if pixels.dtype == torch.uint8:
-        pixels = pixels.movedim(-1, 2) / 255.0
-    training = classifier.training
-    features = classifier.eval().features(pixels).double()
-    classifier.train(training)
-    return features
 
 
 def frechet_distance(features: Tensor, reference: Tensor) -> float:

@@ -3,8 +3,7 @@
 import pytest
 import torch
 
-from causvid.distill.levels import draw_chunk_levels, gather_states
-from causvid.distill.ode import ode_loss
+from causvid.distill import draw_chunk_levels, gather_states, ode_loss
 
 SHAPE = (2, 4, 3, 6, 10)
 
