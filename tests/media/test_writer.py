@@ -1,6 +1,7 @@
 """Videos come out whole, at their rate and in their colours, or not at all."""
 
 import errno
+from collections.abc import Generator
 from pathlib import Path
 
 import av
@@ -9,6 +10,7 @@ import pytest
 from PIL import Image
 
 from causvid.media import VideoWriter, check_target, read_video
+from causvid.media import writer as writer_module
 
 
 def clip(frames: int, height: int = 64, width: int = 96) -> np.ndarray:
@@ -132,15 +134,21 @@ def test_an_interrupt_before_the_first_frame_leaves_nothing(tmp_path: Path) -> N
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("when", ["add", "finish"])
-@pytest.mark.parametrize(("name", "kind"), [("a.mp4", "_Video"), ("a.gif", "_Gif"), ("a", "_FrameFiles")])
+@pytest.mark.parametrize("when", ["at a frame", "at the end"])
+@pytest.mark.parametrize(("name", "kind"), [("a.mp4", "_video"), ("a.gif", "_gif"), ("a", "_frame_files")])
 def test_a_full_disk_is_one_line_and_no_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, kind: str, when: str
 ) -> None:
-    def full(*_: object) -> None:
+    encode = getattr(writer_module, kind)
+
+    def full(*arguments: object) -> Generator[None, object, None]:
+        encoder = encode(*arguments)
+        next(encoder)
+        while (image := (yield)) is not None and when == "at the end":
+            encoder.send(image)
         raise OSError(errno.ENOSPC, "No space left on device", "elsewhere")
 
-    monkeypatch.setattr(f"causvid.media.writer.{kind}.{when}", full)
+    monkeypatch.setattr(writer_module, kind, full)
     with (
         pytest.raises(OSError, match="no space left") as caught,
         VideoWriter(tmp_path / name, fps=12, height=64, width=96) as writer,

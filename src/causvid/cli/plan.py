@@ -13,7 +13,7 @@ from causvid.loading.spec import ModelSpec
 from causvid.preset import load_preset, preset_names
 
 if TYPE_CHECKING:
-    from causvid.engine.footprint import Footprint
+    from causvid.engine.memory import Footprint
     from causvid.engine.plan import Choice, Plan, Sketch
 
 GB = 10**9
@@ -117,7 +117,7 @@ def _measure(
     sketch: "Sketch", choice: "Choice", spec: ModelSpec, device: str | None, *, chunks: int, steps: int | None
 ) -> dict[str, Any]:
     """Load the model, generate chunks, and return the peak of memory beside the planned one."""
-    from causvid.engine.footprint import measure
+    from causvid.engine.memory import measure
     from causvid.pipeline import Pipeline
 
     place = find_device(device)
@@ -151,7 +151,7 @@ def _record(
     chunks: int,
     steps: int | None,
 ) -> dict[str, Any]:
-    from causvid.engine.machine import describe_machine
+    from causvid.engine.memory import describe_machine
 
     planned, measured = found.before + needed.peak, found.before + found.peak
     return {

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from causvid.engine.machine import describe_machine
+from causvid.engine.memory import describe_machine
 from causvid.evaluate.adherence import Adherence, score
 from causvid.evaluate.classifier import AttributeClassifier
 from causvid.evaluate.drift import EDGE_SECONDS, Drift, measure_drift

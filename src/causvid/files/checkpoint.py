@@ -120,14 +120,12 @@ def choose_weights(folder: Path) -> Path:
     Raises:
         ValueError: if there is none, or more than one.
     """
-    candidates = weight_files(folder)
-    usual = [file for file in candidates if file.name.startswith(_USUAL)]
-    for choice in (candidates, usual):
-        if len(choice) == 1:
-            return choice[0]
-    if candidates:
-        names = " and ".join(file.name for file in (usual or candidates))
-        raise ValueError(f"{folder} holds {names}: give the path of the one you mean")
+    found = weight_files(folder)
+    found = [file for file in found if file.name.startswith(_USUAL)] or found
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise ValueError(f"{folder} holds {' and '.join(it.name for it in found)}: give the path of the one you mean")
     shard = next((file for file in sorted(folder.iterdir()) if _SHARD.search(file.name)), None)
     if shard is not None:
         raise ValueError(f"{folder} holds shards such as {shard.name} without their {INDEX[1:]}; fetch it too")
@@ -203,23 +201,24 @@ def _format(file: Path) -> Format:
 
 
 def _sections(file: Path, format: Format) -> dict[str, dict[str, Entry]]:
-    if format == "safetensors":
-        with _whole(file, format):
-            handle = safe_open(file, framework="pt")
-            slices = {name: handle.get_slice(name) for name in handle.offset_keys()}
-        if not slices:
-            raise ValueError(f"{file} holds no tensors")
-        return {"": {name: _entry(file, name, s.get_dtype(), s.get_shape()) for name, s in slices.items()}}
-    return {
-        section: {name: Entry(tensor.shape, tensor.dtype) for name, tensor in tensors.items()}
-        for section, tensors in _load_pickle(file, format).items()
-    }
-
-
-def _entry(file: Path, name: str, dtype: str, shape: Sequence[int]) -> Entry:
-    if dtype not in _TYPES:
-        raise ValueError(f"{file}: {name} is of type {dtype}, expected one of {', '.join(_TYPES)}")
-    return Entry(torch.Size(shape), _TYPES[dtype])
+    if format != "safetensors":
+        sections = _load_pickle(file, format)
+        return {
+            section: {name: Entry(tensor.shape, tensor.dtype) for name, tensor in tensors.items()}
+            for section, tensors in sections.items()
+        }
+    entries = {}
+    with _whole(file, format):
+        handle = safe_open(file, framework="pt")
+        slices = {name: handle.get_slice(name) for name in handle.offset_keys()}
+    if not slices:
+        raise ValueError(f"{file} holds no tensors")
+    for name, stored in slices.items():
+        dtype = stored.get_dtype()
+        if dtype not in _TYPES:
+            raise ValueError(f"{file}: {name} is of type {dtype}, expected one of {', '.join(_TYPES)}")
+        entries[name] = Entry(torch.Size(stored.get_shape()), _TYPES[dtype])
+    return {"": entries}
 
 
 def _load_pickle(file: Path, format: Format) -> dict[str, dict[str, Tensor]]:
@@ -230,25 +229,22 @@ def _load_pickle(file: Path, format: Format) -> dict[str, dict[str, Tensor]]:
     if not isinstance(content, Mapping):
         raise ValueError(f"{file} holds a {type(content).__name__}, expected a dict of tensors")
     parts = {"": content, **{name: part for name, part in content.items() if isinstance(part, Mapping)}}
-    sections = {
-        str(section): {name: _checked(file, name, value) for name, value in part.items() if isinstance(value, Tensor)}
-        for section, part in parts.items()
-    }
-    sections = {section: tensors for section, tensors in sections.items() if tensors}
+    sections: dict[str, dict[str, Tensor]] = {}
+    for section, part in parts.items():
+        for name, tensor in part.items():
+            if not isinstance(tensor, Tensor):
+                continue
+            if not isinstance(name, str):
+                raise ValueError(f"{file}: tensor {name!r} has no name, expected a dict from names to tensors")
+            plain = tensor.layout is torch.strided and not tensor.is_quantized and tensor.device.type == "cpu"
+            # A view that repeats its storage would make a small file into as large a model as it likes.
+            if not plain or tensor.untyped_storage().nbytes() < tensor.nbytes:
+                kind = str(tensor.layout).removeprefix("torch.")
+                raise ValueError(f"{file}: {name} is no plain tensor ({kind}, {tensor.device}, {list(tensor.shape)})")
+            sections.setdefault(str(section), {})[name] = tensor.detach()
     if not sections:
         raise ValueError(f"{file} holds no tensors, expected a dict of them or dicts of such dicts")
     return sections
-
-
-def _checked(file: Path, name: object, tensor: Tensor) -> Tensor:
-    if not isinstance(name, str):
-        raise ValueError(f"{file}: tensor {name!r} has no name, expected a dict from names to tensors")
-    plain = tensor.layout is torch.strided and not tensor.is_quantized and tensor.device.type == "cpu"
-    # A view that repeats its storage would make a small file into as large a model as it likes.
-    if not plain or tensor.untyped_storage().nbytes() < tensor.numel() * tensor.itemsize:
-        kind = str(tensor.layout).removeprefix("torch.")
-        raise ValueError(f"{file}: {name} is no plain tensor ({kind}, {tensor.device}, {list(tensor.shape)})")
-    return tensor.detach()
 
 
 def _read(

@@ -6,16 +6,16 @@ Letters: T frames, H height, W width.
 import errno
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager, suppress
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from PIL import Image
 
 if TYPE_CHECKING:
@@ -72,20 +72,18 @@ class VideoWriter:
         self.frames = 0
         self._shape = (height, width, 3)
         self._size = (width * scale, height * scale)
-        self._rate = Fraction(fps).limit_denominator(1001)
         suffix = "" if self.path.is_dir() else self.path.suffix.lower()
         self._partial = self.path.with_name(f".{self.path.name}.{os.getpid()}.partial")
-        self._kind = _FrameFiles if suffix in ("", ".png") else _Gif if suffix == ".gif" else _Video
-        self._sink: _Sink | None = None
+        encode = _frame_files if suffix in ("", ".png") else _gif if suffix == ".gif" else _video
+        self._encoder = encode(self._partial, suffix, Fraction(fps).limit_denominator(1001), self._size)
 
     def __enter__(self) -> Self:
         with self._naming_target():
-            self._sink = self._kind(self._partial, self.path.suffix.lower(), self._rate, self._size)
+            next(self._encoder)
         return self
 
     def write(self, frames: ArrayLike) -> None:
         """Append frames, uint8 [T, H, W, 3]."""
-        assert self._sink is not None, "write() belongs inside the `with` block"
         array = np.asarray(frames)
         if array.ndim != 4 or array.shape[1:] != self._shape or array.dtype != np.uint8:
             expected = ", ".join(map(str, self._shape))
@@ -95,21 +93,24 @@ class VideoWriter:
                 image = Image.fromarray(pixels)
                 if image.size != self._size:
                     image = image.resize(self._size, Image.Resampling.LANCZOS)
-                self._sink.add(image)
+                self._encoder.send(image)
                 self.frames += 1
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         finish = self.frames > 0 and (kind is None or issubclass(kind, KeyboardInterrupt))
         try:
-            assert self._sink is not None
             if finish:
                 with self._naming_target():
-                    self._sink.finish()
+                    with suppress(StopIteration):
+                        self._encoder.send(None)
                     self._publish()
-            else:
-                self._sink.abandon()
         finally:
-            _remove(self._partial)
+            with suppress(OSError):  # the file is removed anyway
+                self._encoder.close()
+            if self._partial.is_dir():
+                shutil.rmtree(self._partial, ignore_errors=True)
+            else:
+                self._partial.unlink(missing_ok=True)
         if kind is None and not finish:
             raise ValueError(f"no frames were written to {self.path}")
 
@@ -129,51 +130,36 @@ class VideoWriter:
             raise OSError(error.errno, f"cannot write {self.path}: {reason}") from error
 
 
-class _Sink(Protocol):
-    """An encoder into a partial file or folder, complete after `finish`."""
-
-    def __init__(self, partial: Path, suffix: str, rate: Fraction, size: tuple[int, int]) -> None: ...
-    def add(self, image: Image.Image) -> None: ...
-    def finish(self) -> None: ...
-    def abandon(self) -> None: ...
+# An encoder receives images, and None at their end; closed before that, it leaves its partial file unfinished.
+Encoder = Generator[None, Image.Image | None, None]
 
 
-class _Video:
-    """mp4, webm and lossless mkv through PyAV."""
+def _video(partial: Path, suffix: str, rate: Fraction, size: tuple[int, int]) -> Encoder:
+    """Write mp4, webm and lossless mkv through PyAV."""
+    import av
 
-    def __init__(self, partial: Path, suffix: str, rate: Fraction, size: tuple[int, int]) -> None:
-        import av
-
-        # Created here first, because the operating system's error is clearer than the muxer's.
-        partial.touch()
-        # bitexact omits random identifiers and dates: the same frames make the same file.
-        muxer = "matroska" if suffix == ".mkv" else suffix[1:]
-        self._container = av.open(str(partial), "w", format=muxer, options={"fflags": "+bitexact"})
+    # Created here first, because the operating system's error is clearer than the muxer's.
+    partial.touch()
+    # bitexact omits random identifiers and dates: the same frames make the same file.
+    muxer = "matroska" if suffix == ".mkv" else suffix[1:]
+    with av.open(str(partial), "w", format=muxer, options={"fflags": "+bitexact"}) as container:
         codec, pixels, options = _codec(suffix)
-        stream = self._container.add_stream(codec, rate=rate, options=options)
+        stream = container.add_stream(codec, rate=rate, options=options)
         assert isinstance(stream, av.VideoStream)
-        self._even = tuple(-(-side // 2) * 2 for side in size) if pixels == "yuv420p" else size
-        stream.width, stream.height = self._even
+        width, height = size
+        # yuv420p allows no odd sides: their last row and column are repeated.
+        odd = (width % 2, height % 2) if pixels == "yuv420p" else (0, 0)
+        stream.width, stream.height = width + odd[0], height + odd[1]
         stream.pix_fmt = pixels
         stream.time_base = stream.codec_context.time_base = 1 / rate
-        self._stream = stream
-        self._count = 0
-
-    def add(self, image: Image.Image) -> None:
-        import av
-
-        frame = av.VideoFrame.from_ndarray(_pad(image, self._even), format="rgb24")
-        frame.pts = self._count
-        self._count += 1
-        self._container.mux(self._stream.encode(frame))
-
-    def finish(self) -> None:
-        self._container.mux(self._stream.encode())
-        self._container.close()
-
-    def abandon(self) -> None:
-        with suppress(OSError):  # the file is removed anyway
-            self._container.close()
+        number = 0
+        while (image := (yield)) is not None:
+            padded = np.pad(np.asarray(image), ((0, odd[1]), (0, odd[0]), (0, 0)), mode="edge")
+            frame = av.VideoFrame.from_ndarray(padded, format="rgb24")
+            frame.pts = number
+            number += 1
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
 
 
 def _codec(suffix: str) -> tuple[str, str, dict[str, str]]:
@@ -189,59 +175,29 @@ def _codec(suffix: str) -> tuple[str, str, dict[str, str]]:
     return "mpeg4", "yuv420p", {"q:v": "3"}
 
 
-def _pad(image: Image.Image, size: tuple[int, ...]) -> NDArray[np.uint8]:
-    """Repeat the last row and column where a side is odd, which yuv420p does not allow."""
-    width, height = size
-    return np.pad(np.asarray(image), ((0, height - image.height), (0, width - image.width), (0, 0)), mode="edge")
+def _gif(partial: Path, suffix: str, rate: Fraction, size: tuple[int, int]) -> Encoder:
+    """Choose a palette for each frame as it arrives; Pillow writes the file at the end, from all of them."""
+    partial.touch()
+    images: list[Image.Image] = []
+    while (image := (yield)) is not None:
+        images.append(image.quantize(256, dither=Image.Dither.NONE))
+    # Frames last whole hundredths of a second: rounding their end times keeps the mean rate exact.
+    ticks = [round(100 * i / rate) for i in range(len(images) + 1)]
+    durations = [10 * (b - a) for a, b in pairwise(ticks)]
+    images[0].save(partial, "GIF", save_all=True, append_images=images[1:], duration=durations, loop=0)
 
 
-class _Gif:
-    """A palette for each frame, chosen as it arrives; Pillow writes the file at the end, from all of them."""
-
-    def __init__(self, partial: Path, suffix: str, rate: Fraction, size: tuple[int, int]) -> None:
-        self._partial, self._rate = partial, rate
-        self._images: list[Image.Image] = []
-        partial.touch()
-
-    def add(self, image: Image.Image) -> None:
-        self._images.append(image.quantize(256, dither=Image.Dither.NONE))
-
-    def finish(self) -> None:
-        # Frames last whole hundredths of a second: rounding their end times keeps the mean rate exact.
-        ticks = [round(100 * i / self._rate) for i in range(len(self._images) + 1)]
-        durations = [10 * (b - a) for a, b in pairwise(ticks)]
-        first, *rest = self._images
-        first.save(self._partial, "GIF", save_all=True, append_images=rest, duration=durations, loop=0)
-
-    def abandon(self) -> None:
-        self._images.clear()
-
-
-class _FrameFiles:
-    """A folder of 00000.png, 00001.png, …"""
-
-    def __init__(self, partial: Path, suffix: str, rate: Fraction, size: tuple[int, int]) -> None:
-        partial.mkdir()
-        self._partial, self._count = partial, 0
-
-    def add(self, image: Image.Image) -> None:
-        image.save(self._partial / f"{self._count:05d}.png")
-        self._count += 1
-
-    def finish(self) -> None: ...
-
-    def abandon(self) -> None: ...
+def _frame_files(partial: Path, suffix: str, rate: Fraction, size: tuple[int, int]) -> Encoder:
+    """Write a folder of 00000.png, 00001.png, …"""
+    partial.mkdir()
+    number = 0
+    while (image := (yield)) is not None:
+        image.save(partial / f"{number:05d}.png")
+        number += 1
 
 
 def _numbered(path: Path, number: str) -> str:
     return f"{path.stem}-{number}{path.suffix}"
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
 
 
 def to_bytes(pixels: "Tensor") -> "Tensor":

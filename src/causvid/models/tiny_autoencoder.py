@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from causvid.config import AutoencoderConfig
-from causvid.models.autoencoder import TIME_FACTOR, AutoencoderState, check_latent, check_pixels
+from causvid.models.autoencoder import TIME_FACTOR, AutoencoderState, check_pixels, check_shape
 
 
 class MemoryBlock(nn.Module):
@@ -191,44 +191,23 @@ class TinyAutoencoder(nn.Module):
         return self.config.spatial_factor
 
     def encode(self, pixels: Tensor) -> Tensor:
-        """Turn a clip into its latent.
-
-        Args:
-            pixels: `[B, 1 + 4k, 3, H, W]` in [0, 1]; H and W are multiples of `spatial_factor`.
-
-        Returns:
-            `[B, 1 + k, C, h, w]`.
-
-        Raises:
-            ValueError: if a size does not fit.
-        """
+        """Turn a whole clip into its latent, as `Autoencoder.encode` has it."""
         return self._encode(pixels, None)[0]
 
     def encode_chunk(self, pixels: Tensor, state: AutoencoderState | None) -> tuple[Tensor, AutoencoderState]:
-        """Encode the next frames of a stream.
-
-        Args:
-            pixels: `[B, 1 + 4k, 3, H, W]` in [0, 1] if `state` is None, else `[B, 4k, 3, H, W]`.
-            state: what the previous call returned; None starts a stream.
-
-        Returns:
-            The latent of these frames and the state for the next call.
+        """Encode the next frames of a stream, as `Autoencoder.encode_chunk` has it.
 
         Raises:
             ValueError: if a size does not fit, or the configuration's padding looks ahead.
         """
         if self.config.padding != "first":
             raise ValueError(
-                f"padding={self.config.padding!r} cannot encode a stream, expected 'first': it looks ahead"
+                f"padding={self.config.padding!r} cannot encode a stream: it looks ahead; expected 'first'"
             )
         return self._encode(pixels, state)
 
     def decode(self, latent: Tensor) -> Tensor:
-        """Turn a latent `[B, F, C, h, w]` into pixels `[B, 1 + 4 (F - 1), 3, H, W]` in [0, 1].
-
-        Raises:
-            ValueError: if a size does not fit.
-        """
+        """Turn a whole latent into pixels, as `Autoencoder.decode` has it."""
         return self.reconstruct(latent).clamp(0, 1)
 
     def reconstruct(self, latent: Tensor) -> Tensor:
@@ -236,18 +215,7 @@ class TinyAutoencoder(nn.Module):
         return self._decode(latent, None)[0]
 
     def decode_chunk(self, latent: Tensor, state: AutoencoderState | None) -> tuple[Tensor, AutoencoderState]:
-        """Decode the next latent frames of a stream.
-
-        Args:
-            latent: `[B, F, C, h, w]`, F at least 1.
-            state: what the previous call returned; None starts a stream.
-
-        Returns:
-            Pixels `[B, 4 F, 3, H, W]` in [0, 1] (4 F - 3 frames if `state` is None) and the state for the next call.
-
-        Raises:
-            ValueError: if a size does not fit.
-        """
+        """Decode the next latent frames of a stream, as `Autoencoder.decode_chunk` has it."""
         pixels, state = self._decode(latent, state)
         return pixels.clamp(0, 1), state
 
@@ -265,7 +233,7 @@ class TinyAutoencoder(nn.Module):
         return (latent * self.latent_scale).to(pixels.dtype), state
 
     def _decode(self, latent: Tensor, state: AutoencoderState | None) -> tuple[Tensor, AutoencoderState]:
-        check_latent(latent, self.latent_channels)
+        check_shape(latent, self.latent_channels)
         batch, start = latent.shape[0], state is None
         scaled = latent.to(self.dtype) / self.latent_scale
         x, state = _run(self.decoder, _fold(scaled), batch, state)
@@ -320,10 +288,8 @@ def _initialise(module: nn.Module) -> None:
     elif isinstance(module, (TemporalPool, TemporalGrow)):
         weight = module.conv.weight
         width = min(weight.shape[:2])
-        copies = torch.eye(width, dtype=weight.dtype, device=weight.device).repeat(
-            weight.shape[0] // width, weight.shape[1] // width
-        )
-        weight.copy_(copies[..., None, None] / (weight.shape[1] // width))
+        rows, columns = weight.shape[0] // width, weight.shape[1] // width
+        weight.copy_(torch.eye(width).repeat(rows, columns)[..., None, None] / columns)
 
 
 def _run(
