@@ -112,13 +112,16 @@ class Pipeline:
         state = load_session(Path(file), model=self.fingerprint, device=device)
         geometry, chunk = state.geometry, max(state.geometry.first, state.geometry.chunk)
         _, height, width = geometry.shape
-        with torch.inference_mode():
-            cache = engine.transformer.new_cache(
-                batch=1, height=height, width=width, window=geometry.window, sink=geometry.sink, chunk=chunk
-            )
         source = open_video(engine, self.generation, state.request, geometry.shape)
-        session = Session(state.request, geometry, state.point, cache, torch.Generator(), source)
-        session.restore(state)
+        try:
+            with torch.inference_mode():
+                cache = engine.transformer.new_cache(
+                    batch=1, height=height, width=width, window=geometry.window, sink=geometry.sink, chunk=chunk
+                )
+            session = Session(state.request, geometry, state.point, cache, torch.Generator(), source)
+            session.restore(state)
+        except (RuntimeError, TypeError, ValueError) as error:  # tensors and sizes that do not fit each other
+            raise ValueError(f"session {file} cannot be used: {str(error).splitlines()[0]}") from None
         return self._hold(session)
 
     def play(self, timeline: Timeline) -> Playback:
@@ -230,7 +233,7 @@ class Pipeline:
         return start(self._engine(), self.generation, request, shape=shape)
 
     def _hold(self, session: Session) -> Stream:
-        return Stream(self._engine(), session, fps=self.fps, model=self.fingerprint)
+        return Stream(self._engine(), session, fps=self.fps, model=lambda: self.fingerprint)
 
     def _engine(self) -> Engine:
         if self.bundle.transformer is self.bundle.teacher:

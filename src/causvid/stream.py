@@ -4,7 +4,7 @@ Letters: F latent frames, C H W a latent frame, T pixel frames.
 """
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from threading import RLock
 from typing import Any
@@ -24,8 +24,8 @@ class Stream(Iterator[Tensor]):
     hand.
     """
 
-    def __init__(self, engine: Engine, session: Session, *, fps: float, model: str) -> None:
-        """Hold a session. model: the fingerprint that a saved session carries."""
+    def __init__(self, engine: Engine, session: Session, *, fps: float, model: Callable[[], str]) -> None:
+        """Hold a session. model: returns the fingerprint that a saved session carries."""
         self.engine, self.session, self.fps, self.model = engine, session, fps, model
         self._states: deque[SessionState] = deque()
         self._lock = RLock()
@@ -150,7 +150,7 @@ class Stream(Iterator[Tensor]):
             ValueError: if the stream follows a live video, or one that was handed over in memory.
             OSError: if the file cannot be written.
         """
-        save_session(Path(file), self.snapshot(), model=self.model)
+        save_session(Path(file), self.snapshot(), model=self.model())
 
     def _remember(self, state: SessionState) -> None:
         """Keep the state before the newest chunk; drop those that are older than need be."""

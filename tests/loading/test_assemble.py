@@ -13,8 +13,7 @@ from causvid.config import AutoencoderConfig, GenerationConfig, TextConfig, Tran
 from causvid.loading.assemble import assemble
 from causvid.loading.autoencoders import write_autoencoder
 from causvid.loading.bundle import Bundle, save_bundle, save_transformer
-from causvid.loading.layout import choose_generation
-from causvid.loading.layout import WAN_AUTOENCODER, WAN_TEXT_ENCODER, WAN_TOKENIZER, find_layout
+from causvid.loading.layout import WAN_AUTOENCODER, WAN_TEXT_ENCODER, WAN_TOKENIZER, choose_generation, find_layout
 from causvid.loading.names import to_foreign
 from causvid.loading.spec import ModelSpec
 from causvid.loading.text import save_text_encoder

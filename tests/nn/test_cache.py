@@ -44,7 +44,7 @@ def write(cache: KVCache, keys: Tensor, values: Tensor, start: int, stop: int) -
     """Write frames into the tail, rotated at each row's own positions, as a pass of the model does."""
     room = cache.room(stop - start)
     new, part = (stop - start) * TOKENS, slice(start * TOKENS, stop * TOKENS)
-    at = rotation(cache.positions(stop - start), ROWS, COLUMNS, HEAD_DIM)
+    at = cache.rotation(stop - start, ROWS, COLUMNS)
     room.keys[:, :, -new:] = rotate(keys[:, : cache.batch, part], at)
     room.values[:, :, -new:] = values[:, : cache.batch, part]
 
@@ -131,9 +131,12 @@ def test_a_room_ends_with_the_tail_behind_the_filled_slots() -> None:
 def test_positions_count_on_from_the_committed_frames() -> None:
     keys, values = history(4)
     cache = new_cache(window=3, sink=1)
-    assert cache.positions(2).tolist() == [[0, 1]] * BATCH
-    commit(cache, keys, values, 0, 4)
-    assert cache.positions(3).tolist() == [[4, 5, 6]] * BATCH
+    for start, count in ((0, 2), (4, 3)):
+        at = cache.rotation(count, ROWS, COLUMNS)
+        places = torch.arange(start, start + count)[None].expand(BATCH, -1)
+        assert torch.equal(at.cos, rotation(places, ROWS, COLUMNS, HEAD_DIM).cos)
+        assert cache.rotation(count, ROWS, COLUMNS) is at, "all passes of a chunk share it"
+        commit(cache, keys, values, 0, 4)
 
 
 def test_buffers_keep_their_address_and_their_size() -> None:
@@ -155,7 +158,7 @@ def test_a_chunk_larger_than_the_tail_grows_it_and_keeps_the_rest() -> None:
         commit(cache, keys, values, start, stop)
         commit(roomy, keys, values, start, stop)
         assert equal(read(cache), read(roomy))
-    assert cache.keys.shape[2] == 9 * TOKENS and roomy.keys.shape[2] == 10 * TOKENS
+    assert cache.keys.shape == roomy.keys.shape
 
 
 def test_the_sink_is_never_evicted() -> None:
@@ -299,7 +302,7 @@ class TestRows:
         joined, alone = KVCache.join(self.parts(window, sink)), self.parts(window, sink)
         for _ in range(4):
             room = joined.room(3)
-            at = rotation(joined.positions(3), ROWS, COLUMNS, HEAD_DIM)
+            at = joined.rotation(3, ROWS, COLUMNS)
             new = slice(-3 * TOKENS, None)
             for row, one in enumerate(alone):
                 stood = one.frames
@@ -328,7 +331,7 @@ class TestRows:
     def test_rows_of_equal_fill_need_no_mask(self) -> None:
         joined = KVCache.join(self.parts(1, 0))
         assert joined.room(3).mask is None
-        assert joined.positions(1).flatten().tolist() == [10, 1, 4]
+        assert [row.next for row in joined.rows] == [10, 1, 4]
 
     def test_parts_are_views_which_join_again_without_a_copy(self) -> None:
         joined = KVCache.join(self.parts(5, 1))

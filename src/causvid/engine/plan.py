@@ -97,9 +97,9 @@ class Sketch:
         released = choice.text_encoder == "release"
         text = 0 if away else weight_bytes(self.text, choice.dtype)
         tokens = self._latent(1, choice)[0, 0, 0].numel() // self.config.patch**2
-        # A cache has slots, a tail for the chunk in work, and half a frame for each unrotated key of the sink.
-        held = capacity + max(first, chunk) + -(-choice.sink // 2)
-        pair = 2 * self.config.dim * self.config.layers * choice.dtype.itemsize
+        # A cache has slots and a tail for the chunk in work, and the keys of the sink once more, unrotated.
+        held = 2 * (capacity + max(first, chunk)) + choice.sink
+        keys = self.config.dim * self.config.layers * choice.dtype.itemsize
         with torch.device("meta"):
             transformer = weight_bytes(Transformer(self.config), choice.dtype)
         memory, decoding = self._decoder(choice, size, first_only=chunks == 1)
@@ -110,8 +110,8 @@ class Sketch:
                 "transformer": transformer,
                 "text encoder": 0 if released else text,
                 "autoencoder": weight_bytes(self.autoencoder, choice.dtype),
-                "keys and values of the history": held * tokens * pair,
-                "keys and values of the prompt": self.tokens * pair,
+                "keys and values of the history": held * tokens * keys,
+                "keys and values of the prompt": 2 * self.tokens * keys,
                 "state of the decoder": memory,
             },
             moments={
@@ -139,12 +139,10 @@ class Sketch:
             levels = torch.empty(1, size)
         keys = TextKeys((text,), (text,))
         rows, columns = latent.shape[3:]
-        cache = model.new_cache(
-            batch=1, height=rows, width=columns, window=choice.window, sink=choice.sink, chunk=max(size, seen)
-        )
-        if seen:
-            # Once all is full, one frame more: in a long stream the sink moves at every commit.
-            cache.commit(seen + (seen == choice.sink + choice.window))
+        cache = model.new_cache(batch=1, height=rows, width=columns, window=choice.window, sink=choice.sink, chunk=size)
+        # Once all is full, one frame more: in a long stream the sink moves at every commit.
+        for _ in range(seen + (seen == choice.sink + choice.window)):
+            cache.commit(1)
         return max(
             peak_bytes(lambda: model(latent, levels, keys, cache=cache)),
             peak_bytes(lambda: model(latent, levels, keys, cache=cache, commit=True)),

@@ -161,7 +161,8 @@ def encode_end(
 def to_pixels(frames: Iterable[Frame], device: torch.device) -> Tensor:
     """Turn frames of uint8 `[H, W, 3]` into pixels `[1, T, 3, H, W]` in [0, 1]."""
     stacked = torch.from_numpy(np.stack([np.asarray(frame) for frame in frames]))
-    return stacked.to(device).movedim(-1, 1)[None].float() / 255
+    # The layout of memory decides the last bits of a convolution, and what is read back from disk is contiguous.
+    return stacked.to(device).movedim(-1, 1)[None].contiguous().float() / 255
 
 
 def load_image(image: Image, height: int, width: int, *, fit: Fit) -> Frame:

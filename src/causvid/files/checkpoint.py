@@ -24,6 +24,11 @@ INDEX = ".index.json"
 
 _USUAL = ("diffusion_pytorch_model.safetensors", "model.safetensors")
 _SHARD = re.compile(r"-\d{5}-of-\d{5}\.")
+_NO_WEIGHTS = {
+    rb"version https://git-lfs": "a pointer of git-lfs, not the weights; run `git lfs pull` where it came from",
+    rb"\s*<(!doctype|html|head|\?xml)": "a web page, not weights; fetch the file itself",
+    rb"GGUF": "GGUF, which is not supported; expected safetensors or a PyTorch file",
+}
 _TYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -185,12 +190,9 @@ def _format(file: Path) -> Format:
         raise ValueError(f"{file} is empty, 0 bytes; fetch it again")
     if head[8:9] == b"{":  # before all others: the length of its header comes first, and may look like anything
         return "safetensors"
-    if head.startswith(b"version https://git-lfs"):
-        raise ValueError(f"{file} is a pointer of git-lfs, not the weights; run `git lfs pull` where it came from")
-    if re.match(rb"\s*<(!doctype|html|head|\?xml)", head, re.IGNORECASE):
-        raise ValueError(f"{file} is a web page, not weights; fetch the file itself")
-    if head.startswith(b"GGUF"):
-        raise ValueError(f"{file} is GGUF, which is not supported; expected safetensors or a PyTorch file")
+    for pattern, what in _NO_WEIGHTS.items():
+        if re.match(pattern, head, re.IGNORECASE):
+            raise ValueError(f"{file} is {what}")
     if head.startswith(b"PK\x03\x04"):
         return "PyTorch"
     if file.suffix == ".safetensors":

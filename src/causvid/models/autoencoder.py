@@ -58,16 +58,13 @@ class AutoencoderState:
 class Autoencoder(Protocol):
     """A causal video autoencoder of pixels `[B, T, 3, H, W]` in [0, 1] and latents `[B, F, C, h, w]`.
 
+    latent_channels: C. spatial_factor: how many pixels a latent position is high and wide.
+
     Every method raises a `ValueError` where a size does not fit.
     """
 
-    @property
-    def latent_channels(self) -> int:
-        """Return C."""
-
-    @property
-    def spatial_factor(self) -> int:
-        """Return how many pixels a latent position is high and wide."""
+    latent_channels: int
+    spatial_factor: int
 
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:
         """Turn a whole clip `[B, 1 + 4k, 3, H, W]` into its latent `[B, 1 + k, C, h, w]`."""

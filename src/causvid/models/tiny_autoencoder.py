@@ -109,6 +109,7 @@ class TinyAutoencoder(nn.Module):
     def __init__(self, config: AutoencoderConfig) -> None:
         super().__init__()
         self.config = config
+        self.latent_channels, self.spatial_factor = config.latent_channels, config.spatial_factor
         image_channels = 3 * config.patch**2
 
         widths = config.encoder_widths
@@ -179,16 +180,6 @@ class TinyAutoencoder(nn.Module):
     def dtype(self) -> torch.dtype:
         """Return the type of the weights."""
         return next(self.parameters()).dtype
-
-    @property
-    def latent_channels(self) -> int:
-        """Return the number of latent channels."""
-        return self.config.latent_channels
-
-    @property
-    def spatial_factor(self) -> int:
-        """Return how many pixels a latent position is high and wide."""
-        return self.config.spatial_factor
 
     def encode(self, pixels: Tensor) -> Tensor:
         """Turn a whole clip into its latent, as `Autoencoder.encode` has it."""

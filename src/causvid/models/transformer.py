@@ -212,7 +212,12 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Predict the velocity of noisy latents under a prompt."""
+    """Predict the velocity of noisy latents under a prompt.
+
+    Blocks take and return tensors alone, so each can be compiled (`block.compile`) or sharded (`fully_shard`) by
+    itself. `encode_text` is entered beside `forward`: a sharded model needs
+    `register_fsdp_forward_method(module, "encode_text")` for itself and for every block.
+    """
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
@@ -304,10 +309,9 @@ class Transformer(nn.Module):
 
         if cache is None:
             positions = torch.tensor([visibility.positions(frames)], dtype=precise(x.device))
-            positions = positions.to(x.device, non_blocking=True)
+            at = rotation(positions.to(x.device, non_blocking=True), height // p, width // p, self.config.head_dim)
         else:
-            positions = cache.positions(frames)
-        at = rotation(positions, height // p, width // p, self.config.head_dim)
+            at = cache.rotation(frames, height // p, width // p)
         spans = visibility.spans(frames) if cache is None else ()
         room = None if cache is None else cache.room(frames)
 

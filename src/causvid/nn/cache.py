@@ -20,7 +20,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from causvid.nn.rope import frame_shift, precise, rotate
+from causvid.nn.rope import Rotation, frame_shift, precise, rotate, rotation
 
 
 @dataclass
@@ -64,6 +64,7 @@ class KVCache:
         self.tokens_per_frame, self.window, self.sink = tokens, window, sink
         self.rows = [Row() for _ in range(keys.shape[1])]
         self._joined: KVCache | None = None
+        self._rotation: tuple[tuple[int, ...], Rotation] | None = None
 
     @classmethod
     def allocate(
@@ -106,11 +107,15 @@ class KVCache:
         """Return how many frames the fullest row holds, which is where the tail begins."""
         return max(len(row.slots) for row in self.rows)
 
-    def positions(self, frames: int) -> Tensor:
-        """Return the positions `[B, frames]` of the next frames, on the device."""
-        places = [[row.next + i for i in range(frames)] for row in self.rows]
-        device = self.keys.device
-        return torch.tensor(places, dtype=precise(device)).to(device, non_blocking=True)
+    def rotation(self, frames: int, height: int, width: int) -> Rotation:
+        """Return the rotation of the next frames of `height` x `width` tokens; all passes of a chunk share it."""
+        key = (*(row.next for row in self.rows), frames, height, width)
+        if self._rotation is None or self._rotation[0] != key:
+            places, device = [[row.next + i for i in range(frames)] for row in self.rows], self.keys.device
+            with torch.inference_mode(False), torch.no_grad():  # a later pass may need it for a gradient
+                positions = torch.tensor(places, dtype=precise(device)).to(device, non_blocking=True)
+                self._rotation = key, rotation(positions, height, width, self.keys.shape[-1])
+        return self._rotation[1]
 
     def room(self, frames: int) -> Room:
         """Return what a pass over the next `frames` frames attends to."""
