@@ -137,7 +137,7 @@ def test_missing_unknown_and_misshapen_weights_are_named_in_one_line() -> None:
     state["blocks.0.ffn.9.bias"] = state.pop("blocks.0.ffn.0.bias")
     state["patch_embedding.weight"] = torch.zeros(48, 5, 1, 3, 3)
     with pytest.raises(ValueError) as caught:
-        names.check_shapes({name: t.shape for name, t in state.items()}, names.foreign_shapes(CONFIG, "wan"))
+        names.check_shapes(state, names.foreign_shapes(CONFIG, "wan"))
     message = str(caught.value)
     assert "\n" not in message
     assert "missing blocks.0.ffn.0.bias" in message and "unknown blocks.0.ffn.9.bias" in message

@@ -95,7 +95,17 @@ class Checkpoint:
                 raise ValueError(f"{self.path}: there is no tensor {name}" + (f" in {section}" if section else ""))
             places.setdefault(self.shards.get(name, self.path), []).append(name)
         for file, wanted in places.items():
-            yield from _read(file, section, wanted, dtype, device)
+            format = _format(file)
+            if format == "safetensors":
+                with _whole(file, format):
+                    fetch: Callable[[str], Tensor] = safe_open(file, framework="pt").get_tensor
+            else:
+                fetch = _load_pickle(file, format)[section].__getitem__
+            for name in wanted:
+                with _whole(file, format):
+                    stored = fetch(name)
+                # A copy, because mapped tensors lie at odd addresses, and products round differently there.
+                yield name, torch.empty(stored.shape, dtype=dtype or stored.dtype, device=device).copy_(stored)
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
@@ -159,7 +169,6 @@ def _open_index(file: Path) -> Checkpoint:
     if not isinstance(where, dict) or not where or not all(isinstance(name, str) for name in where.values()):
         raise ValueError(f"{file}: weight_map is not a table from tensors to files; fetch it again")
     found: dict[str, Mapping[str, Entry]] = {}
-    format: Format = "safetensors"
     for shard in sorted(set(where.values())):
         place = file.parent / shard
         if Path(shard).name != shard:
@@ -247,22 +256,6 @@ def _load_pickle(file: Path, format: Format) -> dict[str, dict[str, Tensor]]:
     if not sections:
         raise ValueError(f"{file} holds no tensors, expected a dict of them or dicts of such dicts")
     return sections
-
-
-def _read(
-    file: Path, section: str, names: Sequence[str], dtype: torch.dtype | None, device: torch.device | str
-) -> Iterator[tuple[str, Tensor]]:
-    format = _format(file)
-    if format == "safetensors":
-        with _whole(file, format):
-            fetch: Callable[[str], Tensor] = safe_open(file, framework="pt").get_tensor
-    else:
-        fetch = _load_pickle(file, format)[section].__getitem__
-    for name in names:
-        with _whole(file, format):
-            stored = fetch(name)
-        # A copy, because mapped tensors lie at odd addresses, and products round differently there.
-        yield name, torch.empty(stored.shape, dtype=dtype or stored.dtype, device=device).copy_(stored)
 
 
 @contextmanager

@@ -109,9 +109,6 @@ def _read(place: Path, dtype: torch.dtype | None, device: torch.device | str) ->
 
 def _fill(model: M, state: dict[str, Tensor]) -> M:
     """Let a model use these tensors, if they are exactly its weights."""
-    check_shapes(
-        {name: tensor.shape for name, tensor in state.items()},
-        {name: tensor.shape for name, tensor in model.state_dict().items()},
-    )
+    check_shapes(state, {name: tensor.shape for name, tensor in model.state_dict().items()})
     model.load_state_dict(state, assign=True)
     return model.eval()

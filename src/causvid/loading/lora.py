@@ -128,7 +128,8 @@ def _changes(tensors: Mapping[str, Tensor], settings: Mapping[str, Any]) -> Iter
         if 0 in inner or len(inner) < 2 or inner[:1] != outer[1:2]:
             raise ValueError(f"{sides['down']} is {inner} and {sides['up']} {outer}: no product")
         rank = len(down)
-        alpha = alphas[layer] if layer in alphas else _alpha(settings, layer, rank=rank)
+        named = (value for name, value in settings["alpha_pattern"].items() if f".{layer}".endswith(f".{name}"))
+        alpha = alphas.get(layer, next(named, settings.get("lora_alpha", rank)))
         yield f"{layer}.weight", Pair(down, up, alpha / (math.sqrt(rank) if settings.get("use_rslora") else rank))
 
 
@@ -140,16 +141,10 @@ def _settings(place: Path) -> dict[str, Any]:
     if kind != "LORA" or settings.get("use_dora"):
         raise ValueError(f"{file}: {'use_dora' if kind == 'LORA' else f'peft_type={kind}'}, expected a plain LoRA")
     patterns = settings.setdefault("alpha_pattern", {})
-    alphas = [settings.get("lora_alpha", 1), *(patterns.values() if isinstance(patterns, dict) else [patterns])]
+    alphas = [settings.get("lora_alpha", 1), *patterns.values()] if isinstance(patterns, dict) else [None]
     if not all(isinstance(alpha, int | float) for alpha in alphas):
         raise ValueError(f"{file}: lora_alpha or alpha_pattern is not made of numbers")
     return settings
-
-
-def _alpha(settings: Mapping[str, Any], layer: str, *, rank: int) -> float:
-    patterns: Mapping[str, float] = settings.get("alpha_pattern", {})
-    special = [value for name, value in patterns.items() if f".{layer}".endswith(f".{name}")]
-    return float(special[0] if special else settings.get("lora_alpha", rank))
 
 
 def _match(model: Transformer, lora: Lora) -> list[tuple[str, Pair | Tensor]]:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from causvid.config import TransformerConfig
+from causvid.files.checkpoint import Entry
 from causvid.models.transformer import Transformer
 
 Spelling = Literal["ours", "diffusers", "wan"]
@@ -142,28 +143,28 @@ def to_foreign(state: Mapping[str, Tensor], config: TransformerConfig, to: Spell
     Raises:
         ValueError: if `state` is not exactly the weights of a transformer of `config`.
     """
-    check_shapes({name: tensor.shape for name, tensor in state.items()}, shapes(config))
+    check_shapes(state, shapes(config))
     return {
         foreign_name(name, to): tensor.reshape(foreign_shape(name, tensor.shape, config, to))
         for name, tensor in state.items()
     }
 
 
-def compare_shapes(found: Mapping[str, torch.Size], expected: Mapping[str, torch.Size]) -> str:
-    """Say what is missing, unknown or of another shape in a table of shapes; nothing if it is as expected."""
+def compare_shapes(found: Mapping[str, Tensor | Entry], expected: Mapping[str, torch.Size]) -> str:
+    """Say what is missing, unknown or of another shape among tensors or entries; nothing if all is as expected."""
     missing = [name for name in expected if name not in found]
     unknown = [name for name in found if name not in expected]
     misshapen = [
-        f"{name} is {list(found[name])}, expected {list(shape)}"
+        f"{name} is {list(found[name].shape)}, expected {list(shape)}"
         for name, shape in expected.items()
-        if name in found and found[name] != shape
+        if name in found and found[name].shape != shape
     ]
     problems = (("missing ", missing), ("unknown ", unknown), ("", misshapen))
     return "; ".join(what + few(names) for what, names in problems if names)
 
 
-def check_shapes(found: Mapping[str, torch.Size], expected: Mapping[str, torch.Size]) -> None:
-    """Raise a `ValueError` of one line unless the tables of shapes agree."""
+def check_shapes(found: Mapping[str, Tensor | Entry], expected: Mapping[str, torch.Size]) -> None:
+    """Raise a `ValueError` of one line unless all is as expected."""
     if mismatch := compare_shapes(found, expected):
         raise ValueError(f"the weights do not fit: {mismatch}")
 

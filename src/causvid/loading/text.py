@@ -129,14 +129,14 @@ def _read_umt5(place: Path, dtype: torch.dtype | None, device: torch.device | st
     # A whole UMT5 has a decoder too, which a folder of transformers' may hold.
     skipped = (_TIED, "decoder.", "lm_head.") if place.is_dir() else ()
     entries = checkpoint.sections.get("", {})
-    found = {name: entry.shape for name, entry in entries.items() if not name.startswith(skipped)}
+    found = {name: entry for name, entry in entries.items() if not name.startswith(skipped)}
     try:
         check_shapes(found, {name: encoder.get_parameter(names[name]).shape for name in names})
     except ValueError as error:
         raise ValueError(f"{checkpoint.path} is not a UMT5 encoder of its sizes: {error}") from None
     # The output of a feed-forward layer overflows in fp16; transformers keeps it in fp32 too.
     wide = {name for name in found if dtype == torch.float16 and names[name].endswith(".wo.weight")}
-    state = {}
+    state: dict[str, torch.Tensor] = {}
     for some, kind in ((found.keys() - wide, dtype), (wide, torch.float32)):
         state |= {names[name]: tensor for name, tensor in checkpoint.read(sorted(some), dtype=kind, device=device)}
     encoder.load_state_dict(state | {_TIED: state["shared.weight"]}, assign=True)

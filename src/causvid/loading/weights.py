@@ -166,7 +166,7 @@ def sniff(source: Path | Checkpoint, *, section: str | None = None) -> Sniffed:
         names={name: raw[theirs] for name, theirs in foreign.items() if theirs in found},
         config=config,
         dtype=max(found.values(), key=lambda entry: entry.bytes).dtype,
-        mismatch=compare_shapes({name: it.shape for name, it in found.items()}, foreign_shapes(config, spelling)),
+        mismatch=compare_shapes(found, foreign_shapes(config, spelling)),
         scales={name: raw[scales[theirs]] for name, theirs in foreign.items() if theirs in scales},
     )
 
@@ -213,7 +213,7 @@ def _problem(entry: Entry, factors: int | None, *, scaled: bool) -> str | None:
     if not entry.dtype.is_floating_point:
         return f"is {kind}, expected floating point"
     if scaled and factors is None and entry.dtype in _EIGHT_BIT:
-        return f"is {kind} and scaled, but its factor is missing, expected one named {_SCALES[0]}"
+        return f"is {kind} and scaled, but its factor is missing, expected {_SCALES[0]} beside it"
     if factors not in (None, 1, *entry.shape[:1]):
         return f"has {factors} factors, expected one, or one for each row"
     return None

@@ -96,8 +96,11 @@ class Clip:
             return None
         return start
 
-    def frames(self) -> Iterator["VideoFrame"]:
-        """Yield the frames that can be decoded; log a warning where some cannot, raise ValueError where none can."""
+    def frames(self) -> Iterator[tuple[Fraction | None, Fraction | None, "VideoFrame"]]:
+        """Yield (timestamp, duration, frame) in seconds, None where unknown, of what can be decoded.
+
+        Log a warning where some cannot; raise ValueError where none can.
+        """
         import av
 
         packets, decoded, damaged = self.container.demux(self.stream), 0, False
@@ -110,18 +113,14 @@ class Clip:
                 damaged = True
                 continue
             decoded += len(frames)
-            yield from frames
+            for frame in frames:
+                unit = frame.time_base
+                timestamp = None if frame.pts is None or not unit else frame.pts * unit
+                yield timestamp, frame.duration * unit if unit else None, frame
         if not decoded:
             raise ValueError(f"{self.source} has no frame that can be decoded")
         if damaged:
             _log.warning("%s is damaged: %d frames could be decoded, others could not", self.source, decoded)
-
-    def timed(self) -> Iterator[tuple[Fraction | None, Fraction | None, "VideoFrame"]]:
-        """Yield (timestamp, duration, frame) in seconds, None where unknown."""
-        for frame in self.frames():
-            unit = frame.time_base
-            timestamp = None if frame.pts is None or not unit else frame.pts * unit
-            yield timestamp, frame.duration * unit if unit else None, frame
 
     def image(self, frame: "VideoFrame") -> Image.Image:
         """Convert a frame to what a player shows: RGB, upright, square pixels, over black where transparent."""

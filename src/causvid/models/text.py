@@ -129,18 +129,16 @@ class TextEncoder(nn.Module):
             ValueError: if a prompt has more tokens than `max_tokens`.
         """
         cleaned = [clean_prompt(prompt) for prompt in prompts]
-        rows = self.tokenizer(cleaned, truncation=False, verbose=False)["input_ids"]
-        ids = torch.full((len(rows), self.max_tokens), self.tokenizer.pad_token_id, dtype=torch.int64)
-        mask = torch.zeros(ids.shape, dtype=torch.bool)
-        for index, row in enumerate(rows):
+        coded = self.tokenizer(
+            cleaned, padding="max_length", max_length=self.max_tokens, truncation=False, verbose=False
+        )
+        for prompt, row in zip(prompts, coded["input_ids"], strict=True):
             if len(row) > self.max_tokens:
                 raise ValueError(
-                    f"prompt={shorten(prompts[index], 40)!r} has {len(row)} tokens, at most {self.max_tokens} fit "
+                    f"prompt={shorten(prompt, 40)!r} has {len(row)} tokens, at most {self.max_tokens} fit "
                     "(the end mark is one)"
                 )
-            ids[index, : len(row)] = torch.tensor(row)
-            mask[index, : len(row)] = True
-        return ids, mask
+        return torch.tensor(coded["input_ids"]), torch.tensor(coded["attention_mask"], dtype=torch.bool)
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
         """Embed tokenised prompts: int64 `[B, M]` and bool `[B, M]` -> `[B, M, D]`, zero where `mask` is False."""

@@ -46,10 +46,8 @@ class TemporalPool(nn.Module):
 
     def forward(self, x: Tensor, batch: int) -> Tensor:
         """Map `[T*B, C, H, W]` to `[T/stride*B, C, H, W]`."""
-        if self.stride > 1:
-            frames = x.unflatten(0, (-1, self.stride, batch))
-            x = torch.cat([frames[:, i].flatten(0, 1) for i in range(self.stride)], dim=1)
-        pooled: Tensor = self.conv(x)
+        frames = x.unflatten(0, (-1, self.stride, batch)).transpose(1, 2)
+        pooled: Tensor = self.conv(frames.flatten(0, 1).flatten(1, 2))
         return pooled
 
 
@@ -63,11 +61,8 @@ class TemporalGrow(nn.Module):
 
     def forward(self, x: Tensor, batch: int) -> Tensor:
         """Map `[T*B, C, H, W]` to `[T*stride*B, C, H, W]`."""
-        x = self.conv(x)
-        if self.stride > 1:
-            frames = x.unflatten(1, (self.stride, -1)).unflatten(0, (-1, batch))
-            x = frames.transpose(1, 2).flatten(0, 2)
-        return x
+        frames: Tensor = self.conv(x).unflatten(1, (self.stride, -1)).unflatten(0, (-1, batch))
+        return frames.transpose(1, 2).flatten(0, 2)
 
 
 class SoftClamp(nn.Module):
