@@ -1,7 +1,6 @@
 """Videos come out whole, at their rate and in their colours, or not at all."""
 
 import errno
-from collections.abc import Generator
 from pathlib import Path
 
 import av
@@ -128,27 +127,35 @@ def test_an_interrupt_keeps_what_was_finished(tmp_path: Path, suffix: str) -> No
     assert len(read(tmp_path / f"a{suffix}")[0]) == 5
 
 
+def test_an_interrupt_within_a_frame_keeps_those_before_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    add = writer_module._Gif.add
+
+    def interrupted(self: writer_module._Gif, image: Image.Image) -> None:
+        if len(self._images) == 3:
+            raise KeyboardInterrupt
+        add(self, image)
+
+    monkeypatch.setattr(writer_module._Gif, "add", interrupted)
+    with pytest.raises(KeyboardInterrupt), VideoWriter(tmp_path / "a.gif", fps=12, height=64, width=96) as writer:
+        writer.write(clip(5))
+    assert len(read(tmp_path / "a.gif")[0]) == 3
+
+
 def test_an_interrupt_before_the_first_frame_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt), VideoWriter(tmp_path / "a.mp4", fps=12, height=64, width=96):
         raise KeyboardInterrupt
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("when", ["at a frame", "at the end"])
-@pytest.mark.parametrize(("name", "kind"), [("a.mp4", "_video"), ("a.gif", "_gif"), ("a", "_frame_files")])
+@pytest.mark.parametrize("when", ["add", "finish"])
+@pytest.mark.parametrize(("name", "kind"), [("a.mp4", "_Video"), ("a.gif", "_Gif"), ("a", "_FrameFiles")])
 def test_a_full_disk_is_one_line_and_no_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, kind: str, when: str
 ) -> None:
-    encode = getattr(writer_module, kind)
-
-    def full(*arguments: object) -> Generator[None, object, None]:
-        encoder = encode(*arguments)
-        next(encoder)
-        while (image := (yield)) is not None and when == "at the end":
-            encoder.send(image)
+    def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", "elsewhere")
 
-    monkeypatch.setattr(writer_module, kind, full)
+    monkeypatch.setattr(f"causvid.media.writer.{kind}.{when}", full)
     with (
         pytest.raises(OSError, match="no space left") as caught,
         VideoWriter(tmp_path / name, fps=12, height=64, width=96) as writer,

@@ -6,7 +6,7 @@ Letters: T frames, H height, W width.
 import errno
 import os
 import shutil
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from fractions import Fraction
 from itertools import pairwise
@@ -72,18 +72,20 @@ class VideoWriter:
         self.frames = 0
         self._shape = (height, width, 3)
         self._size = (width * scale, height * scale)
+        self._rate = Fraction(fps).limit_denominator(1001)
         suffix = "" if self.path.is_dir() else self.path.suffix.lower()
         self._partial = self.path.with_name(f".{self.path.name}.{os.getpid()}.partial")
-        encode = _frame_files if suffix in ("", ".png") else _gif if suffix == ".gif" else _video
-        self._encoder = encode(self._partial, suffix, Fraction(fps).limit_denominator(1001), self._size)
+        self._kind = _FrameFiles if suffix in ("", ".png") else _Gif if suffix == ".gif" else _Video
+        self._sink: _Video | _Gif | _FrameFiles | None = None
 
     def __enter__(self) -> Self:
         with self._naming_target():
-            next(self._encoder)
+            self._sink = self._kind(self._partial, self.path.suffix.lower(), self._rate, self._size)
         return self
 
     def write(self, frames: ArrayLike) -> None:
         """Append frames, uint8 [T, H, W, 3]."""
+        assert self._sink is not None, "write() belongs inside the `with` block"
         array = np.asarray(frames)
         if array.ndim != 4 or array.shape[1:] != self._shape or array.dtype != np.uint8:
             expected = ", ".join(map(str, self._shape))
@@ -93,20 +95,20 @@ class VideoWriter:
                 image = Image.fromarray(pixels)
                 if image.size != self._size:
                     image = image.resize(self._size, Image.Resampling.LANCZOS)
-                self._encoder.send(image)
+                self._sink.add(image)
                 self.frames += 1
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         finish = self.frames > 0 and (kind is None or issubclass(kind, KeyboardInterrupt))
         try:
+            assert self._sink is not None
             if finish:
                 with self._naming_target():
-                    with suppress(StopIteration):
-                        self._encoder.send(None)
+                    self._sink.finish()
                     self._publish()
+            else:
+                self._sink.abandon()
         finally:
-            with suppress(OSError):  # the file is removed anyway
-                self._encoder.close()
             if self._partial.is_dir():
                 shutil.rmtree(self._partial, ignore_errors=True)
             else:
@@ -130,36 +132,44 @@ class VideoWriter:
             raise OSError(error.errno, f"cannot write {self.path}: {reason}") from error
 
 
-# An encoder receives images, and None at their end; closed before that, it leaves its partial file unfinished.
-Encoder = Generator[None, Image.Image | None, None]
+class _Video:
+    """mp4, webm and lossless mkv through PyAV."""
 
+    def __init__(self, partial: Path, suffix: str, rate: Fraction, size: tuple[int, int]) -> None:
+        import av
 
-def _video(partial: Path, suffix: str, rate: Fraction, size: tuple[int, int]) -> Encoder:
-    """Write mp4, webm and lossless mkv through PyAV."""
-    import av
-
-    # Created here first, because the operating system's error is clearer than the muxer's.
-    partial.touch()
-    # bitexact omits random identifiers and dates: the same frames make the same file.
-    muxer = "matroska" if suffix == ".mkv" else suffix[1:]
-    with av.open(str(partial), "w", format=muxer, options={"fflags": "+bitexact"}) as container:
+        # Created here first, because the operating system's error is clearer than the muxer's.
+        partial.touch()
+        # bitexact omits random identifiers and dates: the same frames make the same file.
+        muxer = "matroska" if suffix == ".mkv" else suffix[1:]
+        self._container = av.open(str(partial), "w", format=muxer, options={"fflags": "+bitexact"})
         codec, pixels, options = _codec(suffix)
-        stream = container.add_stream(codec, rate=rate, options=options)
+        stream = self._container.add_stream(codec, rate=rate, options=options)
         assert isinstance(stream, av.VideoStream)
-        width, height = size
         # yuv420p allows no odd sides: their last row and column are repeated.
-        odd = (width % 2, height % 2) if pixels == "yuv420p" else (0, 0)
-        stream.width, stream.height = width + odd[0], height + odd[1]
+        right, below = (side % 2 if pixels == "yuv420p" else 0 for side in size)
+        self._padding = ((0, below), (0, right), (0, 0))
+        stream.width, stream.height = size[0] + right, size[1] + below
         stream.pix_fmt = pixels
         stream.time_base = stream.codec_context.time_base = 1 / rate
-        number = 0
-        while (image := (yield)) is not None:
-            padded = np.pad(np.asarray(image), ((0, odd[1]), (0, odd[0]), (0, 0)), mode="edge")
-            frame = av.VideoFrame.from_ndarray(padded, format="rgb24")
-            frame.pts = number
-            number += 1
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode())
+        self._stream = stream
+        self._count = 0
+
+    def add(self, image: Image.Image) -> None:
+        import av
+
+        frame = av.VideoFrame.from_ndarray(np.pad(np.asarray(image), self._padding, mode="edge"), format="rgb24")
+        frame.pts = self._count
+        self._count += 1
+        self._container.mux(self._stream.encode(frame))
+
+    def finish(self) -> None:
+        self._container.mux(self._stream.encode())
+        self._container.close()
+
+    def abandon(self) -> None:
+        with suppress(OSError):  # the file is removed anyway
+            self._container.close()
 
 
 def _codec(suffix: str) -> tuple[str, str, dict[str, str]]:
@@ -175,25 +185,42 @@ def _codec(suffix: str) -> tuple[str, str, dict[str, str]]:
     return "mpeg4", "yuv420p", {"q:v": "3"}
 
 
-def _gif(partial: Path, suffix: str, rate: Fraction, size: tuple[int, int]) -> Encoder:
-    """Choose a palette for each frame as it arrives; Pillow writes the file at the end, from all of them."""
-    partial.touch()
-    images: list[Image.Image] = []
-    while (image := (yield)) is not None:
-        images.append(image.quantize(256, dither=Image.Dither.NONE))
-    # Frames last whole hundredths of a second: rounding their end times keeps the mean rate exact.
-    ticks = [round(100 * i / rate) for i in range(len(images) + 1)]
-    durations = [10 * (b - a) for a, b in pairwise(ticks)]
-    images[0].save(partial, "GIF", save_all=True, append_images=images[1:], duration=durations, loop=0)
+class _Gif:
+    """A palette for each frame, chosen as it arrives; Pillow writes the file at the end, from all of them."""
+
+    def __init__(self, partial: Path, suffix: str, rate: Fraction, size: tuple[int, int]) -> None:
+        self._partial, self._rate = partial, rate
+        self._images: list[Image.Image] = []
+        partial.touch()
+
+    def add(self, image: Image.Image) -> None:
+        self._images.append(image.quantize(256, dither=Image.Dither.NONE))
+
+    def finish(self) -> None:
+        # Frames last whole hundredths of a second: rounding their end times keeps the mean rate exact.
+        ticks = [round(100 * i / self._rate) for i in range(len(self._images) + 1)]
+        durations = [10 * (b - a) for a, b in pairwise(ticks)]
+        first, *rest = self._images
+        first.save(self._partial, "GIF", save_all=True, append_images=rest, duration=durations, loop=0)
+
+    def abandon(self) -> None:
+        self._images.clear()
 
 
-def _frame_files(partial: Path, suffix: str, rate: Fraction, size: tuple[int, int]) -> Encoder:
-    """Write a folder of 00000.png, 00001.png, …"""
-    partial.mkdir()
-    number = 0
-    while (image := (yield)) is not None:
-        image.save(partial / f"{number:05d}.png")
-        number += 1
+class _FrameFiles:
+    """A folder of 00000.png, 00001.png, …"""
+
+    def __init__(self, partial: Path, suffix: str, rate: Fraction, size: tuple[int, int]) -> None:
+        partial.mkdir()
+        self._partial, self._count = partial, 0
+
+    def add(self, image: Image.Image) -> None:
+        image.save(self._partial / f"{self._count:05d}.png")
+        self._count += 1
+
+    def finish(self) -> None: ...
+
+    def abandon(self) -> None: ...
 
 
 def _numbered(path: Path, number: str) -> str:
