@@ -16,7 +16,7 @@ from causvid.engine.request import GenerationRequest
 from causvid.engine.session import Session
 from causvid.engine.solver import guided_velocity, solve
 from causvid.engine.source import load_image
-from causvid.engine.start import open_video, start
+from causvid.engine.start import resume, start
 from causvid.engine.step import Engine
 from causvid.engine.storage import fingerprint, load_session
 from causvid.loading.assemble import assemble
@@ -110,19 +110,11 @@ class Pipeline:
         engine = self._engine()
         device = engine.transformer.patch_in.weight.device
         state = load_session(Path(file), model=self.fingerprint, device=device)
-        geometry, chunk = state.geometry, max(state.geometry.first, state.geometry.chunk)
-        _, height, width = geometry.shape
-        source = open_video(engine, self.generation, state.request, geometry.shape)
         try:
-            with torch.inference_mode():
-                cache = engine.transformer.new_cache(
-                    batch=1, height=height, width=width, window=geometry.window, sink=geometry.sink, chunk=chunk
-                )
-            session = Session(state.request, geometry, state.point, cache, torch.Generator(), source)
-            session.restore(state)
-        except (RuntimeError, TypeError, ValueError) as error:  # tensors and sizes that do not fit each other
-            raise ValueError(f"session {file} cannot be used: {str(error).splitlines()[0]}") from None
-        return self._hold(session)
+            shape = self._latent_shape(state.request.height, state.request.width)
+            return self._hold(resume(engine, self.generation, state, shape=shape))
+        except ValueError as error:
+            raise ValueError(f"session {file} cannot be used: {error}") from None
 
     def play(self, timeline: Timeline) -> Playback:
         """Play a timeline: one video whose prompts change as it says.

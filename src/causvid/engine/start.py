@@ -14,11 +14,12 @@ from causvid.engine.history import History
 from causvid.engine.latents import SUFFIX, load_latents
 from causvid.engine.limits import memory, pixel_length, student_sigmas
 from causvid.engine.request import GenerationRequest, PromptChange
-from causvid.engine.session import Applied, Geometry, Point, Session
+from causvid.engine.session import Applied, Geometry, Point, Session, SessionState
 from causvid.engine.source import Source, encode_end, levels_below, load_image, load_video, open_source, to_pixels
 from causvid.engine.step import Engine
 from causvid.media.clip import camera
 from causvid.models.autoencoder import pixel_frames
+from causvid.nn.cache import KVCache
 from causvid.nn.chunks import first_chunk
 
 
@@ -30,31 +31,17 @@ def start(engine: Engine, own: GenerationConfig, request: GenerationRequest, *, 
         ValueError, OSError: at once, if a value cannot be used or a file cannot be read.
     """
     device = engine.transformer.patch_in.weight.device
-    levels = student_sigmas(own, request.steps, request.sigmas)
     source = open_video(engine, own, request, shape)
     if source is not None:
-        levels_below(request.strength, levels)
+        levels_below(request.strength, student_sigmas(own, request.steps, request.sigmas))
     given, history, last = _encode_start(engine, own, request, shape)
     first = own.first
     if given is not None or history is not None:
         first = first_chunk(1 if history is None else history.shape[1], own.first, own.chunk)
-    geometry = Geometry(
-        first=first,
-        chunk=own.chunk,
-        shape=shape,
-        sigmas=levels,
-        **memory(own, request.window, request.sink),
-        policy=request.policy,
-        length=None if request.seconds is None else pixel_length(own, request.seconds),
-        carry=own.carry,
-        adapt=request.adapt,
-    )
+    geometry = _geometry(own, request, shape, first)
     embedding = engine.embed(request.prompt)  # before the cache is there: a text encoder may need its room for a moment
     window, sink = geometry.window, geometry.sink
-    _, height, width = shape
-    cache = engine.transformer.new_cache(
-        batch=1, height=height, width=width, window=window, sink=sink, chunk=max(first, own.chunk)
-    )
+    cache = _new_cache(engine, geometry)
     nothing = torch.empty((1, 0, *shape), device=device)
     point = Point(
         applied=(Applied(0, PromptChange(prompt=request.prompt)),),
@@ -70,6 +57,54 @@ def start(engine: Engine, own: GenerationConfig, request: GenerationRequest, *, 
     if history is not None:
         engine.start_from(session, history, last)
     return session
+
+
+@torch.inference_mode()
+def resume(engine: Engine, own: GenerationConfig, state: SessionState, *, shape: tuple[int, int, int]) -> Session:
+    """Return a session that continues from a state, which may come from a file.
+
+    Raises:
+        ValueError: if the state is not one that its request leads to with this model; OSError: if its source cannot be
+            read.
+    """
+    first = state.geometry.first
+    expected = _geometry(own, state.request, shape, first)
+    if state.geometry != expected or not 1 <= first <= max(own.first, own.chunk):
+        raise ValueError(f"it has {state.geometry}, expected {expected}")
+    source = open_video(engine, own, state.request, shape)
+    try:
+        cache = _new_cache(engine, expected)
+        session = Session(state.request, expected, state.point, cache, torch.Generator(), source)
+        session.restore(state)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(f"its tensors do not fit: {str(error).splitlines()[0]}") from None
+    return session
+
+
+def _geometry(own: GenerationConfig, request: GenerationRequest, shape: tuple[int, int, int], first: int) -> Geometry:
+    return Geometry(
+        first=first,
+        chunk=own.chunk,
+        shape=shape,
+        sigmas=student_sigmas(own, request.steps, request.sigmas),
+        **memory(own, request.window, request.sink),
+        policy=request.policy,
+        length=None if request.seconds is None else pixel_length(own, request.seconds),
+        carry=own.carry,
+        adapt=request.adapt,
+    )
+
+
+def _new_cache(engine: Engine, geometry: Geometry) -> KVCache:
+    _, height, width = geometry.shape
+    return engine.transformer.new_cache(
+        batch=1,
+        height=height,
+        width=width,
+        window=geometry.window,
+        sink=geometry.sink,
+        chunk=max(geometry.first, geometry.chunk),
+    )
 
 
 def _pixels(engine: Engine, shape: tuple[int, int, int]) -> tuple[int, int]:
