@@ -100,7 +100,7 @@ def test_our_table_is_one_to_one_with_the_published_names_and_shapes(size: str, 
     assert names.foreign_shapes(config, spelling) == published
     assert len(published) == listed["tensors"]
     assert sum(shape.numel() for shape in published.values()) == listed["parameters"]
-    back = {names.own_name(name, spelling): name for name in published}
+    back = {names.translate(name, spelling, "ours"): name for name in published}
     assert back.keys() == names.shapes(config).keys()
     assert all(names.foreign_name(own, spelling) == name for own, name in back.items() if own is not None)
 
@@ -278,7 +278,7 @@ def test_eight_bit_weights_are_read_with_their_factors_and_as_they_are_without(t
         save_file(scaled, tmp_path / "scaled.safetensors")
         found = load_transformer(tmp_path / "scaled.safetensors").state_dict()
         for name in linear:
-            own = names.own_name(name, "wan")
+            own = names.translate(name, "wan", "ours")
             assert own is not None
             assert (found[own].float() - state[name]).norm() < 0.04 * state[name].norm()
 

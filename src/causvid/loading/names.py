@@ -97,25 +97,21 @@ def bare_name(name: str) -> str:
 
 def foreign_name(name: str, to: Spelling) -> str:
     """Translate one of our parameter or module names, such as `blocks.3.self_attention.query.weight`."""
-    translated = _translate(name, "ours", to)
+    translated = translate(name, "ours", to)
     if translated is None:
         raise KeyError(name)
     return translated
 
 
-def own_name(name: str, source: Spelling) -> str | None:
-    """Translate a parameter's or module's name to ours; None if the spelling does not know it."""
-    return _translate(name, source, "ours")
-
-
-def _translate(name: str, source: Spelling, to: Spelling) -> str | None:
+def translate(name: str, source: Spelling, to: Spelling) -> str | None:
+    """Translate a parameter's or module's name; None if the spelling does not know it."""
     block = _BLOCK.match(name)
     prefix = block[0] if block else ""
-    rest = name[len(prefix) :]
+    rest = name.removeprefix(prefix)
     for row in _IN_BLOCK if block else _OUTSIDE:
         known = row[_COLUMN[source]]
         if rest == known or rest.startswith(f"{known}."):
-            return prefix + row[_COLUMN[to]] + rest[len(known) :]
+            return prefix + row[_COLUMN[to]] + rest.removeprefix(known)
     return None
 
 

@@ -17,9 +17,9 @@ from causvid.loading.names import (
     few,
     foreign_name,
     foreign_shapes,
-    own_name,
     recognise,
     shapes,
+    translate,
 )
 from causvid.loading.wan_config import CONFIG, read_config
 from causvid.models.transformer import Transformer
@@ -146,7 +146,7 @@ def sniff(source: Path | Checkpoint, *, section: str | None = None) -> Sniffed:
             f"{_within(checkpoint, section)} is {kind.what}, expected a Wan 2.1 text-to-video transformer "
             f"(it holds {few(list(entries), 2)})"
         )
-    spelling = max(_SPELLINGS, key=lambda it: sum(own_name(name, it) is not None for name in raw))
+    spelling = max(_SPELLINGS, key=lambda it: sum(translate(name, it, "ours") is not None for name in raw))
     scales = {f"{name.removesuffix(end)}.weight": name for name in raw for end in _SCALES if name.endswith(end)}
     beside = {name for name in raw if name.endswith(_BESIDE_SCALES)}.union(scales.values())
     found = {name: entries[raw[name]] for name in raw if name not in beside}
