@@ -12,7 +12,7 @@ from PIL.Image import Image
 from pydantic import BaseModel, Field
 
 from causvid.config import Settings
-from causvid.engine.machine import describe_machine
+from causvid.engine.memory import describe_machine
 from causvid.evaluate.adherence import Tally
 from causvid.evaluate.card import share, table, target_section
 from causvid.evaluate.report import POINTS, Target, points

@@ -19,7 +19,7 @@ from causvid import cli
 from causvid.cli import generate, output
 from causvid.config import GenerationConfig
 from causvid.engine.latents import load_latents, save_latents
-from causvid.loading import families
+from causvid.loading import layout
 from causvid.loading.names import to_foreign
 from causvid.loading.spec import ModelSpec
 from causvid.loading.wan_config import to_wan_config
@@ -329,7 +329,7 @@ def test_a_script_says_which_preset_the_name_of_a_student_told(
     small: Pipeline, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fitting = GenerationConfig.model_validate({**small.generation.model_dump(), "window": 3})
-    monkeypatch.setattr(families, "load_preset", lambda name: SimpleNamespace(generation=fitting))
+    monkeypatch.setattr(layout, "load_preset", lambda name: SimpleNamespace(generation=fitting))
     student, _ = _student_and_lora(small, tmp_path / "causvid")
     plain, told = tmp_path / "plain.toml", tmp_path / "told.toml"
     common = ("-o", tmp_path / "a.gif", "--model", model, "--device", "cpu", "--seconds", 0.1)

@@ -59,19 +59,7 @@ class Pipeline:
         Raises:
             ValueError: if the folder exists and is not a bundle.
         """
-        parts = self.bundle
-        save_bundle(
-            path,
-            transformer=parts.transformer,
-            autoencoder=parts.autoencoder,
-            text_encoder=parts.text_encoder,
-            generation=parts.generation,
-            provenance=parts.provenance,
-            teacher=parts.teacher,
-            classifier=parts.classifier,
-            card_from=parts.folder,
-            dtype=dtype,
-        )
+        save_bundle(path, self.bundle, dtype=dtype)
 
     @property
     def fps(self) -> float:

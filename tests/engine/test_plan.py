@@ -31,7 +31,7 @@ def test_wans_parts_have_their_published_sizes() -> None:
 
 
 def test_the_files_of_the_built_in_model_are_as_large_as_planned(nano) -> None:
-    from causvid.engine.tally import weight_bytes
+    from causvid.engine.memory import weight_bytes
     from causvid.pipeline import Pipeline
 
     bundle = Pipeline.from_pretrained().bundle

@@ -13,8 +13,7 @@ from causvid.config import AutoencoderConfig, GenerationConfig, TextConfig, Tran
 from causvid.loading.assemble import assemble
 from causvid.loading.autoencoders import write_autoencoder
 from causvid.loading.bundle import Bundle, save_bundle, save_transformer
-from causvid.loading.families import choose_generation
-from causvid.loading.layout import WAN_AUTOENCODER, WAN_TEXT_ENCODER, WAN_TOKENIZER, find_layout
+from causvid.loading.layout import WAN_AUTOENCODER, WAN_TEXT_ENCODER, WAN_TOKENIZER, choose_generation, find_layout
 from causvid.loading.names import to_foreign
 from causvid.loading.spec import ModelSpec
 from causvid.loading.text import save_text_encoder
@@ -79,15 +78,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models")
     generator = torch.Generator().manual_seed(0)
     text = TextEncoder.create(TEXT, train_tokenizer(["a red swan"]), generator=generator)
-    save_bundle(
-        folder / "bundle",
-        transformer=transformer(3),
-        autoencoder=TinyAutoencoder(TINY),
-        text_encoder=text,
-        generation=GENERATION,
-        provenance={"preset": "test", "world": "nano"},
-        teacher=transformer(4),
-    )
+    provenance = {"preset": "test", "world": "nano"}
+    parts = Bundle(transformer(3), TinyAutoencoder(TINY), text, GENERATION, provenance, teacher=transformer(4))
+    save_bundle(folder / "bundle", parts)
     wan = folder / "wan"
     wan.mkdir()
     save_transformer(wan / "transformer", transformer(1))

@@ -58,17 +58,7 @@ def bundle(seed: int = 0) -> Bundle:
 
 
 def save(parts: Bundle, folder: Path, dtype: torch.dtype = torch.float32, classifier: Path | None = None) -> None:
-    save_bundle(
-        folder,
-        transformer=parts.transformer,
-        autoencoder=parts.autoencoder,
-        text_encoder=parts.text_encoder,
-        generation=parts.generation,
-        provenance=parts.provenance,
-        teacher=parts.teacher,
-        classifier=classifier,
-        dtype=dtype,
-    )
+    save_bundle(folder, replace(parts, classifier=classifier, folder=None), dtype=dtype)
 
 
 def modules(parts: Bundle) -> list[torch.nn.Module]:

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from causvid.config import TransformerConfig
-from causvid.loading.lora import merge_lora, read_lora
+from causvid.loading.lora import Pair, merge_lora, read_lora
 from causvid.loading.names import foreign_name
 from causvid.models.transformer import Transformer
 
@@ -123,7 +123,7 @@ def test_merging_adds_the_scaled_product_in_every_naming(tmp_path: Path, naming:
 
 def test_alpha_comes_from_the_file_the_settings_or_the_rank(tmp_path: Path) -> None:
     def scales(file: Path) -> list[float]:
-        return [pair.scale for pair in read_lora(file).pairs.values()]
+        return [change.scale for _, change in read_lora(file).changes if isinstance(change, Pair)]
 
     layers = ("blocks.0.self_attention.query", "blocks.1.cross_attention.out")
     pairs = {name: matrices()[name] for name in layers}

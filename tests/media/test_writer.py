@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from causvid.media import VideoWriter, check_target, read_video
+from causvid.media import writer as writer_module
 
 
 def clip(frames: int, height: int = 64, width: int = 96) -> np.ndarray:
@@ -124,6 +125,20 @@ def test_an_interrupt_keeps_what_was_finished(tmp_path: Path, suffix: str) -> No
         writer.write(clip(5))
         raise KeyboardInterrupt
     assert len(read(tmp_path / f"a{suffix}")[0]) == 5
+
+
+def test_an_interrupt_within_a_frame_keeps_those_before_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    add = writer_module._Gif.add
+
+    def interrupted(self: writer_module._Gif, image: Image.Image) -> None:
+        if len(self._images) == 3:
+            raise KeyboardInterrupt
+        add(self, image)
+
+    monkeypatch.setattr(writer_module._Gif, "add", interrupted)
+    with pytest.raises(KeyboardInterrupt), VideoWriter(tmp_path / "a.gif", fps=12, height=64, width=96) as writer:
+        writer.write(clip(5))
+    assert len(read(tmp_path / "a.gif")[0]) == 3
 
 
 def test_an_interrupt_before_the_first_frame_leaves_nothing(tmp_path: Path) -> None:

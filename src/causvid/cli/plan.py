@@ -114,8 +114,7 @@ def _measure(
     sketch: "Sketch", choice: "Choice", spec: ModelSpec, device: str | None, *, chunks: int, steps: int | None
 ) -> dict[str, Any]:
     """Load the model, generate chunks, and return the peak of memory beside the planned one."""
-    from causvid.engine.footprint import measure
-    from causvid.engine.machine import describe_machine
+    from causvid.engine.memory import describe_machine, measure
     from causvid.pipeline import Pipeline
 
     place = find_device(device)

@@ -14,22 +14,22 @@ from torch import Tensor, nn
 from transformers import UMT5Config, UMT5EncoderModel
 
 from causvid.config import AutoencoderConfig, GenerationConfig, TransformerConfig
-from causvid.engine.tally import peak_bytes, weight_bytes
-from causvid.files.checkpoint import open_checkpoint, read_json
+from causvid.engine.memory import peak_bytes, weight_bytes
+from causvid.files.checkpoint import read_json
 from causvid.files.hub import find
 from causvid.loading.assemble import find_generation
 from causvid.loading.autoencoders import TINY
 from causvid.loading.layout import find_layout
 from causvid.loading.spec import ModelSpec, Placement
 from causvid.loading.text import read_umt5_config
-from causvid.loading.weights import sniff, transformer_place, working_dtype
-from causvid.models.text import WAN_TOKENS
+from causvid.loading.weights import sniff, working_dtype
+from causvid.models.text import WAN_TOKENS, umt5_config
 from causvid.models.tiny_autoencoder import TinyAutoencoder
 from causvid.models.transformer import TextKeys, Transformer
 from causvid.models.wan_autoencoder import WanAutoencoder
-from causvid.preset import Preset
+from causvid.preset import Preset, load_preset
 
-_UMT5_XXL = UMT5Config(d_model=4096, d_kv=64, d_ff=10240, num_layers=24, num_heads=64, vocab_size=256_384)
+_UMT5_WORDS = 256_384
 _WORLD_WORDS = 512
 """More than a world of this package has."""
 
@@ -86,55 +86,46 @@ class Sketch:
         Raises:
             ValueError: if there is no such frame, or no history is kept.
         """
-        self._check(choice)
+        if min(choice.window, choice.sink) < 0 or choice.window + choice.sink < 1:
+            raise ValueError(f"window={choice.window} and sink={choice.sink}: expected at least one latent frame")
         capacity = choice.sink + choice.window
         first, chunk = self.generation.first, self.generation.chunk
         # The last pass of a stream of so many chunks sees all chunks before it.
         seen = capacity if chunks is None else min(capacity, first + (chunks - 2) * chunk if chunks > 1 else 0)
         size = first if chunks == 1 else chunk
         away = choice.text_encoder == "cpu" and separate
-        text = weight_bytes(self.text, choice.dtype)
-        pair = 2 * self.config.dim * self.config.layers * choice.dtype.itemsize
+        released = choice.text_encoder == "release"
+        text = 0 if away else weight_bytes(self.text, choice.dtype)
+        tokens = self._latent(1, choice)[0, 0, 0].numel() // self.config.patch**2
+        # A cache has slots and a tail for the chunk in work, and the keys of the sink once more, unrotated.
+        held = 2 * (capacity + max(first, chunk)) + choice.sink
+        keys = self.config.dim * self.config.layers * choice.dtype.itemsize
         with torch.device("meta"):
             transformer = weight_bytes(Transformer(self.config), choice.dtype)
         memory, decoding = self._decoder(choice, size, first_only=chunks == 1)
-        embedding = 0 if away else self._embedding(choice.dtype)
+        encoder, ids = self.text.to(choice.dtype), torch.empty(1, self.tokens, dtype=torch.int64, device="meta")
+        embedding = 0 if away else peak_bytes(lambda: encoder(input_ids=ids))
         return Plan(
             parts={
                 "transformer": transformer,
-                "text encoder": 0 if away or choice.text_encoder == "release" else text,
+                "text encoder": 0 if released else text,
                 "autoencoder": weight_bytes(self.autoencoder, choice.dtype),
-                "keys and values of the history": self._history(choice),
-                "keys and values of the prompt": self.tokens * pair,
+                "keys and values of the history": held * tokens * keys,
+                "keys and values of the prompt": 2 * self.tokens * keys,
                 "state of the decoder": memory,
             },
             moments={
-                "embedding the prompt": embedding + (text if choice.text_encoder == "release" else 0),
+                "embedding the prompt": embedding + (text if released else 0),
                 "a pass of the transformer": self._pass(choice, seen, size),
                 "decoding a chunk": decoding,
             },
         )
 
-    def _check(self, choice: Choice) -> None:
+    def _latent(self, frames: int, choice: Choice) -> Tensor:
         edge = self.autoencoder.spatial_factor * self.config.patch
         for name, side in (("height", choice.height), ("width", choice.width)):
             if side < edge or side % edge:
                 raise ValueError(f"{name}={side} is not a multiple of {edge}")
-        if min(choice.window, choice.sink) < 0 or choice.window + choice.sink < 1:
-            raise ValueError(f"window={choice.window} and sink={choice.sink}: expected at least one latent frame")
-
-    def _history(self, choice: Choice) -> int:
-        """Return the bytes of a cache: sink, window and tail, and the keys of the sink once more, unrotated."""
-        frames = choice.sink + choice.window + max(self.generation.first, self.generation.chunk)
-        keys = self._frame_tokens(choice) * self.config.dim * self.config.layers * choice.dtype.itemsize
-        return (2 * frames + choice.sink) * keys
-
-    def _frame_tokens(self, choice: Choice) -> int:
-        """Return the tokens of a latent frame."""
-        edge = self.autoencoder.spatial_factor * self.config.patch
-        return (choice.height // edge) * (choice.width // edge)
-
-    def _latent(self, frames: int, choice: Choice) -> Tensor:
         factor = self.autoencoder.spatial_factor
         sides = choice.height // factor, choice.width // factor
         return torch.empty(1, frames, self.autoencoder.latent_channels, *sides, device="meta")
@@ -168,29 +159,16 @@ class Sketch:
         memory = sum(memory.untyped_storage().nbytes() for memory in state.memories)
         return memory, peak_bytes(lambda: coder.decode_chunk(later, state))
 
-    def _embedding(self, dtype: torch.dtype) -> int:
-        """Run the text encoder on one prompt."""
-        encoder = self.text.to(dtype)
-        ids = torch.empty(1, self.tokens, dtype=torch.int64, device="meta")
-        return peak_bytes(lambda: encoder(input_ids=ids))
-
 
 def sketch_preset(preset: Preset, *, tiny: bool = False) -> Sketch:
     """Describe the model of a preset; with `tiny`, `taew2_1` replaces its autoencoder."""
-    text, own = preset.text, preset.autoencoder
-    encoder = UMT5Config(
-        d_model=text.dim,
-        d_kv=text.head_dim,
-        d_ff=text.ffn_dim,
-        num_layers=text.layers,
-        num_heads=text.heads,
-        vocab_size=_WORLD_WORDS if preset.world else _UMT5_XXL.vocab_size,
-    )
+    own = preset.autoencoder
+    words = _WORLD_WORDS if preset.world else _UMT5_WORDS
     return Sketch(
         config=preset.transformer,
         autoencoder=_autoencoder({} if own is None else {"_class_name": TINY, **own.model_dump()}, tiny=tiny),
-        text=_text_encoder(encoder),
-        tokens=text.max_tokens,
+        text=_text_encoder(umt5_config(preset.text, vocabulary=words)),
+        tokens=preset.text.max_tokens,
         generation=preset.generation,
     )
 
@@ -205,14 +183,15 @@ def sketch_files(spec: ModelSpec) -> Sketch:
     """
     layout = find_layout(spec.model, fetch=False)
     weights = layout.transformer if spec.student is None else find(spec.student, what="student", fetch=False)
-    found = sniff(open_checkpoint(transformer_place(weights)))
-    coder, text = layout.autoencoder, layout.text_encoder
+    found = sniff(weights)
+    coder, encoder = layout.autoencoder, layout.text_encoder
     tiny = spec.tiny_autoencoder is not None
+    wan_text = umt5_config(load_preset("wan-14b").text, vocabulary=_UMT5_WORDS)
     length = read_json(layout.tokenizer / "tokenizer_config.json").get("model_max_length") or WAN_TOKENS
     return Sketch(
         config=found.config,
         autoencoder=_autoencoder(read_json(coder / "config.json") if coder.is_dir() and not tiny else {}, tiny=tiny),
-        text=_text_encoder(read_umt5_config(text) if text.is_dir() else _UMT5_XXL),
+        text=_text_encoder(read_umt5_config(encoder) if encoder.is_dir() else wan_text),
         tokens=min(int(length), WAN_TOKENS),
         generation=find_generation(spec, layout, found.config)[0],
         dtype=torch.float32 if layout.kind == "bundle" else working_dtype(found.dtype),

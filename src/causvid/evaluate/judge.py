@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from causvid.engine.machine import describe_machine
+from causvid.engine.memory import describe_machine
 from causvid.evaluate.adherence import EDGE_SECONDS, Adherence, Drift, measure_drift, score
 from causvid.evaluate.classifier import AttributeClassifier
 from causvid.evaluate.report import EvaluationReport, Measurement, Speed

@@ -24,6 +24,11 @@ INDEX = ".index.json"
 
 _USUAL = ("diffusion_pytorch_model.safetensors", "model.safetensors")
 _SHARD = re.compile(r"-\d{5}-of-\d{5}\.")
+_NO_WEIGHTS = {
+    rb"version https://git-lfs": "a pointer of git-lfs, not the weights; run `git lfs pull` where it came from",
+    rb"\s*<(!doctype|html|head|\?xml)": "a web page, not weights; fetch the file itself",
+    rb"GGUF": "GGUF, which is not supported; expected safetensors or a PyTorch file",
+}
 _TYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -90,7 +95,17 @@ class Checkpoint:
                 raise ValueError(f"{self.path}: there is no tensor {name}" + (f" in {section}" if section else ""))
             places.setdefault(self.shards.get(name, self.path), []).append(name)
         for file, wanted in places.items():
-            yield from _read(file, section, wanted, dtype, device)
+            format = _format(file)
+            if format == "safetensors":
+                with _whole(file, format):
+                    fetch: Callable[[str], Tensor] = safe_open(file, framework="pt").get_tensor
+            else:
+                fetch = _load_pickle(file, format)[section].__getitem__
+            for name in wanted:
+                with _whole(file, format):
+                    stored = fetch(name)
+                # A copy, because mapped tensors lie at odd addresses, and products round differently there.
+                yield name, torch.empty(stored.shape, dtype=dtype or stored.dtype, device=device).copy_(stored)
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
@@ -120,14 +135,12 @@ def choose_weights(folder: Path) -> Path:
     Raises:
         ValueError: if there is none, or more than one.
     """
-    candidates = weight_files(folder)
-    usual = [file for file in candidates if file.name.startswith(_USUAL)]
-    for choice in (candidates, usual):
-        if len(choice) == 1:
-            return choice[0]
-    if candidates:
-        names = " and ".join(file.name for file in (usual or candidates))
-        raise ValueError(f"{folder} holds {names}: give the path of the one you mean")
+    found = weight_files(folder)
+    found = [file for file in found if file.name.startswith(_USUAL)] or found
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise ValueError(f"{folder} holds {' and '.join(it.name for it in found)}: give the path of the one you mean")
     shard = next((file for file in sorted(folder.iterdir()) if _SHARD.search(file.name)), None)
     if shard is not None:
         raise ValueError(f"{folder} holds shards such as {shard.name} without their {INDEX[1:]}; fetch it too")
@@ -156,7 +169,6 @@ def _open_index(file: Path) -> Checkpoint:
     if not isinstance(where, dict) or not where or not all(isinstance(name, str) for name in where.values()):
         raise ValueError(f"{file}: weight_map is not a table from tensors to files; fetch it again")
     found: dict[str, Mapping[str, Entry]] = {}
-    format: Format = "safetensors"
     for shard in sorted(set(where.values())):
         place = file.parent / shard
         if Path(shard).name != shard:
@@ -187,12 +199,9 @@ def _format(file: Path) -> Format:
         raise ValueError(f"{file} is empty, 0 bytes; fetch it again")
     if head[8:9] == b"{":  # before all others: the length of its header comes first, and may look like anything
         return "safetensors"
-    if head.startswith(b"version https://git-lfs"):
-        raise ValueError(f"{file} is a pointer of git-lfs, not the weights; run `git lfs pull` where it came from")
-    if re.match(rb"\s*<(!doctype|html|head|\?xml)", head, re.IGNORECASE):
-        raise ValueError(f"{file} is a web page, not weights; fetch the file itself")
-    if head.startswith(b"GGUF"):
-        raise ValueError(f"{file} is GGUF, which is not supported; expected safetensors or a PyTorch file")
+    for pattern, what in _NO_WEIGHTS.items():
+        if re.match(pattern, head, re.IGNORECASE):
+            raise ValueError(f"{file} is {what}")
     if head.startswith(b"PK\x03\x04"):
         return "PyTorch"
     if file.suffix == ".safetensors":
@@ -203,23 +212,24 @@ def _format(file: Path) -> Format:
 
 
 def _sections(file: Path, format: Format) -> dict[str, dict[str, Entry]]:
-    if format == "safetensors":
-        with _whole(file, format):
-            handle = safe_open(file, framework="pt")
-            slices = {name: handle.get_slice(name) for name in handle.offset_keys()}
-        if not slices:
-            raise ValueError(f"{file} holds no tensors")
-        return {"": {name: _entry(file, name, s.get_dtype(), s.get_shape()) for name, s in slices.items()}}
-    return {
-        section: {name: Entry(tensor.shape, tensor.dtype) for name, tensor in tensors.items()}
-        for section, tensors in _load_pickle(file, format).items()
-    }
-
-
-def _entry(file: Path, name: str, dtype: str, shape: Sequence[int]) -> Entry:
-    if dtype not in _TYPES:
-        raise ValueError(f"{file}: {name} is of type {dtype}, expected one of {', '.join(_TYPES)}")
-    return Entry(torch.Size(shape), _TYPES[dtype])
+    if format != "safetensors":
+        sections = _load_pickle(file, format)
+        return {
+            section: {name: Entry(tensor.shape, tensor.dtype) for name, tensor in tensors.items()}
+            for section, tensors in sections.items()
+        }
+    entries = {}
+    with _whole(file, format):
+        handle = safe_open(file, framework="pt")
+        slices = {name: handle.get_slice(name) for name in handle.offset_keys()}
+    if not slices:
+        raise ValueError(f"{file} holds no tensors")
+    for name, stored in slices.items():
+        dtype = stored.get_dtype()
+        if dtype not in _TYPES:
+            raise ValueError(f"{file}: {name} is of type {dtype}, expected one of {', '.join(_TYPES)}")
+        entries[name] = Entry(torch.Size(stored.get_shape()), _TYPES[dtype])
+    return {"": entries}
 
 
 def _load_pickle(file: Path, format: Format) -> dict[str, dict[str, Tensor]]:
@@ -230,41 +240,22 @@ def _load_pickle(file: Path, format: Format) -> dict[str, dict[str, Tensor]]:
     if not isinstance(content, Mapping):
         raise ValueError(f"{file} holds a {type(content).__name__}, expected a dict of tensors")
     parts = {"": content, **{name: part for name, part in content.items() if isinstance(part, Mapping)}}
-    sections = {
-        str(section): {name: _checked(file, name, value) for name, value in part.items() if isinstance(value, Tensor)}
-        for section, part in parts.items()
-    }
-    sections = {section: tensors for section, tensors in sections.items() if tensors}
+    sections: dict[str, dict[str, Tensor]] = {}
+    for section, part in parts.items():
+        for name, tensor in part.items():
+            if not isinstance(tensor, Tensor):
+                continue
+            if not isinstance(name, str):
+                raise ValueError(f"{file}: tensor {name!r} has no name, expected a dict from names to tensors")
+            plain = tensor.layout is torch.strided and not tensor.is_quantized and tensor.device.type == "cpu"
+            # A view that repeats its storage would make a small file into as large a model as it likes.
+            if not plain or tensor.untyped_storage().nbytes() < tensor.nbytes:
+                kind = str(tensor.layout).removeprefix("torch.")
+                raise ValueError(f"{file}: {name} is no plain tensor ({kind}, {tensor.device}, {list(tensor.shape)})")
+            sections.setdefault(str(section), {})[name] = tensor.detach()
     if not sections:
         raise ValueError(f"{file} holds no tensors, expected a dict of them or dicts of such dicts")
     return sections
-
-
-def _checked(file: Path, name: object, tensor: Tensor) -> Tensor:
-    if not isinstance(name, str):
-        raise ValueError(f"{file}: tensor {name!r} has no name, expected a dict from names to tensors")
-    plain = tensor.layout is torch.strided and not tensor.is_quantized and tensor.device.type == "cpu"
-    # A view that repeats its storage would make a small file into as large a model as it likes.
-    if not plain or tensor.untyped_storage().nbytes() < tensor.numel() * tensor.itemsize:
-        kind = str(tensor.layout).removeprefix("torch.")
-        raise ValueError(f"{file}: {name} is no plain tensor ({kind}, {tensor.device}, {list(tensor.shape)})")
-    return tensor.detach()
-
-
-def _read(
-    file: Path, section: str, names: Sequence[str], dtype: torch.dtype | None, device: torch.device | str
-) -> Iterator[tuple[str, Tensor]]:
-    format = _format(file)
-    if format == "safetensors":
-        with _whole(file, format):
-            fetch: Callable[[str], Tensor] = safe_open(file, framework="pt").get_tensor
-    else:
-        fetch = _load_pickle(file, format)[section].__getitem__
-    for name in names:
-        with _whole(file, format):
-            stored = fetch(name)
-        # A copy, because mapped tensors lie at odd addresses, and products round differently there.
-        yield name, torch.empty(stored.shape, dtype=dtype or stored.dtype, device=device).copy_(stored)
 
 
 @contextmanager

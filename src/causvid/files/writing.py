@@ -50,12 +50,7 @@ def new_file(file: Path) -> Iterator[Path]:
         os.replace(place, file)
 
 
-def write_weights(
-    folder: Path,
-    settings: Mapping[str, Any],
-    entries: Mapping[str, Entry],
-    read: Read,
-) -> None:
+def write_weights(folder: Path, settings: Mapping[str, Any], entries: Mapping[str, Entry], read: Read) -> None:
     """Fill a folder with `config.json` and weights as diffusers does, in shards if they are large.
 
     Args:

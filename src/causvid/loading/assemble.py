@@ -13,9 +13,8 @@ import torch
 from causvid.config import GenerationConfig, TransformerConfig
 from causvid.files.hub import find
 from causvid.loading.autoencoders import read_autoencoder, read_tiny_autoencoder
-from causvid.loading.bundle import Bundle, check_parts, read_settings
-from causvid.loading.families import choose_generation
-from causvid.loading.layout import SETTINGS, Layout, find_layout
+from causvid.loading.bundle import Bundle, read_settings
+from causvid.loading.layout import SETTINGS, Layout, choose_generation, find_layout
 from causvid.loading.lora import merge_lora, read_lora
 from causvid.loading.spec import ModelSpec, Precision
 from causvid.loading.text import load_text_encoder
@@ -25,6 +24,8 @@ from causvid.models.transformer import Transformer
 from causvid.models.wan_autoencoder import WanAutoencoder
 
 DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_CHANGES = {"student", "tiny_autoencoder", "lora", "preset"}
+"""Options that make a model another than its base."""
 
 
 def assemble(spec: ModelSpec, *, device: torch.device | str = "cpu") -> Bundle:
@@ -56,23 +57,22 @@ def assemble(spec: ModelSpec, *, device: torch.device | str = "cpu") -> Bundle:
     if teacher is None and teacher_place is not None and (alone or spec.teacher):
         teacher = load_transformer(teacher_place, dtype=dtype, device=device)
 
+    generation, provenance = find_generation(spec, layout, transformer.config)
+    changed = spec.model_dump(include=_CHANGES, exclude_none=True)
+    classifier = layout.folder / "classifier"
     try:
-        check_parts(transformer, autoencoder, text, teacher)
+        return Bundle(
+            transformer=transformer,
+            autoencoder=autoencoder,
+            text_encoder=text,
+            generation=generation,
+            provenance=provenance,
+            teacher=teacher,
+            classifier=classifier if classifier.is_dir() else None,
+            folder=None if changed or layout.kind != "bundle" else layout.folder,
+        )
     except ValueError as error:
         raise ValueError(f"{error}: the parts are not of one family, which {layout.folder} is the base of") from None
-    generation, provenance = find_generation(spec, layout, transformer.config)
-    unchanged = layout.kind == "bundle" and not _changes(spec)
-    classifier = layout.folder / "classifier"
-    return Bundle(
-        transformer=transformer,
-        autoencoder=autoencoder,
-        text_encoder=text,
-        generation=generation,
-        provenance=provenance,
-        teacher=teacher,
-        classifier=classifier if classifier.is_dir() else None,
-        folder=layout.folder if unchanged else None,
-    )
 
 
 def find_generation(
@@ -84,7 +84,7 @@ def find_generation(
         ValueError: if nothing decides how it generates, or a bundle's settings are damaged.
     """
     own, provenance = read_settings(layout.folder) if layout.kind == "bundle" else (None, {})
-    changes: dict[str, str | None] = dict(_changes(spec))
+    changes: dict[str, str | None] = spec.model_dump(include=_CHANGES, exclude_none=True)
     if own is not None and not changes:
         return own, provenance
     generation = own
@@ -95,11 +95,6 @@ def find_generation(
     if spec.model is not None:
         changes["base"] = spec.model
     return generation, {key: value for key, value in {**provenance, **changes}.items() if value is not None}
-
-
-def _changes(spec: ModelSpec) -> dict[str, str]:
-    """Return what makes a model another than its base."""
-    return spec.model_dump(include={"student", "tiny_autoencoder", "lora", "preset"}, exclude_none=True)
 
 
 def load_bundle(folder: str | Path, *, device: torch.device | str = "cpu") -> Bundle:

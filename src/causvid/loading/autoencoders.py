@@ -1,12 +1,12 @@
 """Autoencoders from and to files: tiny ones with TAEHV's names, Wan 2.1's in both published spellings."""
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from pydantic import ValidationError
+from torch import Tensor, nn
 
 from causvid.config import AutoencoderConfig, one_line
 from causvid.files.checkpoint import open_checkpoint, read_json
@@ -17,6 +17,8 @@ from causvid.models.wan_autoencoder import WanAutoencoder
 
 TINY = "TinyAutoencoder"
 WAN = "AutoencoderKLWan"
+
+M = TypeVar("M", bound=nn.Module)
 
 
 def read_autoencoder(
@@ -42,18 +44,20 @@ def read_tiny_autoencoder(
     Raises:
         ValueError: if a file is missing or damaged, or names and shapes are not exactly those of its sizes.
     """
-    config = _read_tiny_config(place / "config.json") if place.is_dir() else AutoencoderConfig()
-    checkpoint = open_checkpoint(place)
+    config = AutoencoderConfig()
+    if place.is_dir():
+        try:
+            config = AutoencoderConfig.model_validate(_settings(place, TINY))
+        except ValidationError as error:
+            raise ValueError(f"{place / 'config.json'}: {one_line(error)}") from None
+    state = _read(place, dtype, device)
     with torch.device("meta"):
         model = TinyAutoencoder(config)
-    found = {name: entry.shape for name, entry in checkpoint.sections.get("", {}).items()}
     try:
-        check_shapes(found, {name: tensor.shape for name, tensor in model.state_dict().items()})
+        return _fill(model, state)
     except ValueError as error:
         meant = "its config.json" if place.is_dir() else "taew2_1"
-        raise ValueError(f"{checkpoint.path} is not the autoencoder of {meant}: {error}") from None
-    model.load_state_dict(dict(checkpoint.read(list(found), dtype=dtype, device=device)), assign=True)
-    return model.eval()
+        raise ValueError(f"{place} is not the autoencoder of {meant}: {error}") from None
 
 
 def read_wan_autoencoder(
@@ -67,27 +71,16 @@ def read_wan_autoencoder(
     from diffusers import AutoencoderKLWan
     from diffusers.loaders.single_file_utils import convert_wan_vae_to_diffusers
 
-    checkpoint = open_checkpoint(place)
-    settings: Mapping[str, Any] = {}
-    if place.is_dir():
-        settings = read_json(place / "config.json")
-        name = settings.get("_class_name")
-        if name != WAN:
-            raise ValueError(f"{place / 'config.json'}: _class_name={name!r}, expected {WAN!r}")
-    state = dict(checkpoint.read(list(checkpoint.sections.get("", ())), dtype=dtype, device=device))
+    settings = _settings(place, WAN) if place.is_dir() else {}
+    state = _read(place, dtype, device)
     if "encoder.conv1.weight" in state:
         state = convert_wan_vae_to_diffusers(state)
     if not place.is_dir() and "encoder.conv_in.weight" in state:
         settings = {"base_dim": len(state["encoder.conv_in.weight"])}
     try:
         with torch.device("meta"):
-            vae = AutoencoderKLWan.from_config({**settings})
-        check_shapes(
-            {name: tensor.shape for name, tensor in state.items()},
-            {name: tensor.shape for name, tensor in vae.state_dict().items()},
-        )
-        vae.load_state_dict(state, assign=True)
-        return WanAutoencoder(vae.eval()).to(device)
+            vae = AutoencoderKLWan.from_config(settings)
+        return WanAutoencoder(_fill(vae, state)).to(device)
     except Exception as error:  # a config.json that is not Wan's makes diffusers raise anything
         raise ValueError(f"{place}: {' '.join(str(error).split())}") from error
 
@@ -100,12 +93,22 @@ def write_autoencoder(folder: Path, model: TinyAutoencoder | WanAutoencoder, *, 
         write_state(folder, {"_class_name": TINY, **model.config.model_dump(mode="json")}, model.state_dict(), dtype)
 
 
-def _read_tiny_config(file: Path) -> AutoencoderConfig:
-    settings = read_json(file)
-    name = settings.pop("_class_name", None)
-    if name != TINY:
-        raise ValueError(f"{file}: _class_name={name!r} is not supported, expected {TINY!r}")
-    try:
-        return AutoencoderConfig.model_validate(settings)
-    except ValidationError as error:
-        raise ValueError(f"{file}: {one_line(error)}") from None
+def _settings(folder: Path, name: str) -> dict[str, Any]:
+    """Read the sizes in a folder's `config.json`, which must be of the class `name`."""
+    settings = read_json(folder / "config.json")
+    found = settings.pop("_class_name", None)
+    if found != name:
+        raise ValueError(f"{folder / 'config.json'}: _class_name={found!r}, expected {name!r}")
+    return settings
+
+
+def _read(place: Path, dtype: torch.dtype | None, device: torch.device | str) -> dict[str, Tensor]:
+    checkpoint = open_checkpoint(place)
+    return dict(checkpoint.read(list(checkpoint.sections.get("", ())), dtype=dtype, device=device))
+
+
+def _fill(model: M, state: dict[str, Tensor]) -> M:
+    """Let a model use these tensors, if they are exactly its weights."""
+    check_shapes(state, {name: tensor.shape for name, tensor in model.state_dict().items()})
+    model.load_state_dict(state, assign=True)
+    return model.eval()

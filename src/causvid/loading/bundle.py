@@ -29,7 +29,6 @@ from causvid.loading.layout import SETTINGS
 from causvid.loading.names import to_foreign
 from causvid.loading.text import save_text_encoder
 from causvid.loading.wan_config import to_diffusers_config
-from causvid.models.autoencoder import Autoencoder
 from causvid.models.text import TextEncoder
 from causvid.models.tiny_autoencoder import TinyAutoencoder
 from causvid.models.transformer import Transformer
@@ -46,8 +45,8 @@ FORMAT = 1
 class Bundle:
     """A whole model in evaluation mode.
 
-    classifier: the folder of the attribute classifier, where there is one. provenance: where the weights come from.
-    folder: where it was loaded from.
+    classifier: the folder of the attribute classifier, where there is one. provenance: where the weights come from,
+    anything JSON can hold. folder: where its card is, and what was measured of it; None for a new model.
     """
 
     transformer: Transformer
@@ -59,60 +58,59 @@ class Bundle:
     classifier: Path | None = None
     folder: Path | None = None
 
+    def __post_init__(self) -> None:
+        channels, dim = self.autoencoder.latent_channels, self.text_encoder.dim
+        for role, model in (("transformer", self.transformer), ("teacher", self.teacher)):
+            if model is not None and model.config.in_channels != channels:
+                has = f"in_channels={model.config.in_channels}"
+                raise ValueError(f"{role} has {has}, but the autoencoder latent_channels={channels}")
+            if model is not None and model.config.text_dim != dim:
+                raise ValueError(f"{role} has text_dim={model.config.text_dim}, but the text encoder dim={dim}")
 
-def save_bundle(
-    folder: str | Path,
-    *,
-    transformer: Transformer,
-    autoencoder: TinyAutoencoder | WanAutoencoder,
-    text_encoder: TextEncoder,
-    generation: GenerationConfig,
-    provenance: Mapping[str, Any],
-    teacher: Transformer | None = None,
-    classifier: str | Path | None = None,
-    card_from: Path | None = None,
-    dtype: torch.dtype = torch.float32,
-) -> None:
+
+def save_bundle(folder: str | Path, bundle: Bundle, *, dtype: torch.dtype = torch.float32) -> None:
     """Write a bundle, replacing one that is there; the folder appears whole or not at all.
 
-    Args:
-        provenance: anything JSON can hold. classifier: a folder to copy.
-        card_from: a bundle of the same model, whose card is copied with what belongs to it.
-        dtype: how weights are stored.
+    dtype: how weights are stored.
 
     Raises:
-        ValueError: if the folder exists and is not a bundle, or the parts do not fit each other.
+        ValueError: if the folder exists and is not a bundle.
     """
-    check_parts(transformer, autoencoder, text_encoder, teacher)
-    wan = isinstance(autoencoder, WanAutoencoder)
-    settings = {"format": FORMAT, "generation": generation.model_dump(mode="json"), "provenance": dict(provenance)}
+    wan = isinstance(bundle.autoencoder, WanAutoencoder)
     index = {
         "_class_name": "CausVidPipeline",
         "transformer": ["diffusers", "WanTransformer3DModel"],
         "vae": ["diffusers", WAN] if wan else ["causvid", TINY],
         "text_encoder": ["transformers", "UMT5EncoderModel"],
         "tokenizer": ["transformers", "PreTrainedTokenizerFast"],
-        **({"teacher": ["diffusers", "WanTransformer3DModel"]} if teacher is not None else {}),
     }
+    if bundle.teacher is not None:
+        index["teacher"] = index["transformer"]
     target = Path(folder)
     known = target.is_dir() and ((target / INDEX).is_file() or not any(target.iterdir()))
     if target.exists() and not known:
         raise ValueError(f"folder={target} exists and is not a bundle: choose another, or remove it")
     with new_folder(target) as place:
         write_json(place / INDEX, index)
-        write_json(place / SETTINGS, settings)
-        save_transformer(place / "transformer", transformer, dtype=dtype)
-        if teacher is not None:
-            save_transformer(place / "teacher", teacher, dtype=dtype)
-        write_autoencoder(place / "vae", autoencoder, dtype=dtype)
-        save_text_encoder(text_encoder, place / "text_encoder", place / "tokenizer", dtype=dtype)
-        if classifier is not None:
-            shutil.copytree(classifier, place / "classifier")
-        name = provenance.get("preset", "causvid")
+        write_settings(place, bundle.generation, bundle.provenance)
+        save_transformer(place / "transformer", bundle.transformer, dtype=dtype)
+        if bundle.teacher is not None:
+            save_transformer(place / "teacher", bundle.teacher, dtype=dtype)
+        write_autoencoder(place / "vae", bundle.autoencoder, dtype=dtype)
+        save_text_encoder(bundle.text_encoder, place / "text_encoder", place / "tokenizer", dtype=dtype)
+        if bundle.classifier is not None:
+            shutil.copytree(bundle.classifier, place / "classifier")
+        name = bundle.provenance.get("preset", "causvid")
         (place / CARD).write_text(f"# {name}\n\nA bundle of `causvid`.\n", encoding="utf-8")
         for file in (CARD, REPORT, SAMPLES):
-            if card_from is not None and (card_from / file).is_file():
-                shutil.copyfile(card_from / file, place / file)
+            if bundle.folder is not None and (bundle.folder / file).is_file():
+                shutil.copyfile(bundle.folder / file, place / file)
+
+
+def write_settings(folder: Path, generation: GenerationConfig, provenance: Mapping[str, Any]) -> None:
+    """Write what `read_settings` reads."""
+    settings = {"format": FORMAT, "generation": generation.model_dump(mode="json"), "provenance": dict(provenance)}
+    write_json(folder / SETTINGS, settings)
 
 
 def read_settings(folder: Path) -> tuple[GenerationConfig, Mapping[str, Any]]:
@@ -142,19 +140,3 @@ def save_transformer(folder: Path, model: Transformer, *, dtype: torch.dtype = t
     """Write a transformer as diffusers writes a `WanTransformer3DModel`."""
     state = to_foreign(model.state_dict(), model.config, "diffusers")
     write_state(folder, to_diffusers_config(model.config), state, dtype)
-
-
-def check_parts(
-    transformer: Transformer, autoencoder: Autoencoder, text_encoder: TextEncoder, teacher: Transformer | None
-) -> None:
-    """Raise a `ValueError` unless latents and text embeddings are of the size that the transformers take."""
-    for role, model in (("transformer", transformer), ("teacher", teacher)):
-        if model is None:
-            continue
-        channels, text_dim = model.config.in_channels, model.config.text_dim
-        if channels != autoencoder.latent_channels:
-            raise ValueError(
-                f"{role} has in_channels={channels}, but the autoencoder latent_channels={autoencoder.latent_channels}"
-            )
-        if text_dim != text_encoder.dim:
-            raise ValueError(f"{role} has text_dim={text_dim}, but the text encoder dim={text_encoder.dim}")

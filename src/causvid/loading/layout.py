@@ -1,11 +1,14 @@
-"""Where a model keeps its parts: our bundles, diffusers' folders of Wan 2.1, and Wan 2.1's own."""
+"""Where a model keeps its parts: our bundles, diffusers' folders of Wan 2.1, Wan 2.1's own; and how it generates."""
 
+import re
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Literal
 
+from causvid.config import GenerationConfig, TransformerConfig
 from causvid.files.hub import find
+from causvid.preset import load_preset, preset_names
 
 BUILT_IN = "nano"
 SETTINGS = "causvid.json"
@@ -13,6 +16,16 @@ WAN_AUTOENCODER = "Wan2.1_VAE.pth"
 WAN_TEXT_ENCODER = "models_t5_umt5-xxl-enc-bf16.pth"
 WAN_TOKENIZER = "google/umt5-xxl"
 WAN_TRANSFORMER = "diffusion_pytorch_model"
+
+# Parts of the names of published students, without punctuation, and the preset that each was trained for.
+_FAMILIES = {
+    "selfforcing": "self-forcing",
+    "longlive": "longlive",
+    "krea": "krea-14b",
+    "causvid": "causvid",
+    "autoregressivecheckpoint": "causvid",
+}
+_SIZES = ("wan-1.3b", "wan-14b")
 
 
 @dataclass(frozen=True)
@@ -55,7 +68,6 @@ def find_layout(
         raise ValueError(f"model={name} is a file, expected a folder; a transformer alone is student={name}")
     if (folder / SETTINGS).is_file() or (folder / "text_encoder").is_dir():
         own = (folder / SETTINGS).is_file()
-        teacher = folder / "teacher"
         return Layout(
             kind="bundle" if own else "diffusers",
             folder=folder,
@@ -63,18 +75,49 @@ def find_layout(
             autoencoder=folder / "vae",
             text_encoder=folder / "text_encoder",
             tokenizer=folder / "tokenizer",
-            teacher=teacher if own and teacher.is_dir() else None,
+            teacher=folder / "teacher" if own and (folder / "teacher").is_dir() else None,
         )
     if (folder / WAN_TEXT_ENCODER).is_file():
-        return Layout(
-            kind="wan",
-            folder=folder,
-            transformer=folder,
-            autoencoder=folder / WAN_AUTOENCODER,
-            text_encoder=folder / WAN_TEXT_ENCODER,
-            tokenizer=folder / WAN_TOKENIZER,
-        )
+        text, tokenizer = folder / WAN_TEXT_ENCODER, folder / WAN_TOKENIZER
+        return Layout("wan", folder, folder, folder / WAN_AUTOENCODER, text, tokenizer)
     raise ValueError(
         f"model={name} is not a model: expected a bundle ({SETTINGS}), a folder of diffusers (text_encoder/, vae/), "
         f"or one of Wan ({WAN_TEXT_ENCODER}, {WAN_AUTOENCODER})"
     )
+
+
+def choose_generation(
+    preset: str | None, *, name: str | Path, config: TransformerConfig, own: GenerationConfig | None = None
+) -> tuple[str | None, GenerationConfig]:
+    """Choose a preset and its settings: the one asked for, of the family, of the size; or the base's own settings.
+
+    Args:
+        name: of the file or folder that the transformer comes from. own: the settings of its base, if it has any.
+
+    Raises:
+        ValueError: if nothing decides.
+    """
+    known = preset or _family(name)
+    if known is None and own is not None:
+        return None, own
+    known = known or next((size for size in _SIZES if load_preset(size).transformer == config), None)
+    if known is None:
+        raise ValueError(
+            f"{name}: a transformer of {config.layers} blocks of width {config.dim} is of no size that has a preset: "
+            f"choose one with preset=, {', '.join(preset_names())} or a .toml file"
+        )
+    return known, load_preset(known).generation
+
+
+def _family(name: str | Path) -> str | None:
+    """Return the preset of the family that a name belongs to, read from its end.
+
+    Of a path that exists only the last two parts count, since a folder further up may be called anything.
+    """
+    path = Path(name)
+    for part in reversed(path.parts[-2:] if path.exists() else path.parts):
+        plain = re.sub(r"[^a-z0-9]", "", part.lower())
+        for family, preset in _FAMILIES.items():
+            if family in plain:
+                return preset
+    return None

@@ -8,15 +8,15 @@ Source: LoRA (2106.09685), section 4.1; scale = alpha / sqrt(r) where peft's set
 
 import math
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from causvid.files.checkpoint import Checkpoint, Entry, open_checkpoint, read_json
+from causvid.files.checkpoint import Checkpoint, open_checkpoint, read_json
 from causvid.loading.names import Spelling, bare_name, few, foreign_name
 from causvid.models.transformer import Transformer
 
@@ -35,6 +35,11 @@ class Pair:
     up: Tensor
     scale: float
 
+    @property
+    def shape(self) -> torch.Size:
+        """Return the shape of the layer's weight as a product of matrices, `[M, N]`."""
+        return torch.Size((len(self.up), self.down[0].numel()))
+
     def product(self) -> Tensor:
         """Return what the layer's weight changes by at strength 1, fp32 `[M, N]`."""
         return self.scale * self.up.flatten(1).float() @ self.down.flatten(1).float()
@@ -44,13 +49,12 @@ class Pair:
 class Lora:
     """A LoRA as its file has it; which layers of a model it means is decided where it is merged.
 
-    pairs: by layer. differences: whole differences that some distilled LoRAs hold of biases, norms and modulations, by
-    parameter. Both are named as the file does.
+    changes: parameter, named as the file does, and the pair of its layer or, as some distilled LoRAs have it of biases,
+    norms and modulations, the whole difference.
     """
 
     path: Path
-    pairs: Mapping[str, Pair]
-    differences: Mapping[str, Tensor]
+    changes: Sequence[tuple[str, Pair | Tensor]]
 
 
 def read_lora(path: Path) -> Lora:
@@ -63,20 +67,12 @@ def read_lora(path: Path) -> Lora:
     """
     checkpoint = open_checkpoint(path)
     section = _section(checkpoint)
-    entries = checkpoint.sections[section]
+    settings = _settings(path)
+    tensors = dict(checkpoint.read(list(checkpoint.sections[section]), section=section))
     try:
-        names = _sort(entries)
+        return Lora(path, list(_changes(tensors, settings)))
     except ValueError as error:
         raise ValueError(f"lora={path}: {error}") from None
-    tensors = dict(checkpoint.read(list(entries), section=section))
-    settings = _settings(path)
-    pairs = {}
-    for layer, sides in names.matrices.items():
-        down, up = tensors[sides["down"]], tensors[sides["up"]]
-        rank = len(down)
-        alpha = float(tensors[names.alphas[layer]]) if layer in names.alphas else _alpha(settings, layer, rank=rank)
-        pairs[layer] = Pair(down, up, alpha / (math.sqrt(rank) if settings.get("use_rslora") else rank))
-    return Lora(path, pairs, {name: tensors[raw] for raw, name in names.differences.items()})
 
 
 @torch.no_grad()
@@ -103,41 +99,38 @@ def _section(checkpoint: Checkpoint) -> str:
     return found[0]
 
 
-@dataclass
-class _Names:
-    """What tensors are: layer → side → name, layer → name of its alpha, name → parameter it is the difference of."""
-
-    matrices: dict[str, dict[str, str]] = field(default_factory=dict)
-    alphas: dict[str, str] = field(default_factory=dict)
-    differences: dict[str, str] = field(default_factory=dict)
-
-
-def _sort(entries: Mapping[str, Entry]) -> _Names:
-    """Sort tensors by what they are for, and refuse what is no part of a LoRA."""
-    names, unknown = _Names(), []
-    for name, entry in entries.items():
+def _changes(tensors: Mapping[str, Tensor], settings: Mapping[str, Any]) -> Iterator[tuple[str, Pair | Tensor]]:
+    """Yield what a LoRA changes, and refuse what is no part of one."""
+    layers: dict[str, dict[str, str]] = {}
+    alphas: dict[str, float] = {}
+    unknown = []
+    for name, tensor in tensors.items():
         if match := _MATRIX.fullmatch(name):
             side = "down" if match["side"] in ("A", "down") else "up"
-            twin = names.matrices.setdefault(match["layer"], {}).setdefault(side, name)
+            twin = layers.setdefault(match["layer"], {}).setdefault(side, name)
             if twin != name:
                 raise ValueError(f"there are two adapters, {twin} and {name}, expected one")
         elif match := _DIFFERENCE.fullmatch(name):
-            names.differences[name] = f"{match['layer']}.{_CHANGED[match['of']]}"
-        elif name.endswith(".alpha") and entry.shape.numel() == 1:
-            names.alphas[name.removesuffix(".alpha")] = name
+            yield f"{match['layer']}.{_CHANGED[match['of']]}", tensor
+        elif name.endswith(".alpha") and tensor.numel() == 1:
+            alphas[name.removesuffix(".alpha")] = float(tensor)
         else:
             unknown.append(name)
-    unknown += [name for layer, name in names.alphas.items() if layer not in names.matrices]
+    unknown += [f"{layer}.alpha" for layer in alphas if layer not in layers]
     if unknown:
         expected = "lora_A and lora_B or lora_down and lora_up, alpha, diff, diff_b, diff_m"
         raise ValueError(f"{few(unknown)} is no part of a LoRA, expected {expected}")
-    for sides in names.matrices.values():
+    for layer, sides in layers.items():
         if len(sides) == 1:
             raise ValueError(f"{next(iter(sides.values()))} has no counterpart; fetch the file again")
-        inner, outer = (list(entries[sides[side]].shape) for side in ("down", "up"))
+        down, up = tensors[sides["down"]], tensors[sides["up"]]
+        inner, outer = list(down.shape), list(up.shape)
         if 0 in inner or len(inner) < 2 or inner[:1] != outer[1:2]:
             raise ValueError(f"{sides['down']} is {inner} and {sides['up']} {outer}: no product")
-    return names
+        rank = len(down)
+        named = (value for name, value in settings["alpha_pattern"].items() if f".{layer}".endswith(f".{name}"))
+        alpha = alphas.get(layer, next(named, settings.get("lora_alpha", rank)))
+        yield f"{layer}.weight", Pair(down, up, alpha / (math.sqrt(rank) if settings.get("use_rslora") else rank))
 
 
 def _settings(place: Path) -> dict[str, Any]:
@@ -148,16 +141,10 @@ def _settings(place: Path) -> dict[str, Any]:
     if kind != "LORA" or settings.get("use_dora"):
         raise ValueError(f"{file}: {'use_dora' if kind == 'LORA' else f'peft_type={kind}'}, expected a plain LoRA")
     patterns = settings.setdefault("alpha_pattern", {})
-    alphas = [settings.get("lora_alpha", 1), *(patterns.values() if isinstance(patterns, dict) else [patterns])]
+    alphas = [settings.get("lora_alpha", 1), *patterns.values()] if isinstance(patterns, dict) else [None]
     if not all(isinstance(alpha, int | float) for alpha in alphas):
         raise ValueError(f"{file}: lora_alpha or alpha_pattern is not made of numbers")
     return settings
-
-
-def _alpha(settings: Mapping[str, Any], layer: str, *, rank: int) -> float:
-    patterns: Mapping[str, float] = settings.get("alpha_pattern", {})
-    special = [value for name, value in patterns.items() if f".{layer}".endswith(f".{name}")]
-    return float(special[0] if special else settings.get("lora_alpha", rank))
 
 
 def _match(model: Transformer, lora: Lora) -> list[tuple[str, Pair | Tensor]]:
@@ -166,24 +153,20 @@ def _match(model: Transformer, lora: Lora) -> list[tuple[str, Pair | Tensor]]:
     spellings: tuple[Spelling, ...] = ("ours", "diffusers", "wan")
     # Some files write underscores for dots, so names are compared in that form.
     known = {foreign_name(name, spelling).replace(".", "_"): name for name in own for spelling in spellings}
-    parts: list[tuple[str, Pair | Tensor]] = [(f"{layer}.weight", pair) for layer, pair in lora.pairs.items()]
-    matched: list[tuple[str, Pair | Tensor]] = []
-    for name, part in [*parts, *lora.differences.items()]:
-        shown = name.removesuffix(".weight") if isinstance(part, Pair) else name
+    matched = []
+    for name, change in lora.changes:
+        shown = name.removesuffix(".weight") if isinstance(change, Pair) else name
         bare = _PREFIX.sub("", bare_name(name), count=1).replace(".", "_")
         if bare not in known:
             size = f"{model.config.layers} blocks of width {model.config.dim}"
             raise ValueError(f"lora={lora.path}: {shown} is not in the model, which has {size}")
         # The patch embedding, a convolution elsewhere, is a product here, with all inputs of a patch in one dimension.
-        if isinstance(part, Pair):
-            shape = [len(part.up), part.down[0].numel()]
-        else:
-            shape = list(part.shape if part.ndim < 5 else part.flatten(1).shape)
+        shape = list(change.shape if isinstance(change, Pair) or change.ndim < 5 else change.flatten(1).shape)
         expected = list(own[known[bare]])
         if shape != expected:
             raise ValueError(
                 f"lora={lora.path}: {shown} changes a weight of {shape}, but the model's is {expected}: "
                 "it was made for another"
             )
-        matched.append((known[bare], part))
+        matched.append((known[bare], change))
     return matched

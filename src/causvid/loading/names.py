@@ -1,20 +1,19 @@
-"""Names of the transformer's weights in other formats, both ways, as one table.
+"""Names of the transformer's weights in other formats, both ways, as one table; and what other names give away.
 
 Three spellings of one model: ours, diffusers' `WanTransformer3DModel`, and Wan 2.1's original. Values are the same in
 all three; only the patch embedding differs in shape, being a 3-D convolution elsewhere and a product of flattened
 patches here. Wan's original calls the norm before cross-attention `norm3`, diffusers calls it `norm2`.
 """
 
-import difflib
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from causvid.config import TransformerConfig
+from causvid.files.checkpoint import Entry
 from causvid.models.transformer import Transformer
 
 Spelling = Literal["ours", "diffusers", "wan"]
@@ -64,6 +63,32 @@ _WRAPPERS = {
 }
 _BLOCK = re.compile(r"blocks\.\d+\.")
 
+_LORA = r"lora_|.*\.(lora_(A|B|down|up)|lora\.(down|up)|hada_w1_a|lokr_w1|diff_b)\b"
+_WAN = r"blocks\.\d+\.(self_attn|attn1|self_attention)\."
+_VARIANTS = (
+    (r"vace_", "VACE, which is conditioned on video and masks"),
+    (r"face_adapter\.|motion_encoder\.|face_encoder\.", "Wan-Animate, which is conditioned on a motion"),
+    (r"casual_audio_encoder\.|audio_injector\.|audio_proj\.", "conditioned on sound"),
+    (r"control_adapter\.|ref_conv\.", "conditioned on a control signal"),
+    (
+        r"img_emb\.|condition_embedder\.image_embedder\.|.*\.(k_img|v_img|norm_k_img|add_k_proj|add_v_proj)\.",
+        "image-conditioned (I2V or FLF2V)",
+    ),
+)
+_OTHERS = (
+    (r"token_embedding\.weight$|shared\.weight$|.*\.SelfAttention\.q\.", "a T5 text encoder"),
+    (r"(encoder|decoder)\.(conv1|conv_in)\.", "a video autoencoder (VAE)"),
+    (r"(encoder|decoder)\.\d+\.", "a tiny autoencoder (TAEHV)"),
+    (r"visual\.|textual\.|vision_model\.|text_model\.", "an image encoder (CLIP)"),
+)
+
+
+class Kind(NamedTuple):
+    """What weights are for, and in words."""
+
+    role: Literal["transformer", "variant", "lora", "other"]
+    what: str
+
 
 def bare_name(name: str) -> str:
     """Strip what training and compilation wrap around a module, wherever it stands in a name."""
@@ -72,25 +97,21 @@ def bare_name(name: str) -> str:
 
 def foreign_name(name: str, to: Spelling) -> str:
     """Translate one of our parameter or module names, such as `blocks.3.self_attention.query.weight`."""
-    translated = _translate(name, "ours", to)
+    translated = translate(name, "ours", to)
     if translated is None:
         raise KeyError(name)
     return translated
 
 
-def own_name(name: str, source: Spelling) -> str | None:
-    """Translate a parameter's or module's name to ours; None if the spelling does not know it."""
-    return _translate(name, source, "ours")
-
-
-def _translate(name: str, source: Spelling, to: Spelling) -> str | None:
+def translate(name: str, source: Spelling, to: Spelling) -> str | None:
+    """Translate a parameter's or module's name; None if the spelling does not know it."""
     block = _BLOCK.match(name)
     prefix = block[0] if block else ""
-    rest = name[len(prefix) :]
+    rest = name.removeprefix(prefix)
     for row in _IN_BLOCK if block else _OUTSIDE:
         known = row[_COLUMN[source]]
         if rest == known or rest.startswith(f"{known}."):
-            return prefix + row[_COLUMN[to]] + rest[len(known) :]
+            return prefix + row[_COLUMN[to]] + rest.removeprefix(known)
     return None
 
 
@@ -118,65 +139,50 @@ def to_foreign(state: Mapping[str, Tensor], config: TransformerConfig, to: Spell
     Raises:
         ValueError: if `state` is not exactly the weights of a transformer of `config`.
     """
-    own = shapes(config)
-    check_shapes({name: tensor.shape for name, tensor in state.items()}, own)
+    check_shapes(state, shapes(config))
     return {
-        foreign_name(name, to): state[name].reshape(foreign_shape(name, shape, config, to))
-        for name, shape in own.items()
+        foreign_name(name, to): tensor.reshape(foreign_shape(name, tensor.shape, config, to))
+        for name, tensor in state.items()
     }
 
 
-@dataclass(frozen=True)
-class Mismatch:
-    """How a table of shapes differs from the one expected: names that are missing or unknown, and lines on shapes."""
-
-    missing: tuple[str, ...]
-    unknown: tuple[str, ...]
-    misshapen: tuple[str, ...]
-
-    def __bool__(self) -> bool:
-        return bool(self.missing or self.unknown or self.misshapen)
-
-    def __str__(self) -> str:
-        problems = []
-        if self.missing:
-            problems.append(f"missing {few(self.missing)}")
-        if self.unknown:
-            guess = nearest(self.unknown[0], self.missing)
-            meant = f" (is {self.unknown[0]} meant to be {guess}?)" if guess else ""
-            problems.append(f"unknown {few(self.unknown)}{meant}")
-        if self.misshapen:
-            problems.append(few(self.misshapen))
-        return "; ".join(problems)
+def compare_shapes(found: Mapping[str, Tensor | Entry], expected: Mapping[str, torch.Size]) -> str:
+    """Say what is missing, unknown or of another shape among tensors or entries; nothing if all is as expected."""
+    missing = [name for name in expected if name not in found]
+    unknown = [name for name in found if name not in expected]
+    misshapen = [
+        f"{name} is {list(found[name].shape)}, expected {list(shape)}"
+        for name, shape in expected.items()
+        if name in found and found[name].shape != shape
+    ]
+    problems = (("missing ", missing), ("unknown ", unknown), ("", misshapen))
+    return "; ".join(what + few(names) for what, names in problems if names)
 
 
-def compare_shapes(found: Mapping[str, torch.Size], expected: Mapping[str, torch.Size]) -> Mismatch:
-    """Compare two tables of shapes by name."""
-    return Mismatch(
-        missing=tuple(name for name in expected if name not in found),
-        unknown=tuple(name for name in found if name not in expected),
-        misshapen=tuple(
-            f"{name} is {list(found[name])}, expected {list(shape)}"
-            for name, shape in expected.items()
-            if name in found and found[name] != shape
-        ),
-    )
-
-
-def check_shapes(found: Mapping[str, torch.Size], expected: Mapping[str, torch.Size]) -> None:
-    """Raise one `ValueError` that names what is missing, unknown or of another shape, unless the tables agree."""
-    mismatch = compare_shapes(found, expected)
-    if mismatch:
+def check_shapes(found: Mapping[str, Tensor | Entry], expected: Mapping[str, torch.Size]) -> None:
+    """Raise a `ValueError` of one line unless all is as expected."""
+    if mismatch := compare_shapes(found, expected):
         raise ValueError(f"the weights do not fit: {mismatch}")
-
-
-def nearest(name: str, candidates: Sequence[str]) -> str | None:
-    """Return the candidate that is spelled most like `name`, if one is at all."""
-    guess = difflib.get_close_matches(name, candidates, n=1)
-    return guess[0] if guess else None
 
 
 def few(names: Sequence[str], count: int = 4) -> str:
     """Join the first names, and count the others."""
     more = f" and {len(names) - count} more" if len(names) > count else ""
     return ", ".join(names[:count]) + more
+
+
+def recognise(names: Iterable[str]) -> Kind:
+    """Return what weights are, by their bare names alone."""
+    names = list(names)
+
+    def has(pattern: str) -> bool:
+        return any(re.match(pattern, name) for name in names)
+
+    if has(_LORA):
+        return Kind("lora", "a LoRA")
+    if has(_WAN):
+        variant = next((what for pattern, what in _VARIANTS if has(pattern)), None)
+        if variant is None:
+            return Kind("transformer", "a Wan transformer")
+        return Kind("variant", f"a variant of Wan that is another architecture: {variant}")
+    return Kind("other", next((what for pattern, what in _OTHERS if has(pattern)), "a model of another kind"))

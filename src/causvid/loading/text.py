@@ -2,10 +2,8 @@
 
 import logging
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
@@ -70,10 +68,17 @@ def save_text_encoder(text: TextEncoder, encoder_folder: Path, tokenizer_folder:
     here = encoder.dtype
     state = {name: tensor.detach().to(dtype) for name, tensor in encoder.state_dict().items()}
     encoder.config.dtype = dtype
-    with _quiet():
+    level, bars = progress.get_verbosity(), progress.is_progress_bar_enabled()
+    progress.set_verbosity(logging.CRITICAL)  # what goes wrong is raised
+    progress.disable_progress_bar()
+    try:
         encoder.save_pretrained(encoder_folder, state_dict=state)
         text.tokenizer.save_pretrained(tokenizer_folder)
-    encoder.config.dtype = here
+    finally:
+        encoder.config.dtype = here
+        progress.set_verbosity(level)
+        if bars:
+            progress.enable_progress_bar()
 
 
 def read_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
@@ -88,22 +93,24 @@ def read_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         if not file.is_file():
             loaded = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
             return cast(PreTrainedTokenizerBase, loaded)
-        special = {name: _content(settings[name]) for name in _SPECIAL_TOKENS if settings.get(name) is not None}
+        special = {name: settings[name] for name in _SPECIAL_TOKENS if settings.get(name) is not None}
+        # transformers writes a token alone, or with how it is matched.
+        special = {name: token if isinstance(token, str) else token["content"] for name, token in special.items()}
         length = settings.get("model_max_length")
         return PreTrainedTokenizerFast(tokenizer_file=str(file), model_max_length=length, **special)
     except Exception as error:  # tokenizers raises its errors as plain Exceptions
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(f"{folder} holds no readable tokenizer: {reason}") from error
 
 
-def read_umt5_config(place: Path, checkpoint: Checkpoint | None = None) -> UMT5Config:
+def read_umt5_config(place: Path) -> UMT5Config:
     """Read the sizes of an encoder, but not its weights.
 
     Raises:
         ValueError: if a file is missing or damaged.
     """
     if not place.is_dir():
-        return _infer_config(checkpoint or open_checkpoint(place))
+        return _infer_config(open_checkpoint(place))
     settings = read_json(place / "config.json")
     # transformers fetches and runs an attention kernel that a config.json names.
     settings = {name: value for name, value in settings.items() if "_implementation" not in name}
@@ -114,9 +121,7 @@ def read_umt5_config(place: Path, checkpoint: Checkpoint | None = None) -> UMT5C
 
 
 def _read_umt5(place: Path, dtype: torch.dtype | None, device: torch.device | str) -> UMT5EncoderModel:
-    config = None if not place.is_dir() else read_umt5_config(place)
-    checkpoint = open_checkpoint(place)
-    config = config or read_umt5_config(place, checkpoint)
+    config, checkpoint = read_umt5_config(place), open_checkpoint(place)
     with torch.device("meta"):
         encoder = UMT5EncoderModel(config)
     weights = [name for name in encoder.state_dict() if name != _TIED]
@@ -124,16 +129,16 @@ def _read_umt5(place: Path, dtype: torch.dtype | None, device: torch.device | st
     # A whole UMT5 has a decoder too, which a folder of transformers' may hold.
     skipped = (_TIED, "decoder.", "lm_head.") if place.is_dir() else ()
     entries = checkpoint.sections.get("", {})
-    found = {name: entry.shape for name, entry in entries.items() if not name.startswith(skipped)}
+    found = {name: entry for name, entry in entries.items() if not name.startswith(skipped)}
     try:
         check_shapes(found, {name: encoder.get_parameter(names[name]).shape for name in names})
     except ValueError as error:
         raise ValueError(f"{checkpoint.path} is not a UMT5 encoder of its sizes: {error}") from None
     # The output of a feed-forward layer overflows in fp16; transformers keeps it in fp32 too.
-    wide = [name for name in found if dtype == torch.float16 and names[name].endswith(".wo.weight")]
-    narrow = [name for name in found if name not in wide]
-    state = {names[name]: tensor for name, tensor in checkpoint.read(narrow, dtype=dtype, device=device)}
-    state |= {names[name]: tensor for name, tensor in checkpoint.read(wide, dtype=torch.float32, device=device)}
+    wide = {name for name in found if dtype == torch.float16 and names[name].endswith(".wo.weight")}
+    state: dict[str, torch.Tensor] = {}
+    for some, kind in ((found.keys() - wide, dtype), (wide, torch.float32)):
+        state |= {names[name]: tensor for name, tensor in checkpoint.read(sorted(some), dtype=kind, device=device)}
     encoder.load_state_dict(state | {_TIED: state["shared.weight"]}, assign=True)
     encoder.tie_weights()
     encoder.eval()
@@ -168,22 +173,3 @@ def _wan_name(name: str) -> str:
     if block is None:
         return f"{_OUTSIDE[name.removesuffix('.weight')]}.weight"
     return f"blocks.{block[1]}.{_IN_BLOCK[block[2]]}.weight"
-
-
-def _content(token: str | Mapping[str, Any]) -> str:
-    """Return a special token's text, which transformers writes alone or with how it is matched."""
-    return token if isinstance(token, str) else str(token["content"])
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep transformers from drawing its own progress bars and reports; what goes wrong is raised instead."""
-    level, bars = progress.get_verbosity(), progress.is_progress_bar_enabled()
-    progress.set_verbosity(logging.CRITICAL)
-    progress.disable_progress_bar()
-    try:
-        yield
-    finally:
-        progress.set_verbosity(level)
-        if bars:
-            progress.enable_progress_bar()

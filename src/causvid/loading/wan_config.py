@@ -97,26 +97,19 @@ def _parse(settings: Mapping[str, Any], format: _Format) -> TransformerConfig:
     for name, value in format.fixed.items():
         if settings.get(name, value) != value:
             raise ValueError(f"{name}={settings[name]!r} is not supported, expected {value!r}")
-    sizes = {ours: _size(settings, theirs) for ours, theirs in format.names.items() if ours != "out_channels"}
-    channels = settings.get(format.names["out_channels"]) or sizes["in_channels"]
+    inside, outside = format.names["in_channels"], format.names["out_channels"]
+    # As many channels come out as go in, where the file says nothing else.
+    settings = {**settings, outside: settings.get(outside) or settings.get(inside)}
+    for name in (*format.names.values(), "patch_size"):
+        if name not in settings:
+            raise ValueError(f"{name} is missing")
+    sizes = {ours: settings[theirs] for ours, theirs in format.names.items()}
+    for ours, value in sizes.items():
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(f"{format.names[ours]}={value!r} is not a positive whole number")
     if "head_dim" in sizes:
         sizes["dim"] = sizes["heads"] * sizes.pop("head_dim")
-    return TransformerConfig(**sizes, out_channels=channels, patch=_patch(settings), eps=settings.get("eps", 1e-6))
-
-
-def _size(settings: Mapping[str, Any], name: str) -> int:
-    if name not in settings:
-        raise ValueError(f"{name} is missing")
-    value = settings[name]
-    if not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name}={value!r} is not a positive whole number")
-    return value
-
-
-def _patch(settings: Mapping[str, Any]) -> int:
-    if "patch_size" not in settings:
-        raise ValueError("patch_size is missing")
-    patch = settings["patch_size"]
-    if not isinstance(patch, list | tuple) or len(patch) != 3 or patch[0] != 1 or patch[1] != patch[2]:
-        raise ValueError(f"patch_size={patch} is not supported, expected [1, p, p]")
-    return int(patch[1])
+    match settings["patch_size"]:
+        case [1, int(height), int(width)] if height == width:
+            return TransformerConfig(**sizes, patch=height, eps=settings.get("eps", 1e-6))
+    raise ValueError(f"patch_size={settings['patch_size']} is not supported, expected [1, p, p]")

@@ -96,38 +96,35 @@ class Clip:
             return None
         return start
 
-    def frames(self) -> Iterator["VideoFrame"]:
-        """Yield the frames that can be decoded; log a warning where some cannot, raise ValueError where none can."""
+    def frames(self) -> Iterator[tuple[Fraction | None, Fraction | None, "VideoFrame"]]:
+        """Yield (timestamp, duration, frame) in seconds, None where unknown, of what can be decoded.
+
+        Log a warning where some cannot; raise ValueError where none can.
+        """
         import av
 
         packets, decoded, damaged = self.container.demux(self.stream), 0, False
         while True:
             try:
-                packet = next(packets, None)
-                frames = packet.decode() if packet is not None else []
+                frames = next(packets).decode()
+            except StopIteration:
+                break
             except (av.error.FFmpegError, OSError):
                 damaged = True
                 continue
-            if packet is None:
-                break
             decoded += len(frames)
-            yield from frames
+            for frame in frames:
+                unit = frame.time_base
+                timestamp = None if frame.pts is None or not unit else frame.pts * unit
+                yield timestamp, frame.duration * unit if unit else None, frame
         if not decoded:
             raise ValueError(f"{self.source} has no frame that can be decoded")
         if damaged:
             _log.warning("%s is damaged: %d frames could be decoded, others could not", self.source, decoded)
 
-    def timed(self) -> Iterator[tuple[Fraction | None, Fraction | None, "VideoFrame"]]:
-        """Yield (timestamp, duration, frame) in seconds, None where unknown."""
-        for frame in self.frames():
-            unit = frame.time_base
-            timestamp = None if frame.pts is None or not unit else frame.pts * unit
-            yield timestamp, frame.duration * unit if unit else None, frame
-
     def image(self, frame: "VideoFrame") -> Image.Image:
         """Convert a frame to what a player shows: RGB, upright, square pixels, over black where transparent."""
-        if frame.width * frame.height > PIXELS:
-            raise ValueError(_too_large(self.source, frame.width, frame.height))
+        _check_size(self.source, frame.width, frame.height)
         transparent = frame.format.has_palette or any(part.is_alpha for part in frame.format.components)
         # One thread and one converter: starting them for every frame costs more than the conversion.
         rgb = self.converter.reformat(frame, format="rgba" if transparent else "rgb24", threads=1)
@@ -154,14 +151,14 @@ def _video(source: str | Path, container: "InputContainer") -> "VideoStream":
     assert isinstance(stream, av.VideoStream)
     if stream.codec_context is None:
         raise ValueError(f"{source} has video of a codec that cannot be decoded")
-    if stream.width * stream.height > PIXELS:
-        raise ValueError(_too_large(source, stream.width, stream.height))
+    _check_size(source, stream.width, stream.height)
     stream.codec_context.options = {"max_pixels": str(PIXELS)}  # frames may be larger than the header says
     return stream
 
 
-def _too_large(source: str | Path, width: int, height: int) -> str:
-    return f"{source} has {width} × {height} pixels: expected at most {PIXELS} in all"
+def _check_size(source: str | Path, width: int, height: int) -> None:
+    if width * height > PIXELS:
+        raise ValueError(f"{source} has {width} × {height} pixels: expected at most {PIXELS} in all")
 
 
 def _orientation(frame: "VideoFrame") -> list[Image.Transpose]:

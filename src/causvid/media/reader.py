@@ -48,7 +48,8 @@ def probe(source: str | Path) -> Probe:
         width, height = open_image(files[0]).size
         return Probe(height, width, frames=len(files))
     with Clip.open(source) as clip:
-        width, height = clip.image(next(clip.frames())).size
+        _, _, frame = next(clip.frames())
+        width, height = clip.image(frame).size
         seconds, rate = clip.seconds, clip.stream.average_rate
         return Probe(
             height,
@@ -87,7 +88,7 @@ def read_video(
         return fit_frame(np.asarray(image), height, width, fit)
 
     def read(clip: Clip, origin: Fraction | None = None) -> Iterator[NDArray[np.uint8]]:
-        timed = repair_times(clip.timed(), default=clip.frame_seconds, origin=origin)
+        timed = repair_times(clip.frames(), default=clip.frame_seconds, origin=origin)
         for frame, times in resample(timed, rate):
             if times:
                 pixels = fitted(clip.image(frame))

@@ -12,10 +12,10 @@ from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from PIL import Image
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ class VideoWriter:
         suffix = "" if self.path.is_dir() else self.path.suffix.lower()
         self._partial = self.path.with_name(f".{self.path.name}.{os.getpid()}.partial")
         self._kind = _FrameFiles if suffix in ("", ".png") else _Gif if suffix == ".gif" else _Video
-        self._sink: _Sink | None = None
+        self._sink: _Video | _Gif | _FrameFiles | None = None
 
     def __enter__(self) -> Self:
         with self._naming_target():
@@ -109,7 +109,10 @@ class VideoWriter:
             else:
                 self._sink.abandon()
         finally:
-            _remove(self._partial)
+            if self._partial.is_dir():
+                shutil.rmtree(self._partial, ignore_errors=True)
+            else:
+                self._partial.unlink(missing_ok=True)
         if kind is None and not finish:
             raise ValueError(f"no frames were written to {self.path}")
 
@@ -129,15 +132,6 @@ class VideoWriter:
             raise OSError(error.errno, f"cannot write {self.path}: {reason}") from error
 
 
-class _Sink(Protocol):
-    """An encoder into a partial file or folder, complete after `finish`."""
-
-    def __init__(self, partial: Path, suffix: str, rate: Fraction, size: tuple[int, int]) -> None: ...
-    def add(self, image: Image.Image) -> None: ...
-    def finish(self) -> None: ...
-    def abandon(self) -> None: ...
-
-
 class _Video:
     """mp4, webm and lossless mkv through PyAV."""
 
@@ -152,8 +146,10 @@ class _Video:
         codec, pixels, options = _codec(suffix)
         stream = self._container.add_stream(codec, rate=rate, options=options)
         assert isinstance(stream, av.VideoStream)
-        self._even = tuple(-(-side // 2) * 2 for side in size) if pixels == "yuv420p" else size
-        stream.width, stream.height = self._even
+        # yuv420p allows no odd sides: their last row and column are repeated.
+        right, below = (side % 2 if pixels == "yuv420p" else 0 for side in size)
+        self._padding = ((0, below), (0, right), (0, 0))
+        stream.width, stream.height = size[0] + right, size[1] + below
         stream.pix_fmt = pixels
         stream.time_base = stream.codec_context.time_base = 1 / rate
         self._stream = stream
@@ -162,7 +158,7 @@ class _Video:
     def add(self, image: Image.Image) -> None:
         import av
 
-        frame = av.VideoFrame.from_ndarray(_pad(image, self._even), format="rgb24")
+        frame = av.VideoFrame.from_ndarray(np.pad(np.asarray(image), self._padding, mode="edge"), format="rgb24")
         frame.pts = self._count
         self._count += 1
         self._container.mux(self._stream.encode(frame))
@@ -187,12 +183,6 @@ def _codec(suffix: str) -> tuple[str, str, dict[str, str]]:
     if "libx264" in av.codecs_available:
         return "libx264", "yuv420p", {"crf": "17", "preset": "veryfast"}
     return "mpeg4", "yuv420p", {"q:v": "3"}
-
-
-def _pad(image: Image.Image, size: tuple[int, ...]) -> NDArray[np.uint8]:
-    """Repeat the last row and column where a side is odd, which yuv420p does not allow."""
-    width, height = size
-    return np.pad(np.asarray(image), ((0, height - image.height), (0, width - image.width), (0, 0)), mode="edge")
 
 
 class _Gif:
@@ -235,13 +225,6 @@ class _FrameFiles:
 
 def _numbered(path: Path, number: str) -> str:
     return f"{path.stem}-{number}{path.suffix}"
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
 
 
 def to_bytes(pixels: "Tensor") -> "Tensor":

@@ -26,14 +26,9 @@ def pixel_frames(latent_frames: int) -> int:
     return 1 + TIME_FACTOR * (latent_frames - 1)
 
 
-def latent_frames(pixel_frames: int) -> int:
-    """Return how many latent frames it takes to decode at least `pixel_frames` pixel frames."""
-    return 1 + -(-(pixel_frames - 1) // TIME_FACTOR)
-
-
 def check_pixels(pixels: torch.Tensor, spatial_factor: int, *, start: bool) -> None:
     """Raise a `ValueError` unless `pixels` can be encoded: `[B, 1 + 4k, 3, H, W]` at the start of a stream, else 4k."""
-    _check_shape(pixels, channels=3)
+    check_shape(pixels, 3)
     frames, _, height, width = pixels.shape[1:]
     extra = 1 if start else 0
     if frames % TIME_FACTOR != extra:
@@ -43,12 +38,8 @@ def check_pixels(pixels: torch.Tensor, spatial_factor: int, *, start: bool) -> N
             raise ValueError(f"{name}={size} is not a multiple of {spatial_factor}")
 
 
-def check_latent(latent: torch.Tensor, channels: int) -> None:
-    """Raise a `ValueError` unless `latent` can be decoded: `[B, F, channels, h, w]`."""
-    _check_shape(latent, channels=channels)
-
-
-def _check_shape(x: torch.Tensor, *, channels: int) -> None:
+def check_shape(x: torch.Tensor, channels: int) -> None:
+    """Raise a `ValueError` unless `x` is `[B, frames, channels, height, width]` and not empty."""
     if x.ndim != 5 or x.shape[2] != channels or 0 in x.shape:
         raise ValueError(f"shape={tuple(x.shape)} is not [batch, frames, {channels}, height, width]")
 
@@ -67,16 +58,13 @@ class AutoencoderState:
 class Autoencoder(Protocol):
     """A causal video autoencoder of pixels `[B, T, 3, H, W]` in [0, 1] and latents `[B, F, C, h, w]`.
 
+    latent_channels: C. spatial_factor: how many pixels a latent position is high and wide.
+
     Every method raises a `ValueError` where a size does not fit.
     """
 
-    @property
-    def latent_channels(self) -> int:
-        """Return C."""
-
-    @property
-    def spatial_factor(self) -> int:
-        """Return how many pixels a latent position is high and wide."""
+    latent_channels: int
+    spatial_factor: int
 
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:
         """Turn a whole clip `[B, 1 + 4k, 3, H, W]` into its latent `[B, 1 + k, C, h, w]`."""

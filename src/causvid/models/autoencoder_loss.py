@@ -33,17 +33,9 @@ def autoencoder_loss(
     colours and shapes are there. `motion`, being squared, prefers four small steps to three frames that stand still and
     a jump where the next latent starts.
 
-    Args:
-        autoencoder: the model in training.
-        pixels: `[B, 1 + 4k, 3, H, W]` in [0, 1].
-        noise: largest deviation of the perturbation, in units of the latent's; 0 for an evaluation.
-        edges: weight of the error of differences.
-        motion: weight of the squared error of differences in time.
-        generator: source of the noise, on any device.
+    `pixels` are `[B, 1 + 4k, 3, H, W]` in [0, 1]; `noise` is in units of the latent's deviation, 0 for an evaluation.
 
-    Returns:
-        The scalar loss to differentiate, and detached scalars: `l1`, `edges`, `motion`, `energy`, `moments`,
-        `latent_std` and `psnr` (dB, of the clamped reconstruction).
+    Returns the loss, and detached `moments`, `latent_std` and the metrics of `reconstruction_loss`.
 
     Raises:
         ValueError: if `noise`, `edges` or `motion` is negative or a size does not fit the autoencoder.

@@ -7,6 +7,7 @@ The smallest model and umT5-xxl share this code: both are a `UMT5EncoderModel` a
 
 import html
 from collections.abc import Callable, Iterable, Sequence
+from textwrap import shorten
 
 import torch
 from torch import Tensor, nn
@@ -47,6 +48,19 @@ def train_tokenizer(captions: Iterable[str]) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=PAD, eos_token=END, unk_token=UNKNOWN)
 
 
+def umt5_config(config: TextConfig, *, vocabulary: int) -> UMT5Config:
+    """Return the sizes of an encoder as transformers has them."""
+    return UMT5Config(
+        vocab_size=vocabulary,
+        d_model=config.dim,
+        d_kv=config.head_dim,
+        d_ff=config.ffn_dim,
+        num_layers=config.layers,
+        num_heads=config.heads,
+        dropout_rate=0.0,
+    )
+
+
 def clean_prompt(prompt: str) -> str:
     """Repair wrongly decoded characters, resolve HTML entities and join white space, as Wan does before tokenising."""
     import ftfy
@@ -58,7 +72,6 @@ class EncoderOnDemand(nn.Module):
     """An encoder that is read for every call and dropped after it, so that its weights take no memory in between."""
 
     def __init__(self, read: Callable[[], UMT5EncoderModel], config: UMT5Config, *, device: torch.device) -> None:
-        """Take what reads the encoder, its sizes, and the device it is read onto."""
         super().__init__()
         self.read, self.config, self.device = read, config, device
 
@@ -83,9 +96,7 @@ class TextEncoder(nn.Module):
         max_tokens: int,
     ) -> None:
         super().__init__()
-        self.tokenizer = tokenizer
-        self.encoder = encoder
-        self.max_tokens = max_tokens
+        self.tokenizer, self.encoder, self.max_tokens = tokenizer, encoder, max_tokens
         tokenizer.model_max_length = max_tokens
 
     @classmethod
@@ -97,17 +108,8 @@ class TextEncoder(nn.Module):
         The embedding of `<unk>` starts at zero and, since training captions hold no unknown word, stays there: such a
         word is a blank rather than a random one.
         """
-        settings = UMT5Config(
-            vocab_size=len(tokenizer),
-            d_model=config.dim,
-            d_kv=config.head_dim,
-            d_ff=config.ffn_dim,
-            num_layers=config.layers,
-            num_heads=config.heads,
-            dropout_rate=0.0,
-            pad_token_id=tokenizer.pad_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-        )
+        settings = umt5_config(config, vocabulary=len(tokenizer))
+        settings.pad_token_id, settings.eos_token_id = tokenizer.pad_token_id, tokenizer.eos_token_id
         with lend_seed(generator):
             encoder = UMT5EncoderModel(settings)
         if tokenizer.unk_token_id is not None:
@@ -127,18 +129,16 @@ class TextEncoder(nn.Module):
             ValueError: if a prompt has more tokens than `max_tokens`.
         """
         cleaned = [clean_prompt(prompt) for prompt in prompts]
-        rows = self.tokenizer(cleaned, truncation=False, verbose=False)["input_ids"]
-        ids = torch.full((len(rows), self.max_tokens), self.tokenizer.pad_token_id, dtype=torch.int64)
-        mask = torch.zeros(ids.shape, dtype=torch.bool)
-        for index, row in enumerate(rows):
+        coded = self.tokenizer(
+            cleaned, padding="max_length", max_length=self.max_tokens, truncation=False, verbose=False
+        )
+        for prompt, row in zip(prompts, coded["input_ids"], strict=True):
             if len(row) > self.max_tokens:
-                start = prompts[index] if len(prompts[index]) <= 40 else f"{prompts[index][:37]}..."
                 raise ValueError(
-                    f"prompt={start!r} has {len(row)} tokens, at most {self.max_tokens} fit (the end mark is one)"
+                    f"prompt={shorten(prompt, 40)!r} has {len(row)} tokens, at most {self.max_tokens} fit "
+                    "(the end mark is one)"
                 )
-            ids[index, : len(row)] = torch.tensor(row)
-            mask[index, : len(row)] = True
-        return ids, mask
+        return torch.tensor(coded["input_ids"]), torch.tensor(coded["attention_mask"], dtype=torch.bool)
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
         """Embed tokenised prompts: int64 `[B, M]` and bool `[B, M]` -> `[B, M, D]`, zero where `mask` is False."""

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from causvid.config import AutoencoderConfig
-from causvid.models.autoencoder import TIME_FACTOR, AutoencoderState, check_latent, check_pixels
+from causvid.models.autoencoder import TIME_FACTOR, AutoencoderState, check_pixels, check_shape
 
 
 class MemoryBlock(nn.Module):
@@ -46,10 +46,8 @@ class TemporalPool(nn.Module):
 
     def forward(self, x: Tensor, batch: int) -> Tensor:
         """Map `[T*B, C, H, W]` to `[T/stride*B, C, H, W]`."""
-        if self.stride > 1:
-            frames = x.unflatten(0, (-1, self.stride, batch))
-            x = torch.cat([frames[:, i].flatten(0, 1) for i in range(self.stride)], dim=1)
-        pooled: Tensor = self.conv(x)
+        frames = x.unflatten(0, (-1, self.stride, batch)).transpose(1, 2)
+        pooled: Tensor = self.conv(frames.flatten(0, 1).flatten(1, 2))
         return pooled
 
 
@@ -63,11 +61,8 @@ class TemporalGrow(nn.Module):
 
     def forward(self, x: Tensor, batch: int) -> Tensor:
         """Map `[T*B, C, H, W]` to `[T*stride*B, C, H, W]`."""
-        x = self.conv(x)
-        if self.stride > 1:
-            frames = x.unflatten(1, (self.stride, -1)).unflatten(0, (-1, batch))
-            x = frames.transpose(1, 2).flatten(0, 2)
-        return x
+        frames: Tensor = self.conv(x).unflatten(1, (self.stride, -1)).unflatten(0, (-1, batch))
+        return frames.transpose(1, 2).flatten(0, 2)
 
 
 class SoftClamp(nn.Module):
@@ -109,6 +104,7 @@ class TinyAutoencoder(nn.Module):
     def __init__(self, config: AutoencoderConfig) -> None:
         super().__init__()
         self.config = config
+        self.latent_channels, self.spatial_factor = config.latent_channels, config.spatial_factor
         image_channels = 3 * config.patch**2
 
         widths = config.encoder_widths
@@ -180,55 +176,24 @@ class TinyAutoencoder(nn.Module):
         """Return the type of the weights."""
         return next(self.parameters()).dtype
 
-    @property
-    def latent_channels(self) -> int:
-        """Return the number of latent channels."""
-        return self.config.latent_channels
-
-    @property
-    def spatial_factor(self) -> int:
-        """Return how many pixels a latent position is high and wide."""
-        return self.config.spatial_factor
-
     def encode(self, pixels: Tensor) -> Tensor:
-        """Turn a clip into its latent.
-
-        Args:
-            pixels: `[B, 1 + 4k, 3, H, W]` in [0, 1]; H and W are multiples of `spatial_factor`.
-
-        Returns:
-            `[B, 1 + k, C, h, w]`.
-
-        Raises:
-            ValueError: if a size does not fit.
-        """
+        """Turn a whole clip into its latent, as `Autoencoder.encode` has it."""
         return self._encode(pixels, None)[0]
 
     def encode_chunk(self, pixels: Tensor, state: AutoencoderState | None) -> tuple[Tensor, AutoencoderState]:
-        """Encode the next frames of a stream.
-
-        Args:
-            pixels: `[B, 1 + 4k, 3, H, W]` in [0, 1] if `state` is None, else `[B, 4k, 3, H, W]`.
-            state: what the previous call returned; None starts a stream.
-
-        Returns:
-            The latent of these frames and the state for the next call.
+        """Encode the next frames of a stream, as `Autoencoder.encode_chunk` has it.
 
         Raises:
             ValueError: if a size does not fit, or the configuration's padding looks ahead.
         """
         if self.config.padding != "first":
             raise ValueError(
-                f"padding={self.config.padding!r} cannot encode a stream, expected 'first': it looks ahead"
+                f"padding={self.config.padding!r} cannot encode a stream: it looks ahead; expected 'first'"
             )
         return self._encode(pixels, state)
 
     def decode(self, latent: Tensor) -> Tensor:
-        """Turn a latent `[B, F, C, h, w]` into pixels `[B, 1 + 4 (F - 1), 3, H, W]` in [0, 1].
-
-        Raises:
-            ValueError: if a size does not fit.
-        """
+        """Turn a whole latent into pixels, as `Autoencoder.decode` has it."""
         return self.reconstruct(latent).clamp(0, 1)
 
     def reconstruct(self, latent: Tensor) -> Tensor:
@@ -236,18 +201,7 @@ class TinyAutoencoder(nn.Module):
         return self._decode(latent, None)[0]
 
     def decode_chunk(self, latent: Tensor, state: AutoencoderState | None) -> tuple[Tensor, AutoencoderState]:
-        """Decode the next latent frames of a stream.
-
-        Args:
-            latent: `[B, F, C, h, w]`, F at least 1.
-            state: what the previous call returned; None starts a stream.
-
-        Returns:
-            Pixels `[B, 4 F, 3, H, W]` in [0, 1] (4 F - 3 frames if `state` is None) and the state for the next call.
-
-        Raises:
-            ValueError: if a size does not fit.
-        """
+        """Decode the next latent frames of a stream, as `Autoencoder.decode_chunk` has it."""
         pixels, state = self._decode(latent, state)
         return pixels.clamp(0, 1), state
 
@@ -265,7 +219,7 @@ class TinyAutoencoder(nn.Module):
         return (latent * self.latent_scale).to(pixels.dtype), state
 
     def _decode(self, latent: Tensor, state: AutoencoderState | None) -> tuple[Tensor, AutoencoderState]:
-        check_latent(latent, self.latent_channels)
+        check_shape(latent, self.latent_channels)
         batch, start = latent.shape[0], state is None
         scaled = latent.to(self.dtype) / self.latent_scale
         x, state = _run(self.decoder, _fold(scaled), batch, state)
@@ -320,10 +274,8 @@ def _initialise(module: nn.Module) -> None:
     elif isinstance(module, (TemporalPool, TemporalGrow)):
         weight = module.conv.weight
         width = min(weight.shape[:2])
-        copies = torch.eye(width, dtype=weight.dtype, device=weight.device).repeat(
-            weight.shape[0] // width, weight.shape[1] // width
-        )
-        weight.copy_(copies[..., None, None] / (weight.shape[1] // width))
+        rows, columns = weight.shape[0] // width, weight.shape[1] // width
+        weight.copy_(torch.eye(width).repeat(rows, columns)[..., None, None] / columns)
 
 
 def _run(

@@ -12,7 +12,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from causvid.models.autoencoder import TIME_FACTOR, AutoencoderState, check_latent, check_pixels
+from causvid.models.autoencoder import TIME_FACTOR, AutoencoderState, check_pixels, check_shape
 
 FIRST_FRAME_ONLY = "Rep"
 """What diffusers leaves in its list where an upsampler has seen the first frame, which it does not convolve in time."""
@@ -74,7 +74,7 @@ class WanAutoencoder(nn.Module):
 
     def decode_chunk(self, latent: Tensor, state: AutoencoderState | None) -> tuple[Tensor, AutoencoderState]:
         """Decode the next latent frames of a stream, one at a time: memory does not grow with the chunk."""
-        check_latent(latent, self.latent_channels)
+        check_shape(latent, self.latent_channels)
         x = (latent.float() * self._std + self._mean).to(self.vae.dtype)
         x = self.vae.post_quant_conv(x.transpose(1, 2)).transpose(1, 2)
         pixels, state = _run(self.vae.decoder, x.split(1, dim=1), state)

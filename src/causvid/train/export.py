@@ -9,11 +9,11 @@ import torch
 from torch import nn
 
 from causvid.config import GenerationConfig
-from causvid.engine.machine import describe_machine
+from causvid.engine.memory import describe_machine
 from causvid.evaluate.card import write_card
 from causvid.evaluate.report import EvaluationReport
 from causvid.loading.assemble import load_bundle
-from causvid.loading.bundle import REPORT, read_settings, save_bundle
+from causvid.loading.bundle import REPORT, Bundle, read_settings, save_bundle
 from causvid.loading.layout import find_layout
 from causvid.preset import Preset
 from causvid.train.checkpoint import last_row
@@ -51,8 +51,7 @@ def export_bundle(
     roles = Roles(preset, run)
     transformer, autoencoder, text_encoder = roles.transformer(student), roles.autoencoder(), roles.text_encoder()
     measured = _measured(folder, preset.generation, transformer, autoencoder, text_encoder)
-    save_bundle(
-        folder,
+    bundle = Bundle(
         transformer=transformer,
         teacher=roles.teacher() if with_teacher else None,
         autoencoder=autoencoder,
@@ -60,9 +59,9 @@ def export_bundle(
         classifier=roles.classifier(),
         generation=preset.generation,
         provenance=provenance(preset, run, earlier=earlier),
-        card_from=folder if measured else None,
-        dtype=torch.float16,
+        folder=folder if measured else None,
     )
+    save_bundle(folder, bundle, dtype=torch.float16)
     if measured:
         left_out = measured.teacher is not None and not with_teacher
         notes = (*(note for note in measured.notes if note != LEFT_OUT), *((LEFT_OUT,) if left_out else ()))

@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional
 
 from causvid.config import TransformerConfig
-from causvid.engine.tally import peak_bytes, weight_bytes
+from causvid.engine.memory import describe_machine, peak_bytes, weight_bytes
 from causvid.models.transformer import Transformer
 
 MIB = 2**20
@@ -92,3 +92,9 @@ def allocated_peak(compute: Callable[[], Any]) -> int:
         live += event.nbytes()
         peak = max(peak, live)
     return peak
+
+
+def test_the_machine_names_its_gpu_where_one_was_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"Card {device.index}")
+    assert describe_machine("cuda:1") == f"Card 1; {describe_machine()}"
+    assert describe_machine("cpu") == describe_machine()
