@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from typing import cast
 
 import torch
-from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -71,6 +70,18 @@ def _without_autocast(device: torch.device) -> AbstractContextManager[object]:
     if torch.amp.is_autocast_available(device.type):
         return torch.autocast(device.type, enabled=False)
     return nullcontext()
+
+
+def _patches(x: Tensor, p: int) -> Tensor:
+    """Cut latents into tokens of p x p cells: `[B, F, C, H, W]` -> `[B, F, T, C p p]`."""
+    cells: Tensor = x.unflatten(4, (-1, p)).unflatten(3, (-1, p))  # B F C H p W p
+    return cells.permute(0, 1, 3, 5, 2, 4, 6).flatten(4).flatten(2, 3)
+
+
+def _unpatched(tokens: Tensor, rows: int, p: int) -> Tensor:
+    """Put tokens of p x p cells back together: `[B, F, T, p p C]` -> `[B, F, C, H, W]`."""
+    cells: Tensor = tokens.unflatten(3, (p, p, -1)).unflatten(2, (rows, -1))  # B F H W p p C
+    return cells.permute(0, 1, 6, 2, 4, 3, 5).flatten(5, 6).flatten(3, 4)
 
 
 class RMSNorm(nn.Module):
@@ -316,7 +327,7 @@ class Transformer(nn.Module):
         room = None if cache is None else cache.room(frames)
 
         weight = self.patch_in.weight
-        tokens = self.patch_in(rearrange(x, "b f c (h p) (w q) -> b f (h w) (c p q)", p=p, q=p).to(weight.dtype))
+        tokens = self.patch_in(_patches(x, p).to(weight.dtype))
         tokens = tokens.to(weight.dtype)
         with _without_autocast(x.device):
             time = self.time_in(timestep_embedding(sigma, self.config.freq_dim).to(self.head_modulation.dtype))
@@ -329,4 +340,4 @@ class Transformer(nn.Module):
 
         shift, scale = (self.head_modulation[:, None].float() + time.float()[:, :, None]).unbind(2)
         out: Tensor = self.head(_modulate(_layer_norm(tokens, self.config.eps), shift, scale, tokens))
-        return rearrange(out, "b f (h w) (p q c) -> b f c (h p) (w q)", h=height // p, p=p, q=p).to(x.dtype)
+        return _unpatched(out, height // p, p).to(x.dtype)

@@ -8,7 +8,6 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import torch
-from einops import rearrange
 from torch import Tensor
 
 from causvid.data.renders import held_out_prompts
@@ -39,7 +38,9 @@ def write_samples(pixels: Tensor, captions: Sequence[str], folder: Path, *, fps:
         return
     columns = min(COLUMNS, len(clips))
     whole_rows = clips[: len(clips) - len(clips) % columns]
-    tiles = rearrange(whole_rows, "(r c) t h w k -> t (r h) (c w) k", c=columns)
+    count, length, height, width, channels = whole_rows.shape
+    grid = whole_rows.reshape(count // columns, columns, length, height, width, channels)
+    tiles = grid.transpose(2, 0, 3, 1, 4, 5).reshape(length, count // columns * height, columns * width, channels)
     _, height, width, _ = tiles.shape
     with VideoWriter(folder / "samples.mp4", fps=fps, height=height, width=width, scale=SCALE) as writer:
         writer.write(tiles)
