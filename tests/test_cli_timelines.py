@@ -237,7 +237,7 @@ TIMELINES = {
         ("play late.toml -o a.mp4", "shots.1.at=9 is past the end, seconds=3"),
         ("play weak.toml -o a.mp4", "weak.toml: lora_strength=0.5 needs a LoRA: give lora"),
         ("play empty.toml -o a.mp4", "shots.1: prompt='' is empty"),
-        ("play cut.toml -o a.mp4 --latents a.safetensors", "starts anew with an image"),
+        ("play cut.toml -o a.mp4 --latents a.safetensors", "starts over with an image"),
         ("decode absent.safetensors -o a.mp4", "absent.safetensors is missing"),
         ("decode text.safetensors -o a.mp4", "text.safetensors holds no latents of a run"),
         ("decode text.safetensors -o a.avi", "unknown suffix '.avi'"),

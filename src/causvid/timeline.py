@@ -31,7 +31,7 @@ LARGEST = 2**20
 class Shot(Transition):
     """What is shown from `at` seconds on. Of shots at one time, the later ones change what the earlier started.
 
-    over: seconds a blend takes. image: the shot starts anew with this picture as its first frame.
+    over: seconds a blend takes. image: the shot starts over with this picture as its first frame.
     """
 
     at: float = Field(ge=0, allow_inf_nan=False)

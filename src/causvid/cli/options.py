@@ -120,7 +120,7 @@ def progress_bar() -> Progress:
 
 @contextmanager
 def stages() -> Iterator[Callable[[str], Callable[[int, int], None]]]:
-    """Show how far each part of some work is; name a part to get what is told of it: how much is done, of how much."""
+    """Show how far each part of some work is; name a part to get what reports it: how much is done, of how much."""
     with progress_bar() as progress:
 
         def stage(name: str) -> Callable[[int, int], None]:

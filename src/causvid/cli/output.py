@@ -115,7 +115,7 @@ def play_timeline(
     before: frames, uint8 [T, H, W, 3], that the video starts with.
     """
     if keeping.latents is not None and any(shot.image for shot in timeline.shots[1:]):
-        raise ValueError("latents: a video that starts anew with an image has none that belong together")
+        raise ValueError("latents: a video that starts over with an image has none that belong together")
     began = time.perf_counter()
     playback = pipeline.play(timeline)
     note_unknown_words(pipeline, [shot.prompt for shot in timeline.shots])

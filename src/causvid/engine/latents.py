@@ -1,4 +1,4 @@
-"""Clean latents of a run as a file: to be decoded again by another autoencoder, or to be gone on from."""
+"""Clean latents of a run as a file: to be decoded again by another autoencoder, or to be continued."""
 
 import math
 import os

@@ -168,8 +168,8 @@ def evaluate(
     drift = None
     if long_prompts:
         long = folder / "long"
-        few, told = asked[:long_prompts], stage("long videos")
-        make_videos(pipeline, few, long, seconds=long_seconds, seed=seed, batch=LONG_BATCH, progress=told)
+        few, report = asked[:long_prompts], stage("long videos")
+        make_videos(pipeline, few, long, seconds=long_seconds, seed=seed, batch=LONG_BATCH, progress=report)
         drift = judge_drift(long, classifier)
     return EvaluationReport(
         prompts=prompts,
