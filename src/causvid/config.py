@@ -58,6 +58,10 @@ class AutoencoderConfig(Settings):
 
     `shortcut` adds a linear map of 4-frame patches beside each stack of convolutions, which then only has to learn what
     the linear map misses: a small autoencoder trains in minutes instead of hours. The published weights have none.
+
+    `overlap`, which needs it, makes every patch from the neighbouring latent positions too, and corrects the picture
+    across the borders of patches at the end, so that no grid shows. Its stacks are of another build (`overlap.py`),
+    cheaper for their size; blocks, widths and stages mean the same.
     """
 
     latent_channels: PositiveInt = 16
@@ -72,6 +76,7 @@ class AutoencoderConfig(Settings):
     decoder_time: Stages = (False, True, True)
     padding: Literal["first", "last"] = "last"
     shortcut: bool = False
+    overlap: bool = False
 
     @property
     def spatial_factor(self) -> int:
@@ -87,6 +92,8 @@ class AutoencoderConfig(Settings):
         for name, stages in (("encoder_time", self.encoder_time), ("decoder_time", self.decoder_time)):
             if 2 ** sum(stages) != 4:
                 raise ValueError(f"{name}={stages} scales time by {2 ** sum(stages)}, expected 4")
+        if self.overlap and not self.shortcut:
+            raise ValueError("overlap=true needs shortcut=true")
         return self
 
 
