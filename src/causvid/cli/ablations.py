@@ -58,7 +58,7 @@ def ablations(
         compared = renders(others, own, frames, stage("renders to compare with"))
         exam = Exam(
             classifier=classifier,
-            prompts=[caption(scene, scene.seed) for scene in asked],
+            prompts=[caption(scene, scene.seed, language=world.language) for scene in asked],
             labels=classifier.labels([scene.readable() for scene in asked]),
             reference=torch.cat([clip_features(classifier, pixels) for pixels in compared]),
             seed=seed,

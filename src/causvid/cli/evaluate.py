@@ -49,7 +49,7 @@ def adherence(
     bundle, own = pipeline.bundle, pipeline.generation
     classifier, world = readers(pipeline)
     scenes = [sample_scene(world, seed + number, split="held-out") for number in range(prompts)]
-    captions = [caption(scene, scene.seed) for scene in scenes]
+    captions = [caption(scene, scene.seed, language=world.language) for scene in scenes]
     labels = classifier.labels([scene.readable() for scene in scenes])
     seconds = pipeline.clip_seconds
     with stages() as stage:

@@ -150,9 +150,12 @@ def _cases(world: "World", own: "GenerationConfig", *, count: int, seed: int) ->
         changed = {name: _changed(scene, name, getattr(world, field)) for name, field in _CHANGED.items()}
         cases.append(
             Case(
-                said=Said(caption(scene, scene.seed), scene.readable()),
+                said=Said(caption(scene, scene.seed, language=world.language), scene.readable()),
                 bare=_bare(scene),
-                changes={name: Said(caption(one, scene.seed), one.readable()) for name, one in changed.items()},
+                changes={
+                    name: Said(caption(one, scene.seed, language=world.language), one.readable())
+                    for name, one in changed.items()
+                },
                 render=to_bytes(clip[0]),
             )
         )

@@ -61,7 +61,7 @@ def autoencoder_stage(preset: Preset, run: Run) -> Stage:
         pixels, scenes = render_batch(preset, 8, frames=config.frames, generator=generator, device=run.device)
         again = averaged()
         both = torch.stack((pixels, again.decode(again.encode(pixels))), dim=1).flatten(0, 1)
-        texts = [text for scene in scenes for text in (captions([scene], [scene.seed])[0], "decoded")]
+        texts = [text for scene in scenes for text in (captions(preset, [scene], [scene.seed])[0], "decoded")]
         write_samples(both, texts, folder, fps=preset.generation.fps, stills=3)
 
     return Stage(

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from causvid.models.autoencoder import pixel_frames
+from causvid.models.subword import train_subword_tokenizer
 from causvid.models.text import TextEncoder, train_tokenizer
 from causvid.models.tiny_autoencoder import TinyAutoencoder
 from causvid.preset import Preset
@@ -36,15 +37,20 @@ def load_autoencoder(preset: Preset, run: Run, *, trained_by: str | None = None)
 
 
 def new_text_encoder(preset: Preset, run: Run) -> TextEncoder:
-    """Make an untrained text encoder, with a tokenizer that knows every word of the world's captions."""
-    tokenizer = train_tokenizer(_corpus(world_of(preset)))
+    """Make an untrained text encoder, with a tokenizer that knows every word of the world's captions.
+
+    The rich language is cut into subwords.
+    """
+    world = world_of(preset)
+    tokenizer = (train_subword_tokenizer if world.language == "rich" else train_tokenizer)(_corpus(world))
     encoder = TextEncoder.create(preset.text, tokenizer, generator=step_generator(run.seed, "text", 0))
     return encoder.to(run.device)
 
 
 @lru_cache(maxsize=1)
 def _corpus(world: World) -> tuple[str, ...]:
-    captions_of_seeds = (caption(sample_scene(world, seed, split="all"), seed) for seed in range(4000))
+    scenes = (sample_scene(world, seed, split="all") for seed in range(4000))
+    captions_of_seeds = (caption(scene, scene.seed, language=world.language) for scene in scenes)
     return (*captions_of_seeds, " ".join(words(world)))
 
 
@@ -68,7 +74,7 @@ def data_stage(preset: Preset, run: Run) -> Stage:
             latents.append(autoencoder.encode(pixels).half().cpu())
             for phrasing in range(PHRASINGS):
                 seeds = [PHRASINGS * s.seed + phrasing for s in scenes]
-                ids.append(text.tokens(captions(scenes, seeds, terse=phrasing == TERSE))[0])
+                ids.append(text.tokens(captions(preset, scenes, seeds, terse=phrasing == TERSE))[0])
         stacked = torch.cat(latents)
         grouped = [torch.stack(ids[i : i + PHRASINGS], dim=1) for i in range(0, len(ids), PHRASINGS)]
         shards.save(n, {"latents": stacked, "ids": torch.cat(grouped).to(torch.int32)})
@@ -122,4 +128,5 @@ class ClipStore:
 def held_out_prompts(preset: Preset, count: int) -> list[str]:
     """Return captions of scenes whose attribute combinations training never shows."""
     world = world_of(preset)
-    return [caption(sample_scene(world, seed, split="held-out"), seed) for seed in range(count)]
+    scenes = [sample_scene(world, seed, split="held-out") for seed in range(count)]
+    return [caption(scene, scene.seed, language=world.language) for scene in scenes]

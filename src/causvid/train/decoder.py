@@ -53,7 +53,7 @@ def decoder_stage(preset: Preset, run: Run) -> Stage:
         pixels, scenes = draw(generator)
         strength = config.strength * float(torch.rand((), generator=generator, device=run.device).clamp_min(0.01))
         with autocast(run):
-            latents = brought_back(pixels, captions(scenes, [s.seed for s in scenes]), strength, generator)
+            latents = brought_back(pixels, captions(preset, scenes, [s.seed for s in scenes]), strength, generator)
             loss, metrics = reconstruction_loss(
                 model.reconstruct(latents), pixels, edges=config.edges, motion=config.motion, energy=config.energy
             )
@@ -68,7 +68,7 @@ def decoder_stage(preset: Preset, run: Run) -> Stage:
     def sample(folder: Path, done: int) -> None:
         generator = step_generator(run.seed, "samples", 0, run.device)
         pixels, scenes = render_batch(preset, 6, frames=config.frames, generator=generator, device=run.device)
-        prompts = captions(scenes, [s.seed for s in scenes])
+        prompts = captions(preset, scenes, [s.seed for s in scenes])
         latents = brought_back(pixels, prompts, config.strength, generator)
         before = load_autoencoder(preset, run, trained_by="autoencoder")
         both = torch.stack((before.decode(latents), averaged().decode(latents)), dim=1).flatten(0, 1)

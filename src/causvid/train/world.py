@@ -89,6 +89,10 @@ def clip_batches(
     return draw
 
 
-def captions(scenes: Sequence[Scene], seeds: Sequence[int], *, terse: bool = False) -> list[str]:
-    """Return one caption a scene, its phrasing chosen by the seed."""
-    return [caption(scene, seed, terse=terse) for scene, seed in zip(scenes, seeds, strict=True)]
+def captions(preset: Preset, scenes: Sequence[Scene], seeds: Sequence[int], *, terse: bool = False) -> list[str]:
+    """Return one caption a scene to train on, its phrasing chosen by the seed, in the language of the preset's world."""
+    language = world_of(preset).language
+    return [
+        caption(scene, seed, terse=terse, language=language, slips=language == "rich")
+        for scene, seed in zip(scenes, seeds, strict=True)
+    ]
