@@ -175,12 +175,14 @@ class AutoencoderStage(StageConfig):
 
     edges: weight of the error of differences; 0 until colours and shapes are there. motion: weight of the squared error
     of differences in time. ema: how much of the average of the weights is kept at a step, also below. pool: clips
-    rendered once to draw every batch from; 0 renders new ones for every batch.
+    rendered once to draw every batch from; 0 renders new ones for every batch. crop: side, in pixels, of the square
+    that is cut out of every clip, elsewhere at every step; 0 takes whole frames.
     """
 
     batch: int
     ema: float = 0.0
     frames: int
+    crop: NonNegativeInt = 0
     noise: float = 0.2
     edges: float = Field(default=0.0, ge=0)
     motion: float = Field(default=0.0, ge=0)

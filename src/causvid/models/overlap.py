@@ -34,7 +34,7 @@ class OverlapMap(nn.Module):
             latent: `[B, F, inputs, h, w]`, of unit variance.
             patches: what they were encoded from, `[B, F, outputs, h, w]`.
         """
-        inputs, count = latent.shape[2] * REACH**2, latent.shape[0] * latent.shape[1] * latent.shape[3] * latent.shape[4]
+        inputs, count = latent.shape[2] * REACH**2, latent[:, :, 0].numel()
         square = latent.new_zeros(inputs + 1, inputs + 1, dtype=torch.float64)
         product = latent.new_zeros(inputs + 1, patches.shape[2], dtype=torch.float64)
         for part, target in zip(latent.flatten(0, 1).split(32), patches.flatten(0, 1).split(32), strict=True):

@@ -24,6 +24,22 @@ def channels_last(model: TinyAutoencoder) -> TinyAutoencoder:
     return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
+def cut(pixels: Tensor, side: int, generator: torch.Generator) -> Tensor:
+    """Cut a square out of every clip `[B, T, 3, H, W]`, each at a place of its own; side 0 takes whole frames.
+
+    Raises:
+        ValueError: if a frame is smaller than the square.
+    """
+    if not side:
+        return pixels
+    height, width = pixels.shape[3:]
+    if side > min(height, width):
+        raise ValueError(f"crop={side} does not fit into a frame of {height} x {width}")
+    places = torch.rand(len(pixels), 2, generator=generator, device=generator.device).tolist()
+    corners = [(int(y * (height - side + 1)), int(x * (width - side + 1))) for y, x in places]
+    return torch.stack([c[..., y : y + side, x : x + side] for c, (y, x) in zip(pixels, corners, strict=True)])
+
+
 def autoencoder_stage(preset: Preset, run: Run) -> Stage:
     """Train on freshly rendered clips; the result is the average of the weights."""
     config = preset.recipe.autoencoder
@@ -43,7 +59,7 @@ def autoencoder_stage(preset: Preset, run: Run) -> Stage:
 
     def step(n: int) -> dict[str, Tensor]:
         generator = step_generator(run.seed, "autoencoder", n, run.device)
-        pixels, _ = draw(generator)
+        pixels = cut(draw(generator)[0], config.crop, generator)
         with autocast(run):
             loss, metrics = autoencoder_loss(
                 model, pixels, noise=config.noise, edges=config.edges, motion=config.motion, generator=generator

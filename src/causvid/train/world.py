@@ -90,7 +90,7 @@ def clip_batches(
 
 
 def captions(preset: Preset, scenes: Sequence[Scene], seeds: Sequence[int], *, terse: bool = False) -> list[str]:
-    """Return one caption a scene to train on, its phrasing chosen by the seed, in the language of the preset's world."""
+    """Return one caption a scene to train on, in the language of the preset's world, phrased as the seed says."""
     language = world_of(preset).language
     return [
         caption(scene, seed, terse=terse, language=language, slips=language == "rich")

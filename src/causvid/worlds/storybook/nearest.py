@@ -1,7 +1,7 @@
 """Put words that a model does not know into ones that it does, where that is safe, and say which."""
 
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 
 from .rich import inflect, plural
 from .rich_words import COLOURS, NOUNS, TRAVEL
@@ -12,7 +12,7 @@ doubled or two swapped, which make no other word."""
 
 # One meaning a row, the plainest word first. A row holds what looks alike in this world, so that a replacement shows
 # what was asked for: no trout is a whale.
-_THINGS = (
+_THINGS: tuple[tuple[str, ...], ...] = (
     ("mammoth", "elephant", "mastodon"),
     ("swan", "goose", "duck", "cygnet"),
     ("cat", "kitten", "kitty", "feline", "pussycat", "tomcat", "tabby"),
@@ -38,7 +38,7 @@ _THINGS = (
     ("ghost", "phantom", "spirit", "spectre", "spook", "wraith"),
     ("crown", "tiara", "diadem", "coronet"),
 )
-_PLACES = (
+_PLACES: tuple[tuple[str, ...], ...] = (
     ("tundra", "snow", "snowfield", "ice", "arctic", "antarctica", "glacier", "steppe"),
     ("lake", "pond", "loch", "lagoon"),
     ("meadow", "field", "grassland", "pasture", "prairie", "grass", "lawn"),
@@ -49,7 +49,7 @@ _PLACES = (
     ("mountains", "hills", "alps", "peaks", "himalayas", "mountain"),
     ("seabed", "seafloor"),
 )
-_SHADES = (
+_SHADES: tuple[tuple[str, ...], ...] = (
     ("red", "scarlet", "crimson", "ruby", "vermilion"),
     ("yellow", "golden", "gold", "lemon"),
     ("green", "emerald", "olive", "lime"),
@@ -63,7 +63,7 @@ _SHADES = (
 )
 # Verbs as they are in "to walk".
 _WALKING = "walk venture wander stroll march plod roam trot trudge stride hike lumber tramp waddle amble saunter pace"
-_VERBS = (
+_VERBS: tuple[tuple[str, ...], ...] = (
     tuple(_WALKING.split()),
     ("fly", "soar", "sail", "flutter"),
     ("swim", "paddle", "dive"),
@@ -83,7 +83,7 @@ _VERBS = (
     ("rest", "wait", "sit", "sleep", "doze"),
     ("turn", "morph", "change", "transform"),
 )
-_FORMS = ("ing", "s", "")
+_ENDINGS = ("ing", "s", "")
 
 
 def nearest_words(prompt: str, known: Collection[str]) -> tuple[str, list[tuple[str, str]]]:
@@ -116,23 +116,22 @@ def nearest_words(prompt: str, known: Collection[str]) -> tuple[str, list[tuple[
 
 
 def _relatives(word: str, known: set[str]) -> Iterator[str]:
-    """Yield words that mean the same, the nearest first: other forms, then synonyms in the same form, then in others."""
+    """Yield words that mean the same, the nearest first: other forms, synonyms in the same form, then in others."""
     for row in (*_THINGS, *_PLACES):
         single = next((noun for noun in row if word in (noun, plural(noun))), None)
         if single is not None:
-            forms = (plural, str) if word != single else (str, plural)
+            forms: tuple[Callable[[str], str], ...] = (str, plural) if word == single else (plural, str)
             yield from (form(single) for form in forms)
             yield from (form(noun) for form in forms for noun in row)
-    for row in _SHADES:
-        if word in row:
-            yield from row
-    for row in _VERBS:
-        base, form = next(((verb, form) for verb in row for form in _FORMS if word == inflect(verb, form)), ("", ""))
-        base, form = (base, form) if base else (next((verb for verb in row if word == _past(verb)), ""), "ing")
+    for shades in _SHADES:
+        if word in shades:
+            yield from shades
+    for verbs in _VERBS:
+        base, ending = next(((v, e) for v in verbs for e in _ENDINGS if word in (inflect(v, e), _past(v))), ("", ""))
         if base:
-            forms = dict.fromkeys((form, *_FORMS))
-            yield from (inflect(base, one) for one in forms)
-            yield from (inflect(verb, one) for one in forms for verb in row)
+            endings = dict.fromkeys((ending, *_ENDINGS))
+            yield from (inflect(base, one) for one in endings)
+            yield from (inflect(verb, one) for one in endings for verb in verbs)
     # A plural or a form of a word that is known, though no row has it.
     for other in sorted(known) if len(word) > 3 else ():
         if word in (plural(other), inflect(other, "ing"), inflect(other, "s")) or other in (
@@ -153,7 +152,7 @@ def _spelt(word: str, known: set[str]) -> Iterator[str]:
     table = {part for row in (*_THINGS, *_PLACES, *_SHADES) for noun in row for part in noun.split()}
     table |= {part for words in (*NOUNS.values(), *COLOURS.values()) for noun in words for part in noun.split()}
     verbs = {verb for row in _VERBS for verb in row} | {v for verbs in TRAVEL.values() for v in verbs if " " not in v}
-    table |= {inflect(verb, form) for verb in verbs for form in _FORMS}
+    table |= {inflect(verb, ending) for verb in verbs for ending in _ENDINGS}
     meant = [other for other in known | table if len(word) >= _SHORTEST - _harmless(word, other) and _slip(word, other)]
     if len(meant) == 1:
         yield meant[0]

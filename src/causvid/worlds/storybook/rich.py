@@ -17,6 +17,7 @@ _TRIES = 1000
 _OPTIONAL = ("colour", "motion", "place", "asides")
 _SLIPPED = 0.08
 _LONG_ENOUGH = 5
+_SMALL = ("a an the one two some several is are there that which of pair group few coloured",)
 _TEMPLATES = (
     "{thing} {doing} {place}",
     "{thing} {doing} {place}",
@@ -74,7 +75,7 @@ def rich_words(world: World) -> list[str]:
     """Return, sorted, every word that the world's captions can use in the rich language, but for slips."""
     nouns = [n for s in {*world.subjects, *(s for pair in world.morphs for s in pair)} for n in say.NOUNS[s]]
     phrases = [*nouns, *map(plural, nouns), *say.FILLERS, *say.OPENINGS, *say.BESIDE, *say.GROUPS.values()]
-    phrases += "a an the one two some several is are there that which of pair group few coloured left right".split()
+    phrases += [*_SMALL, "left", "right"]
     phrases += [p.format(side, other=side) for side in ("left", "right") for p in say.SIDES]
     verbs = [*say.MORPHING, *(v for m in world.motions for v in say.MOTIONS.get(m, ()))]
     verbs += [f"*{verb}" for s in world.subjects for verb in say.TRAVEL[s]]
@@ -135,7 +136,8 @@ def _thing(pen: _Pen, subject: str, colour: str, *, several: bool, article: str 
     words = " ".join(f"{filler} {shade} {noun}".split()) + after
     if several:
         group = say.GROUPS.get(subject, "group")
-        counts = ("", "", "two", "two", "some", "several", "a few", "the", "a pair of", f"a {group} of", f"a {group} of")
+        herd = f"a {group} of"
+        counts = ("", "", "two", "two", "some", "several", "a few", "the", "a pair of", herd, herd)
         return f"{pen.any(counts)} {words}".strip()
     start = article or pen.any(("a",) * 8 + ("the", "the", "one", ""))
     return f"{start} {words}".strip() if start != "a" else f"{'an' if words[0] in 'aeiou' else 'a'} {words}"

@@ -111,7 +111,25 @@ MOTIONS: dict[str, tuple[str, ...]] = {
     "standing still": ("*stand still", "*rest", "*stay still", "*wait", "*stay in place", "*stand without moving"),
 }
 
-DOUBLED = {"hop", "spin", "flip", "bob", "throb", "trot", "zigzag", "swim", "run", "get", "slip", "travel", "plod", "sit", "skip"}
+DOUBLED = {
+    *(
+        "hop",
+        "spin",
+        "flip",
+        "bob",
+        "throb",
+        "trot",
+        "zigzag",
+        "swim",
+        "run",
+        "get",
+        "slip",
+        "travel",
+        "plod",
+        "sit",
+        "skip",
+    )
+}
 """Verbs that double their last letter before -ing."""
 
 PLACES: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = {
@@ -188,5 +206,5 @@ CAMERAS: dict[str, tuple[str, ...]] = {
 
 MORPHING = ("*morph into", "*turn into", "*change into", "*transform into", "*become", "slowly *turn into")
 BESIDE = ("beside", "next to", "and", "with", "near", "alongside")
-OPENINGS = ("a video of", "a clip of", "a picture of", "an animation of", "a film of", "a scene with", "we see", "look at")
+OPENINGS = ("a video of", "a clip of", "a picture of", "an animation of", "a scene with", "we see", "look at")
 FILLERS = ("little", "cute", "lovely", "big", "small", "friendly", "beautiful", "cartoon", "funny", "lone")
