@@ -111,8 +111,8 @@ MOTIONS: dict[str, tuple[str, ...]] = {
     "standing still": ("*stand still", "*rest", "*stay still", "*wait", "*stay in place", "*stand without moving"),
 }
 
-DOUBLED = {
-    *(
+DOUBLED = frozenset(
+    (
         "hop",
         "spin",
         "flip",
@@ -129,7 +129,7 @@ DOUBLED = {
         "sit",
         "skip",
     )
-}
+)
 """Verbs that double their last letter before -ing."""
 
 PLACES: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = {

@@ -1,0 +1,114 @@
+"""Measure the autoencoder of a run on held-out renders, show it, and write what a later run resumes from.
+
+    python benchmarks/autoencoder.py runs/storybook --preset storybook --output training/storybook
+    cp training/storybook/autoencoder_start.safetensors runs/another/   # the next run starts from these weights
+
+The weights are the average that training keeps, in half precision.
+"""
+
+import argparse
+import json
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from causvid.evaluate.adherence import describe_machine
+from causvid.evaluate.roundtrip import measure_round_trip
+from causvid.media import contact_sheet, to_bytes
+from causvid.models.tiny_autoencoder import TinyAutoencoder
+from causvid.preset import Preset, load_preset
+from causvid.train.artifacts import load_weights, save_tensors
+from causvid.train.loop import CHECKPOINT, METRICS
+from causvid.train.start import AUTOENCODER
+from causvid.train.world import render_scenes, world_of
+from causvid.worlds.storybook import Scene, sample_scene
+
+FRAMES = 13
+REPEATS = 15
+SEED = 900_000
+
+
+def main() -> None:
+    """Measure, print and write what the command line names."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, help="a run's folder, or a file of weights")
+    parser.add_argument("--preset", default="storybook", help="a preset's name or .toml file")
+    parser.add_argument("--clips", type=int, default=96, help="held-out renders")
+    parser.add_argument("--threads", type=int, default=2, help="of the timed decoder")
+    parser.add_argument("--output", type=Path, help="a folder for weights, report and picture")
+    options = parser.parse_args()
+    preset = load_preset(options.preset)
+    autoencoder, history = load(options.run, preset)
+    scenes = [sample_scene(world_of(preset), SEED + number, split="held-out") for number in range(options.clips)]
+    clips = torch.cat([renders(preset, scenes[i : i + 16]) for i in range(0, len(scenes), 16)])
+    torch.set_num_threads(options.threads)
+    found = {
+        **history,
+        "clips": options.clips,
+        **{name: value for name, value in asdict(measure_round_trip(autoencoder, clips)).items()},
+        "parameters": sum(p.numel() for p in autoencoder.parameters()),
+        "decode_ms_per_chunk": round(1000 * decoding_seconds(autoencoder, clips[:1]), 1),
+        "threads": options.threads,
+        "machine": describe_machine(),
+    }
+    print(json.dumps(found, indent=2))
+    if options.output is None:
+        return
+    options.output.mkdir(parents=True, exist_ok=True)
+    half = {name: tensor.half() for name, tensor in autoencoder.state_dict().items()}
+    save_tensors(half, options.output / AUTOENCODER)
+    (options.output / "autoencoder.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    picture(autoencoder, clips[:8], options.output / "autoencoder.png")
+
+
+def load(run: Path, preset: Preset) -> tuple[TinyAutoencoder, dict[str, object]]:
+    """Return the average of a run's weights, or a file's, and what training took."""
+    autoencoder = TinyAutoencoder(preset.autoencoder_sizes)
+    if run.is_file():
+        load_weights(autoencoder, run, made_by="autoencoder")
+        return autoencoder.eval(), {}
+    folder = run / "autoencoder"
+    saved = torch.load(folder / CHECKPOINT, map_location="cpu", weights_only=True)
+    autoencoder.load_state_dict(saved["state"]["average"]["weights"])
+    rows = [json.loads(line) for line in (folder / METRICS).read_text(encoding="utf-8").splitlines()]
+    history = {
+        "command": f"causvid train autoencoder --preset {preset.name} --out {run.name}",
+        "steps": saved["step"],
+        "minutes": round(saved["seconds"] / 60, 1),
+        "settings": saved["started_with"],
+        "curve": [{key: row[key] for key in ("step", "loss", "psnr")} for row in rows[:: max(1, len(rows) // 40)]],
+    }
+    return autoencoder.eval(), history
+
+
+def renders(preset: Preset, scenes: list[Scene]) -> torch.Tensor:
+    """Render scenes at the preset's size, `[B, 13, 3, H, W]`."""
+    return render_scenes(preset, scenes, frames=FRAMES, device=torch.device("cpu"))
+
+
+@torch.inference_mode()
+def decoding_seconds(autoencoder: TinyAutoencoder, clip: torch.Tensor) -> float:
+    """Return the median time to decode a chunk of three latent frames of a stream."""
+    autoencoder = autoencoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    latent = autoencoder.encode(clip)
+    _, state = autoencoder.decode_chunk(latent[:, :1], None)
+    times = []
+    for _ in range(REPEATS):
+        start = time.perf_counter()
+        autoencoder.decode_chunk(latent[:, 1:4], state)
+        times.append(time.perf_counter() - start)
+    return sorted(times)[REPEATS // 2]
+
+
+@torch.inference_mode()
+def picture(autoencoder: TinyAutoencoder, clips: torch.Tensor, path: Path) -> None:
+    """Write clips, each beside what is left of it."""
+    both = torch.stack((clips, autoencoder.decode(autoencoder.encode(clips))), dim=1).flatten(0, 1)
+    stills = list(to_bytes(both).numpy())
+    contact_sheet(stills, ["render", "decoded"] * len(clips), columns=2, stills=2, scale=2).save(path)
+
+
+if __name__ == "__main__":
+    main()
