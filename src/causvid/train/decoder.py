@@ -30,7 +30,8 @@ def decoder_stage(preset: Preset, run: Run) -> Stage:
     if config is None:
         raise ValueError(f"preset={preset.name} has no settings for stage decoder: add [train.decoder]")
     model = load_autoencoder(preset, run, trained_by="autoencoder")
-    parameters = list(model.decoder.requires_grad_().parameters())
+    parts = [model.decoder] if model.finish is None else [model.decoder, model.finish]
+    parameters = [p for part in parts for p in part.requires_grad_().parameters()]
     text = load_text_encoder(preset, run)
     teacher = new_transformer(preset, run, weights="teacher.safetensors").eval().requires_grad_(False)
     optimizer = adamw(parameters, config)
