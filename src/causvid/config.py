@@ -176,7 +176,8 @@ class AutoencoderStage(StageConfig):
     edges: weight of the error of differences; 0 until colours and shapes are there. motion: weight of the squared error
     of differences in time. ema: how much of the average of the weights is kept at a step, also below. pool: clips
     rendered once to draw every batch from; 0 renders new ones for every batch. crop: side, in pixels, of the square
-    that is cut out of every clip, elsewhere at every step; 0 takes whole frames.
+    that is cut out of every clip, elsewhere at every step; 0 takes whole frames. borders: weight of the error of
+    differences across the borders of patches, which must fit into a square more than once.
     """
 
     batch: int
@@ -186,6 +187,7 @@ class AutoencoderStage(StageConfig):
     noise: float = 0.2
     edges: float = Field(default=0.0, ge=0)
     motion: float = Field(default=0.0, ge=0)
+    borders: float = Field(default=0.0, ge=0)
     pool: int = Field(default=0, ge=0)
 
 

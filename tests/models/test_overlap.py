@@ -5,6 +5,7 @@ import torch
 
 from causvid.config import AutoencoderConfig
 from causvid.evaluate.roundtrip import grid_ratio
+from causvid.models.autoencoder_loss import border_error
 from causvid.models.overlap import OverlapMap, RecallBlock, ShuffleGrow, ShuffleShrink
 from causvid.models.tiny_autoencoder import TinyAutoencoder, load_tiny_autoencoder
 from causvid.worlds.storybook import FULL, render, sample_scene
@@ -86,3 +87,11 @@ def test_the_bundle_folder_brings_it_back(clips, tmp_path):
 def test_overlap_without_a_shortcut_is_refused():
     with pytest.raises(ValueError, match="overlap=true needs shortcut=true"):
         AutoencoderConfig(overlap=True)
+
+
+def test_the_border_error_sees_steps_across_borders_alone():
+    error = torch.zeros(1, 2, 3, 24, 32)
+    error[..., :, 8:16] = 1.0
+    assert float(border_error(error, 8)) == pytest.approx(0.5 * 2 / 3)
+    assert float(border_error(error.roll(1, -1), 8)) == 0
+    assert float(border_error(error.transpose(3, 4), 8)) == pytest.approx(0.5 * 2 / 3)

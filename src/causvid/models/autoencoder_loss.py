@@ -19,6 +19,7 @@ def autoencoder_loss(
     noise: float,
     edges: float = 0.0,
     motion: float = 0.0,
+    borders: float = 0.0,
     generator: torch.Generator,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Measure how well clips survive encoding and decoding, and how close their latent is to unit variance.
@@ -31,7 +32,8 @@ def autoencoder_loss(
 
     The term of the edges keeps outlines and motion crisp, but rewards flat grey as long as the picture is poor: raise
     its weight from 0 once colours and shapes are there. The term of the motion, being squared, prefers four small steps
-    to three frames that stand still and a jump where the next latent begins, which costs the other terms no more.
+    to three frames that stand still and a jump where the next latent begins, which costs the other terms no more. The
+    term of the borders, the L1 error of differences across the borders of patches, keeps their grid from showing.
 
     Args:
         autoencoder: the model in training.
@@ -39,16 +41,17 @@ def autoencoder_loss(
         noise: largest deviation of the perturbation, in units of the latent's own; 0 for an evaluation.
         edges: weight of the error of differences.
         motion: weight of the squared error of differences in time.
+        borders: weight of the error of differences across the borders of patches.
         generator: source of the noise, on any device.
 
     Returns:
         The scalar loss to differentiate, and detached scalars: `l1`, `edges`, `motion`, `energy`, `moments`,
-        `latent_std` and `psnr` (dB, of the clamped reconstruction).
+        `latent_std`, `psnr` (dB, of the clamped reconstruction) and, if it has a weight, `borders`.
 
     Raises:
-        ValueError: if `noise`, `edges` or `motion` is negative or a size does not fit the autoencoder.
+        ValueError: if `noise` or a weight is negative or a size does not fit the autoencoder.
     """
-    for name, value in (("noise", noise), ("edges", edges), ("motion", motion)):
+    for name, value in (("noise", noise), ("edges", edges), ("motion", motion), ("borders", borders)):
         if value < 0:
             raise ValueError(f"{name}={value} is not at least 0")
     latent = autoencoder.encode(pixels)
@@ -57,6 +60,9 @@ def autoencoder_loss(
     reconstruction = autoencoder.reconstruct(latent + perturbation.to(latent) * autoencoder.latent_scale)
 
     loss, metrics = reconstruction_loss(reconstruction, pixels, edges=edges, motion=motion)
+    if borders:
+        across = border_error(reconstruction - pixels, autoencoder.spatial_factor)
+        loss, metrics = loss + borders * across, {**metrics, "borders": across.detach()}
     variance, mean = torch.var_mean((latent / autoencoder.latent_scale).float(), dim=(0, 1, 3, 4))
     moments = moment_divergence(mean, variance)
     return loss + MOMENT_WEIGHT * moments, {
@@ -90,6 +96,15 @@ def reconstruction_loss(
         psnr = -10 * torch.log10(square.clamp_min(1e-10))
     terms = {"l1": l1, "edges": differences, "motion": steps, "energy": moved, "psnr": psnr}
     return loss, {name: value.detach() for name, value in terms.items()}
+
+
+def border_error(error: Tensor, edge: int) -> Tensor:
+    """Return the mean absolute step of an error `[B, T, 3, H, W]` across the borders of patches of `edge` pixels."""
+    height, width = error[..., edge - 1 :, :], error[..., edge - 1 :]
+    return 0.5 * (
+        (height[..., 1::edge, :] - height[..., :-1:edge, :]).abs().mean()
+        + (width[..., 1::edge] - width[..., :-1:edge]).abs().mean()
+    )
 
 
 def motion_energy(pixels: Tensor) -> Tensor:

@@ -62,7 +62,13 @@ def autoencoder_stage(preset: Preset, run: Run) -> Stage:
         pixels = cut(draw(generator)[0], config.crop, generator)
         with autocast(run):
             loss, metrics = autoencoder_loss(
-                model, pixels, noise=config.noise, edges=config.edges, motion=config.motion, generator=generator
+                model,
+                pixels,
+                noise=config.noise,
+                edges=config.edges,
+                motion=config.motion,
+                borders=config.borders,
+                generator=generator,
             )
         norm = update(optimizer, loss, parameters, rate=learning_rate(config, n), clip=config.clip)
         average.update(model)
