@@ -111,9 +111,9 @@ def draw_cases(world: World, own: GenerationConfig, count: int) -> list[Case]:
         article = "an" if subject[0] in "aeiou" else "a"
         cases.append(
             Case(
-                prompt=_prompt(scene, scene),
+                prompt=_prompt(scene, scene, world),
                 bare=f"{article} {subject} {motion_phrases(scene.subject, scene.motion)[0]}",
-                changes={name: _prompt(one, scene) for name, one in changed.items()},
+                changes={name: _prompt(one, scene, world) for name, one in changed.items()},
                 render=to_bytes(clip[0]),
             )
         )
@@ -128,8 +128,8 @@ def take(stream: Iterator[Tensor], frames: int) -> Tensor:
     return torch.cat(parts)
 
 
-def _prompt(scene: Scene, phrased_as: Scene) -> Prompt:
-    return Prompt(text=caption(scene, phrased_as.seed), labels=scene.readable())
+def _prompt(scene: Scene, phrased_as: Scene, world: World) -> Prompt:
+    return Prompt(text=caption(scene, phrased_as.seed, language=world.language), labels=scene.readable())
 
 
 def _changed(scene: Scene, attribute: str, values: tuple[str, ...]) -> Scene:

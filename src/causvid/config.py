@@ -61,6 +61,9 @@ class AutoencoderConfig(Settings):
     padding: which frame of 1 + 4k is repeated three times before encoding. With "first", latent i depends on no pixel
     frame after 4i; with "last", as the published weights, on those to 4i + 3: pixels cannot be encoded as a stream.
     shortcut: a linear map of 4-frame patches beside each stack of convolutions, which learns what the map misses.
+    overlap, which needs the shortcut: every patch is decoded from the neighbouring latent positions too, and the
+    picture is corrected across the borders of patches at the end, so that no grid shows; the stacks are those of
+    `overlap.py`.
     """
 
     latent_channels: PositiveInt = 16
@@ -75,6 +78,7 @@ class AutoencoderConfig(Settings):
     decoder_time: Stages = (False, True, True)
     padding: Literal["first", "last"] = "last"
     shortcut: bool = False
+    overlap: bool = False
 
     @property
     def spatial_factor(self) -> int:
@@ -90,6 +94,8 @@ class AutoencoderConfig(Settings):
         for name, stages in (("encoder_time", self.encoder_time), ("decoder_time", self.decoder_time)):
             if 2 ** sum(stages) != 4:
                 raise ValueError(f"{name}={stages} scales time by {2 ** sum(stages)}, expected 4")
+        if self.overlap and not self.shortcut:
+            raise ValueError("overlap=true needs shortcut=true")
         return self
 
 

@@ -19,6 +19,7 @@ class Preset(Settings):
     world, data: what it is trained on, renders of a procedural world or a folder of latents.
     start: a model, by path or name, that training begins with. Stages before `start_at`, and those the recipe leaves
     out, are skipped, and what they would have trained is this model's; later ones train its weights further.
+    start_autoencoder: a tiny autoencoder, a folder or a file, that its training begins with; all else is as without it.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Preset(Settings):
     data: str | None = None
     start: str | None = None
     start_at: StartAt = "teacher"
+    start_autoencoder: str | None = None
     train: TrainConfig | None = None
 
     @model_validator(mode="after")
@@ -100,7 +102,7 @@ def _read_settings(name: str, heirs: tuple[str, ...]) -> dict[str, Any]:
         raise ValueError(f"preset={name} is not valid TOML: {error}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"preset={name} cannot be read: {error}") from None
-    for key in ("data", "start"):
+    for key in ("data", "start", "start_autoencoder"):
         path = Path(name).parent / str(settings.get(key))
         if key in settings and path.exists():  # what is not there may be a name on the Hub, and stays as it is
             settings[key] = str(path)

@@ -67,6 +67,8 @@ class PixelStage(StageConfig):
 class AutoencoderStage(PixelStage):
     """Training of the autoencoder; `noise` perturbs latents before decoding.
 
+    crop: side, in pixels, of the square that is cut out of every clip, at another place in every step; 0 keeps whole
+    frames. borders: weight of the error of differences across the borders of patches; a square holds several of them.
     edges: weight of the error of differences; 0 until colours and shapes are there. motion: weight of the squared error
     of differences in time.
     """
@@ -74,6 +76,8 @@ class AutoencoderStage(PixelStage):
     noise: Rate = 0.2
     edges: Rate = 0.0
     motion: Rate = 0.0
+    borders: Rate = 0.0
+    crop: NonNegativeInt = 0
 
 
 class ClassifierStage(PixelStage):

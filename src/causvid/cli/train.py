@@ -27,6 +27,10 @@ def train(
         StartAt | None,
         typer.Option(help="With --start: the first stage that trains; what earlier ones train is the bundle's."),
     ] = None,
+    start_autoencoder: Annotated[
+        Path | None,
+        typer.Option(help="With stage autoencoder or all: begin with this tiny autoencoder, a folder or a file."),
+    ] = None,
     without_teacher: Annotated[
         bool, typer.Option("--without-teacher", help="With stage dmd or all: leave it out of the bundle.")
     ] = False,
@@ -37,7 +41,14 @@ def train(
     settings = load_preset(preset)
     if start_at is not None and start is None and settings.start is None:
         raise ValueError(f"--start-at {start_at} needs a bundle to begin with: add --start")
-    changes = {"start": start and str(start), "start_at": start_at, "data": data and str(data)}
+    if start_autoencoder is not None and stage not in ("autoencoder", "all"):
+        raise ValueError(f"--start-autoencoder does not change stage={stage}: use autoencoder or all")
+    changes = {
+        "start": start and str(start),
+        "start_at": start_at,
+        "start_autoencoder": start_autoencoder and str(start_autoencoder),
+        "data": data and str(data),
+    }
     changes = {name: value for name, value in changes.items() if value is not None}
     settings = settings.model_copy(update=changes if data is None else {**changes, "world": None})
     folder = out or Path("runs") / settings.name

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from causvid.worlds.storybook import Scene, World
 
 WorldOption = Annotated[
-    Literal["nano", "full"], typer.Option("--preset", help="nano is the part the built-in model knows.")
+    Literal["nano", "full", "storybook"],
+    typer.Option("--preset", help="nano is the part the built-in model knows; storybook has more words, and plurals."),
 ]
 BATCH = 4
 
@@ -37,8 +38,9 @@ def preview(
 
     target = find_device(device)
     output.mkdir(exist_ok=True)
-    scenes = list(_tour(World.preset(preset), clips, seed))
-    captions = [caption(scene, scene.seed) for scene in scenes]
+    world = World.preset(preset)
+    scenes = list(_tour(world, clips, seed))
+    captions = [caption(scene, scene.seed, language=world.language) for scene in scenes]
     stills = []
     with progress_bar() as progress:
         task = progress.add_task("rendering", total=clips, detail="")

@@ -67,19 +67,27 @@ def clip_batches(
     return draw
 
 
-def captions_of(scenes: Sequence[Scene]) -> list[str]:
-    """Return one caption a scene, its phrasing chosen by the scene's seed."""
-    return [caption(scene, scene.seed) for scene in scenes]
+def training_caption(world: World, scene: Scene, seed: int, *, terse: bool = False) -> str:
+    """Return a caption to train on, in the language of the world; in the rich one some words are misspelt."""
+    return caption(scene, seed, terse=terse, language=world.language, slips=world.language == "rich")
+
+
+def captions_of(preset: Preset, scenes: Sequence[Scene]) -> list[str]:
+    """Return one caption a scene to train on, its phrasing chosen by the scene's seed."""
+    world = world_of(preset)
+    return [training_caption(world, scene, scene.seed) for scene in scenes]
 
 
 def held_out_prompts(preset: Preset, count: int) -> list[str]:
     """Return captions of scenes whose attribute combinations training never shows."""
     world = world_of(preset)
-    return [caption(sample_scene(world, seed, split="held-out"), seed) for seed in range(count)]
+    scenes = (sample_scene(world, seed, split="held-out") for seed in range(count))
+    return [caption(scene, seed, language=world.language) for seed, scene in enumerate(scenes)]
 
 
 @lru_cache(maxsize=1)
 def corpus(world: World) -> tuple[str, ...]:
     """Return captions that hold every word of a world, as often as its captions do."""
     scenes = (sample_scene(world, seed, split="all") for seed in range(CORPUS))
-    return (*(caption(scene, seed) for seed, scene in enumerate(scenes)), " ".join(words(world)))
+    captions = (caption(scene, seed, language=world.language) for seed, scene in enumerate(scenes))
+    return (*captions, " ".join(words(world)))

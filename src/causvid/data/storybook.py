@@ -11,13 +11,12 @@ import torch
 from torch import Tensor
 
 from causvid.data.dataset import Batch, number
-from causvid.data.renders import render_batch
+from causvid.data.renders import render_batch, training_caption, world_of
 from causvid.data.shards import Shards
 from causvid.models.autoencoder import Autoencoder, pixel_frames
 from causvid.preset import Preset
 from causvid.recipe import required
 from causvid.seeding import step_generator
-from causvid.worlds.storybook import caption
 
 SHARD = 512
 PHRASINGS = 4
@@ -38,7 +37,7 @@ def encode_shard(
 
     Returns latents, half `[N, F, C, h, w]` on the CPU, and P captions of each clip, all those of a clip together.
     """
-    config = required(preset.recipe.data, "data")
+    config, world = required(preset.recipe.data, "data"), world_of(preset)
     generator = step_generator(seed, "data", n)
     frames = pixel_frames(preset.generation.clip_frames)
     latents, captions = [], []
@@ -49,7 +48,7 @@ def encode_shard(
         pixels, scenes = render_batch(preset, batch, frames=frames, generator=generator, device=device)
         latents.append(autoencoder.encode(pixels).half().cpu())
         captions += [
-            caption(scene, PHRASINGS * scene.seed + phrasing, terse=phrasing == TERSE)
+            training_caption(world, scene, PHRASINGS * scene.seed + phrasing, terse=phrasing == TERSE)
             for scene in scenes
             for phrasing in range(PHRASINGS)
         ]

@@ -91,7 +91,8 @@ class Manifest(Settings):
 def held_out(world: World, count: int, *, seed: int) -> list[Prompt]:
     """Describe `count` scenes of a world that no training clip shows."""
     scenes = [sample_scene(world, seed + number, split="held-out") for number in range(count)]
-    return [Prompt(text=caption(scene, scene.seed), scene=scene.seed, labels=scene.readable()) for scene in scenes]
+    texts = [caption(scene, scene.seed, language=world.language) for scene in scenes]
+    return [Prompt(text=t, scene=s.seed, labels=s.readable()) for t, s in zip(texts, scenes, strict=True)]
 
 
 def read_prompts(file: Path) -> list[Prompt]:

@@ -19,6 +19,7 @@ def autoencoder_loss(
     noise: float,
     edges: float = 0.0,
     motion: float = 0.0,
+    borders: float = 0.0,
     generator: torch.Generator,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Measure how well clips survive encoding and decoding, and how close their latent is to unit variance.
@@ -31,16 +32,18 @@ def autoencoder_loss(
 
     `edges` keeps outlines crisp, but rewards flat grey as long as the picture is poor: raise its weight from 0 once
     colours and shapes are there. `motion`, being squared, prefers four small steps to three frames that stand still and
-    a jump where the next latent starts.
+    a jump where the next latent starts. `borders` weighs the L1 error of differences across the borders of patches,
+    which keeps their grid from showing.
 
     `pixels` are `[B, 1 + 4k, 3, H, W]` in [0, 1]; `noise` is in units of the latent's deviation, 0 for an evaluation.
 
-    Returns the loss, and detached `moments`, `latent_std` and the metrics of `reconstruction_loss`.
+    Returns the loss, and detached `moments`, `latent_std`, the metrics of `reconstruction_loss` and, if it has a
+    weight, `borders`.
 
     Raises:
-        ValueError: if `noise`, `edges` or `motion` is negative or a size does not fit the autoencoder.
+        ValueError: if `noise` or a weight is negative or a size does not fit the autoencoder.
     """
-    for name, value in (("noise", noise), ("edges", edges), ("motion", motion)):
+    for name, value in (("noise", noise), ("edges", edges), ("motion", motion), ("borders", borders)):
         if value < 0:
             raise ValueError(f"{name}={value} is not at least 0")
     latent = autoencoder.encode(pixels)
@@ -49,6 +52,9 @@ def autoencoder_loss(
     reconstruction = autoencoder.reconstruct(latent + perturbation.to(latent) * autoencoder.latent_scale)
 
     loss, metrics = reconstruction_loss(reconstruction, pixels, edges=edges, motion=motion)
+    if borders:
+        across = border_error(reconstruction - pixels, autoencoder.spatial_factor)
+        loss, metrics = loss + borders * across, {**metrics, "borders": across.detach()}
     variance, mean = torch.var_mean((latent / autoencoder.latent_scale).float(), dim=(0, 1, 3, 4))
     moments = moment_divergence(mean, variance)
     return loss + MOMENT_WEIGHT * moments, {
@@ -81,6 +87,15 @@ def reconstruction_loss(
         psnr = -10 * torch.log10(square.clamp_min(1e-10))
     terms = {"l1": l1, "edges": differences, "motion": steps, "energy": moved, "psnr": psnr}
     return loss, {name: value.detach() for name, value in terms.items()}
+
+
+def border_error(error: Tensor, edge: int) -> Tensor:
+    """Return the mean absolute step of an error `[B, T, 3, H, W]` across the borders of patches of `edge` pixels."""
+    height, width = error[..., edge - 1 :, :], error[..., edge - 1 :]
+    return 0.5 * (
+        (height[..., 1::edge, :] - height[..., :-1:edge, :]).abs().mean()
+        + (width[..., 1::edge] - width[..., :-1:edge]).abs().mean()
+    )
 
 
 def motion_energy(pixels: Tensor) -> Tensor:

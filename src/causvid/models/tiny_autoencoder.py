@@ -15,6 +15,15 @@ from torch import Tensor, nn
 
 from causvid.config import AutoencoderConfig
 from causvid.models.autoencoder import TIME_FACTOR, AutoencoderState, check_pixels, check_shape
+from causvid.models.overlap import (
+    Finish,
+    OverlapMap,
+    RecallBlock,
+    ShuffleGrow,
+    ShuffleShrink,
+    overlapping_decoder,
+    overlapping_encoder,
+)
 
 
 class MemoryBlock(nn.Module):
@@ -107,37 +116,29 @@ class TinyAutoencoder(nn.Module):
         self.latent_channels, self.spatial_factor = config.latent_channels, config.spatial_factor
         image_channels = 3 * config.patch**2
 
-        widths = config.encoder_widths
-        layers: list[nn.Module] = [_conv(image_channels, widths[0]), nn.ReLU(inplace=True)]
-        for i in range(3):
-            layers.append(TemporalPool(widths[i], 2 if config.encoder_time[i] else 1))
-            layers.append(_conv(widths[i], widths[i + 1], stride=2 if config.encoder_space[i] else 1, bias=False))
-            layers.extend(MemoryBlock(widths[i + 1]) for _ in range(config.blocks))
-        layers.append(_conv(widths[3], config.latent_channels))
-        self.encoder = nn.Sequential(*layers)
-
-        widths, blocks = config.decoder_widths, config.decoder_blocks or (config.blocks,) * 3
-        layers = [SoftClamp(), _conv(config.latent_channels, widths[0]), nn.ReLU(inplace=True)]
-        for i in range(3):
-            layers.extend(MemoryBlock(widths[i]) for _ in range(blocks[i]))
-            layers.append(nn.Upsample(scale_factor=2) if config.decoder_space[i] else nn.Identity())
-            layers.append(TemporalGrow(widths[i], 2 if config.decoder_time[i] else 1))
-            layers.append(_conv(widths[i], widths[i + 1], bias=False))
-        layers.extend([nn.ReLU(inplace=True), _conv(widths[3], image_channels)])
-        self.decoder = nn.Sequential(*layers)
-        self.apply(_initialise)
-        _centre(self.encoder[0], self.decoder[-1])
+        self.finish: Finish | None = None
+        if config.overlap:
+            self.encoder = overlapping_encoder(config, image_channels)
+            self.decoder = overlapping_decoder(config)
+            self.finish = Finish(config.decoder_widths[3], image_channels)
+            last: nn.Module = self.finish.last
+        else:
+            self.encoder = _encoder(config, image_channels)
+            self.decoder = _decoder(config, image_channels)
+            last = self.decoder[-1]
+            self.apply(_initialise)
+        _centre(self.encoder[0], last)
 
         self.encoder_shortcut: PatchMap | None = None
-        self.decoder_shortcut: PatchMap | None = None
+        self.decoder_shortcut: PatchMap | OverlapMap | None = None
         if config.shortcut:
             values = TIME_FACTOR * 3 * config.spatial_factor**2
             self.encoder_shortcut = PatchMap(values, config.latent_channels)
-            self.decoder_shortcut = PatchMap(config.latent_channels, values)
+            self.decoder_shortcut = (OverlapMap if config.overlap else PatchMap)(config.latent_channels, values)
             self.register_buffer("scale", torch.ones(config.latent_channels, 1, 1))
             self.encoder_shortcut.requires_grad_(False)
             self.decoder_shortcut.requires_grad_(False)
-            for parameter in (*self.encoder[-1].parameters(), *self.decoder[-1].parameters()):
+            for parameter in (*self.encoder[-1].parameters(), *last.parameters()):
                 nn.init.zeros_(parameter)
 
     @property
@@ -161,13 +162,17 @@ class TinyAutoencoder(nn.Module):
         """
         if self.encoder_shortcut is None or self.decoder_shortcut is None:
             raise ValueError("shortcut=False: the configuration has no linear maps to initialise")
-        patches = self._patches(self._pad(pixels)).permute(0, 1, 3, 4, 2).flatten(0, 3).double()
+        grid = self._patches(self._pad(pixels))
+        patches = grid.permute(0, 1, 3, 4, 2).flatten(0, 3).double()
         mean = patches.mean(dim=0)
         variance, directions = torch.linalg.eigh((patches - mean).T @ (patches - mean) / len(patches))
         kept = slice(-self.latent_channels, None)
         deviation, directions = variance[kept].sqrt(), directions[:, kept]
         self.encoder_shortcut.set(directions.T / deviation[:, None], -(mean @ directions) / deviation)
-        self.decoder_shortcut.set(directions * deviation, mean)
+        if isinstance(self.decoder_shortcut, OverlapMap):
+            self.decoder_shortcut.fit(self.encoder_shortcut(grid), grid)
+        else:
+            self.decoder_shortcut.set(directions * deviation, mean)
         scale = deviation.sqrt()
         self.get_buffer("scale").copy_((scale / scale.square().mean().sqrt())[:, None, None])
 
@@ -223,10 +228,16 @@ class TinyAutoencoder(nn.Module):
         batch, start = latent.shape[0], state is None
         scaled = latent.to(self.dtype) / self.latent_scale
         x, state = _run(self.decoder, _fold(scaled), batch, state)
-        pixels = _unfold(F.pixel_shuffle(x, self.config.patch), batch)
+        picture: Tensor | None = None
         if self.decoder_shortcut is not None:
             patches = self.decoder_shortcut(scaled).unflatten(2, (TIME_FACTOR, -1)).flatten(1, 2)
-            pixels = pixels + F.pixel_shuffle(patches, self.spatial_factor)
+            picture = F.pixel_shuffle(patches, self.spatial_factor)
+        if self.finish is not None:
+            assert picture is not None
+            x = self.finish(x, F.pixel_unshuffle(_fold(picture), self.config.patch))
+        pixels = _unfold(F.pixel_shuffle(x, self.config.patch), batch)
+        if picture is not None:
+            pixels = pixels + picture
         return (pixels[:, TIME_FACTOR - 1 :] if start else pixels).to(latent.dtype), state
 
     def _pad(self, pixels: Tensor) -> Tensor:
@@ -285,7 +296,7 @@ def _run(
     past: Iterator[Tensor] | None = None if state is None else iter(state.memories)
     memories: list[Tensor] = []
     for layer in stack:
-        if isinstance(layer, MemoryBlock):
+        if isinstance(layer, (MemoryBlock, RecallBlock)):
             expected = (batch, *x.shape[1:])
             memory = x.new_zeros(expected) if past is None else next(past)
             if memory.shape != expected:
@@ -293,11 +304,34 @@ def _run(
             # Cloned, because a slice would keep the whole chunk's activations alive.
             memories.append(x[-batch:].clone())
             x = layer(x, memory)
-        elif isinstance(layer, (TemporalPool, TemporalGrow)):
+        elif isinstance(layer, (TemporalPool, TemporalGrow, ShuffleShrink, ShuffleGrow)):
             x = layer(x, batch)
         else:
             x = layer(x)
     return x, AutoencoderState(tuple(memories))
+
+
+def _encoder(config: AutoencoderConfig, image_channels: int) -> nn.Sequential:
+    widths = config.encoder_widths
+    layers: list[nn.Module] = [_conv(image_channels, widths[0]), nn.ReLU(inplace=True)]
+    for i in range(3):
+        layers.append(TemporalPool(widths[i], 2 if config.encoder_time[i] else 1))
+        layers.append(_conv(widths[i], widths[i + 1], stride=2 if config.encoder_space[i] else 1, bias=False))
+        layers.extend(MemoryBlock(widths[i + 1]) for _ in range(config.blocks))
+    layers.append(_conv(widths[3], config.latent_channels))
+    return nn.Sequential(*layers)
+
+
+def _decoder(config: AutoencoderConfig, image_channels: int) -> nn.Sequential:
+    widths, blocks = config.decoder_widths, config.decoder_blocks or (config.blocks,) * 3
+    layers: list[nn.Module] = [SoftClamp(), _conv(config.latent_channels, widths[0]), nn.ReLU(inplace=True)]
+    for i in range(3):
+        layers.extend(MemoryBlock(widths[i]) for _ in range(blocks[i]))
+        layers.append(nn.Upsample(scale_factor=2) if config.decoder_space[i] else nn.Identity())
+        layers.append(TemporalGrow(widths[i], 2 if config.decoder_time[i] else 1))
+        layers.append(_conv(widths[i], widths[i + 1], bias=False))
+    layers.extend([nn.ReLU(inplace=True), _conv(widths[3], image_channels)])
+    return nn.Sequential(*layers)
 
 
 def _fold(x: Tensor) -> Tensor:

@@ -26,22 +26,44 @@ from causvid.train.samples import write_samples
 SHORTCUT_CLIPS = 256
 
 
+def crop(pixels: Tensor, side: int, generator: torch.Generator) -> Tensor:
+    """Cut a square out of every clip `[B, T, 3, H, W]`, each at its own place; side 0 keeps whole frames.
+
+    Raises:
+        ValueError: if a frame is smaller than the square.
+    """
+    if not side:
+        return pixels
+    height, width = pixels.shape[3:]
+    if side > min(height, width):
+        raise ValueError(f"crop={side} does not fit into a frame of {height} x {width}")
+    places = torch.rand(len(pixels), 2, generator=generator, device=generator.device).tolist()
+    corners = [(int(y * (height - side + 1)), int(x * (width - side + 1))) for y, x in places]
+    return torch.stack([c[..., y : y + side, x : x + side] for c, (y, x) in zip(pixels, corners, strict=True)])
+
+
 def autoencoder_stage(preset: Preset, run: Run) -> Stage:
     """Train on rendered clips; the result is the average of the weights."""
     config = required(preset.recipe.autoencoder, "autoencoder")
     draw = clip_batches(preset, config, seed=run.seed, device=run.device)
     model = Roles(preset, run).new_autoencoder()
-    if model.config.shortcut and preset.start is None:
+    if model.config.shortcut and preset.start is None and preset.start_autoencoder is None:
         generator = step_generator(run.seed, "shortcut", 0)
         clips = render_batch(preset, SHORTCUT_CLIPS, frames=config.frames, generator=generator, device=run.device)[0]
         model.initialise_shortcut(clips)
     channels_last(model.to(run.device))
 
     def loss(micro: Micro) -> tuple[Tensor, Metrics]:
-        pixels, _ = draw(micro.noise)
+        pixels = crop(draw(micro.noise)[0], config.crop, micro.choices)
         with autocast(run.device):
             return autoencoder_loss(
-                model, pixels, noise=config.noise, edges=config.edges, motion=config.motion, generator=micro.noise
+                model,
+                pixels,
+                noise=config.noise,
+                edges=config.edges,
+                motion=config.motion,
+                borders=config.borders,
+                generator=micro.noise,
             )
 
     @torch.no_grad()
@@ -50,7 +72,7 @@ def autoencoder_stage(preset: Preset, run: Run) -> Stage:
         pixels, scenes = render_batch(preset, 8, frames=config.frames, generator=generator, device=run.device)
         averaged = objective.averaged(model)
         both = torch.stack((pixels, averaged.decode(averaged.encode(pixels))), dim=1).flatten(0, 1)
-        texts = [text for prompt in captions_of(scenes) for text in (prompt, "decoded")]
+        texts = [text for prompt in captions_of(preset, scenes) for text in (prompt, "decoded")]
         write_samples(both, texts, folder, fps=preset.generation.fps, stills=3)
 
     objective = Objective("autoencoder", loss, {"model": model}, config)
@@ -71,6 +93,8 @@ def decoder_stage(preset: Preset, run: Run) -> Stage:
     roles = Roles(preset, run)
     model, before = roles.tiny_autoencoder(), roles.tiny_autoencoder()
     model.decoder.requires_grad_()
+    if model.finish is not None:
+        model.finish.requires_grad_()
     text, teacher = roles.text_encoder(), roles.teacher()
 
     @torch.no_grad()
@@ -88,7 +112,7 @@ def decoder_stage(preset: Preset, run: Run) -> Stage:
         pixels, scenes = draw(micro.noise)
         strength = config.strength * max(0.01, float(torch.rand((), generator=micro.choices)))
         with autocast(run.device):
-            latents = denoised(pixels, captions_of(scenes), strength, micro.noise)
+            latents = denoised(pixels, captions_of(preset, scenes), strength, micro.noise)
             return reconstruction_loss(
                 model.reconstruct(latents), pixels, edges=config.edges, motion=config.motion, energy=config.energy
             )
@@ -97,7 +121,7 @@ def decoder_stage(preset: Preset, run: Run) -> Stage:
     def sample(folder: Path, done: int) -> None:
         generator = step_generator(run.seed, "samples", 0, run.device)
         pixels, scenes = render_batch(preset, 6, frames=config.frames, generator=generator, device=run.device)
-        prompts = captions_of(scenes)
+        prompts = captions_of(preset, scenes)
         latents = denoised(pixels, prompts, config.strength, generator)
         both = torch.stack((before.decode(latents), objective.averaged(model).decode(latents)), dim=1).flatten(0, 1)
         texts = [text for prompt in prompts for text in (f"before: {prompt}", f"now: {prompt}")]

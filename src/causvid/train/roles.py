@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
 
 from causvid.data.dataset import Dataset
 from causvid.data.latent_folder import LatentFolder
@@ -18,10 +19,11 @@ from causvid.data.renders import corpus, world_of
 from causvid.data.storybook import StorybookDataset
 from causvid.files.writing import new_folder
 from causvid.flow import warped_steps
-from causvid.loading.assemble import assemble
+from causvid.loading.assemble import assemble, load_autoencoder
 from causvid.loading.bundle import Bundle
 from causvid.loading.spec import ModelSpec
 from causvid.loading.text import load_text_encoder, save_text_encoder
+from causvid.models.subword import train_subword_tokenizer
 from causvid.models.text import TextEncoder, train_tokenizer
 from causvid.models.tiny_autoencoder import TinyAutoencoder
 from causvid.models.transformer import Transformer
@@ -31,6 +33,7 @@ from causvid.nn.visibility import FULL, Visibility
 from causvid.preset import Preset
 from causvid.seeding import lend_seed, step_generator
 from causvid.train.run import RESULTS, Run, copy_weights, load_weights, needed, save_weights
+from causvid.worlds.storybook import World
 
 WAN_SPATIAL_FACTOR = 8
 EMBEDDED_TOGETHER = 512
@@ -72,6 +75,11 @@ def compile_blocks(model: Transformer) -> None:
     """Compile a transformer's blocks in place: one graph for all; a pass with a cache stays as it is."""
     for block in model.blocks:
         block.compile(dynamic=False)
+
+
+def new_tokenizer(world: World) -> PreTrainedTokenizerBase:
+    """Train a tokenizer on a world's captions: whole words, or subwords for the rich language."""
+    return (train_subword_tokenizer if world.language == "rich" else train_tokenizer)(corpus(world))
 
 
 def token_mask(ids: Tensor) -> Tensor:
@@ -135,10 +143,13 @@ class Roles:
         return self._place(model)
 
     def new_autoencoder(self) -> TinyAutoencoder:
-        """Make an autoencoder to train: untrained, or with the weights of `start`."""
+        """Make an autoencoder to train: untrained, or with the weights of `start_autoencoder` or `start`."""
         with lend_seed(step_generator(self.run.seed, "autoencoder weights", 0)):
             model = TinyAutoencoder(self.preset.autoencoder_sizes)
-        if self.base is not None:
+        if (place := self.preset.start_autoencoder) is not None:
+            source = load_autoencoder(ModelSpec(tiny_autoencoder=place, dtype="fp32"))
+            copy_weights(source.state_dict(), model, source=f"start_autoencoder={place}")
+        elif self.base is not None:
             self._copy_base(self.base.autoencoder, model)
         return model
 
@@ -171,7 +182,7 @@ class Roles:
         if self.base is not None:
             self._check_words(self.base.text_encoder)
             return copy.deepcopy(self.base.text_encoder).to(self.run.device).train().requires_grad_()
-        tokenizer = train_tokenizer(corpus(world_of(self.preset)))
+        tokenizer = new_tokenizer(world_of(self.preset))
         generator = step_generator(self.run.seed, "text", 0)
         return TextEncoder.create(self.preset.text, tokenizer, generator=generator).to(self.run.device)
 
@@ -224,7 +235,7 @@ class Roles:
     def _check_words(self, encoder: TextEncoder) -> None:
         preset = self.preset
         known = encoder.tokenizer.get_vocab()
-        if preset.world is not None and known != train_tokenizer(corpus(world_of(preset))).get_vocab():
+        if preset.world is not None and known != new_tokenizer(world_of(preset)).get_vocab():
             raise ValueError(f"start={preset.start} knows other words than the world of preset={preset.name}")
 
 

@@ -2,13 +2,14 @@
 
 from .captions import caption, words
 from .render import render
-from .scene import FULL, NANO, Scene, Split, World, is_held_out, sample_scene
+from .scene import FULL, NANO, STORYBOOK, Scene, Split, World, is_held_out, sample_scene
 from .vocabulary import ATTRIBUTES
 
 __all__ = [
     "ATTRIBUTES",
     "FULL",
     "NANO",
+    "STORYBOOK",
     "Scene",
     "Split",
     "World",

@@ -14,7 +14,8 @@ from .phrases import (
     WEATHER_PHRASES,
     motion_phrases,
 )
-from .scene import Scene, World
+from .rich import rich_caption, rich_words
+from .scene import Language, Scene, World
 
 _TEMPLATES = (
     "{thing} {motion} {place}",
@@ -30,13 +31,22 @@ _MOST_WORDS = 24
 _TRIES = 1000
 
 
-def caption(scene: Scene, seed: int, *, terse: bool = False) -> str:
+def caption(scene: Scene, seed: int, *, terse: bool = False, language: Language = "plain", slips: bool = False) -> str:
     """Return one of the ways to describe the scene, chosen by the seed, the same on every platform.
 
     At most 24 lowercase words with no punctuation but commas; colour, subject, motion and place are always named,
     weather, time of day and camera where they are not clear, day and static. If `terse`, only the subject is sure to be
     named: anything else may be left out, as in what people type.
+
+    The plain language knows one word or two for everything; for the rich one and `slips` see `rich_caption`.
+
+    Raises:
+        ValueError: if the plain language shall have slips or say several of a kind, for which it has no words.
     """
+    if language == "rich":
+        return rich_caption(scene, seed, terse=terse, slips=slips)
+    if slips or scene.several:
+        raise ValueError(f"language={language!r} has no slips and no plurals: use 'rich'")
     rng = numpy.random.default_rng([seed, 2])
     left_out = [name for name in _OPTIONAL if terse and rng.random() < 0.5]
     for _ in range(_TRIES):
@@ -87,6 +97,8 @@ def _article(words: str) -> str:
 
 def words(world: World) -> list[str]:
     """Return, sorted, every word the world's captions can use."""
+    if world.language == "rich":
+        return rich_words(world)
     phrases = ["a an is"]
     for colour in world.colours:
         phrases += COLOUR_WORDS[colour]

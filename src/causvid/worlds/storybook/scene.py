@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from .vocabulary import ATTRIBUTES, CAMERAS, COLOURS, MOTIONS, PLACES, SUBJECTS, TIMES, WEATHERS
 
 Split = Literal["train", "held-out", "all"]
+Language = Literal["plain", "rich"]
 TRAVELS = ("moving left", "moving right")
 _SUNLESS = ("night city", "moon", "seabed")
 _AIRLESS = ("moon", "seabed")
@@ -30,7 +31,8 @@ _FIELDS = dict(
 class World(BaseModel):
     """Name the attribute values a set of clips draws from; every one must be in ATTRIBUTES.
 
-    The first weather, time and camera are the usual ones, and more than half of the clips have them.
+    The first weather, time and camera are the usual ones, and more than half of the clips have them. pair_probability
+    is that of two subjects, several_probability that of two alike. language is what captions are written in.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -43,8 +45,10 @@ class World(BaseModel):
     times: tuple[str, ...] = Field(default=TIMES, min_length=1)
     cameras: tuple[str, ...] = Field(default=CAMERAS, min_length=1)
     pair_probability: float = Field(default=0.0, ge=0, le=1)
+    several_probability: float = Field(default=0.0, ge=0, le=1)
     morph_probability: float = Field(default=0.0, ge=0, le=1)
     morphs: tuple[tuple[str, str], ...] = Field(default=(), description="allowed morphs, from and to; empty allows any")
+    language: Language = "plain"
 
     @model_validator(mode="after")
     def _known(self) -> "World":
@@ -58,8 +62,8 @@ class World(BaseModel):
 
     @classmethod
     def preset(cls, name: str) -> "World":
-        """Return the world of that name: 'nano' or 'full'. Raise ValueError for another name."""
-        presets = {"nano": NANO, "full": FULL}
+        """Return the world of that name: 'nano', 'full' or 'storybook'. Raise ValueError for another name."""
+        presets = {"nano": NANO, "full": FULL, "storybook": STORYBOOK}
         if name not in presets:
             raise ValueError(f"world={name!r} is not one of {', '.join(presets)}")
         return presets[name]
@@ -84,14 +88,16 @@ NANO = World(
     morphs=(("paper airplane", "swan"), ("fish", "rocket"), ("cat", "woolly mammoth"), ("mushroom", "star")),
 )
 FULL = World(pair_probability=0.12, morph_probability=0.1)
+STORYBOOK = World(pair_probability=0.12, several_probability=0.12, morph_probability=0.12, language="rich")
+"""All of the world, several of a kind too, in everyday words."""
 
 
 @dataclass(frozen=True)
 class Scene:
     """Hold what one clip shows; everything continuous about it follows from its seed.
 
-    second is another subject and its colour, standing beside the first; morph is a subject the first turns into and
-    back.
+    second is another subject and its colour, standing beside the first, or the same again; morph is a subject the first
+    turns into and back.
     """
 
     subject: str
@@ -114,12 +120,17 @@ class Scene:
         if self.morph is not None:
             check_value("subject", self.morph)
 
+    @property
+    def several(self) -> bool:
+        """Tell whether it shows two of a kind and colour."""
+        return self.second == (self.subject, self.colour)
+
     def readable(self) -> dict[str, str | None]:
         """Return what a viewer can name, attribute by attribute; None for what changes or is two."""
-        single = self.morph is None and self.second is None
+        alike = self.second is None or self.several
         return {
-            "subject": self.subject if single else None,
-            "colour": self.colour if self.second is None else None,
+            "subject": self.subject if alike and self.morph is None else None,
+            "colour": self.colour if alike else None,
             "place": self.place,
             "motion": self.motion,
             "weather": self.weather,
@@ -177,4 +188,6 @@ def _draw(world: World, rng: numpy.random.Generator, seed: int) -> Scene:
     elif kind > 1 - world.pair_probability and len(world.subjects) > 1 and len(world.colours) > 1:
         other = choose([s for s in world.subjects if s != subject])
         second = (other, choose([c for c in world.colours if c != colour]))
+    elif kind > 1 - world.pair_probability - world.several_probability:
+        second = (subject, colour)
     return Scene(subject, colour, place, motion, weather, time, camera, second, morph, seed)
