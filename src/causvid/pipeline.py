@@ -160,7 +160,7 @@ class Pipeline:
 
         Args:
             seconds: length; by default that of a training clip. steps: denoising steps a chunk.
-            progress: called after every chunk with how many frames of each video there are, and will be.
+            progress: called after every chunk with the frames of each video so far, and in all.
 
         Raises:
             ValueError: if a value cannot be used.

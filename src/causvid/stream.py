@@ -20,8 +20,8 @@ from causvid.engine.storage import save_session
 class Stream(Iterator[Tensor]):
     """A live generation: each `next` makes a chunk and returns its frames, uint8 `[T, H, W, 3]`, on the CPU.
 
-    Any thread may use it: what changes it takes effect at the next chunk, and everything else waits for the chunk in
-    hand.
+    Any thread may use it: what changes it takes effect at the next chunk, and everything else waits for the chunk
+    being generated.
     """
 
     def __init__(self, engine: Engine, session: Session, *, fps: float, model: Callable[[], str]) -> None:
@@ -125,7 +125,7 @@ class Stream(Iterator[Tensor]):
             return fork
 
     def rewind(self, frames: int) -> int:
-        """Go back at least so many pixel frames, to the end of a chunk; return how many it were.
+        """Go back at least so many pixel frames, to the end of a chunk; return how many.
 
         Raises:
             ValueError: if `frames` is below 1, or the stream does not remember a state that far back.

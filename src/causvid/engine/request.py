@@ -1,4 +1,4 @@
-"""What a user asks for: the one request that command line, timeline, Python and server share.
+"""What a user asks for: the one request that command line, timeline and Python share.
 
 It knows no model: `engine.limits` turns it into what a given model needs.
 """

@@ -78,7 +78,7 @@ class Source:
             ValueError: if it comes from a camera or a one-time iterable, which cannot be read twice.
         """
         if not self.replayable:
-            raise ValueError("a stream that follows a live video cannot be rewound, forked or saved: the video goes on")
+            raise ValueError("a stream that follows a live video cannot be rewound, forked or saved: it cannot be read twice")
         return Source(
             self._open_at,
             self._autoencoder,

@@ -7,6 +7,7 @@ history a session starts from, the latents a chunk starts from, and the text it 
 shape are generated as one batch, wherever each of them stands.
 """
 
+import math
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
@@ -189,8 +190,9 @@ class Engine:
         pixels, decoder = self.autoencoder.decode_chunk(latents, point.decoder)
         if point.former is not None:
             former, _ = self.autoencoder.decode_chunk(point.former, point.decoder)
+            # Over the square of a step's share of the way: shorter than that a seam shows, longer the prompt comes late.
             steps = point.applied[-1].change.steps
-            pixels = crossfade(former, pixels, frames=-(-pixels.shape[1] // steps**2))
+            pixels = crossfade(former, pixels, frames=math.ceil(pixels.shape[1] / steps**2))
         if point.residual is not None:
             pixels = crossfade(pixels + point.residual, pixels, frames=pixels.shape[1])
         count = pixels.shape[1] if draft.source is None else draft.source.frames

@@ -1,4 +1,4 @@
-"""What to load: the one statement of every loading option, for the command line, timelines and servers alike."""
+"""What to load: the one statement of every loading option, for the command line, timelines and Python alike."""
 
 from typing import Annotated, Literal, Self
 
