@@ -189,7 +189,7 @@ def test_an_autoencoder_alone_is_trained_further_and_all_else_as_ever(chain, tmp
 
 def test_the_command_starts_an_autoencoder_from_its_folder(chain, tmp_path, capsys):
     place = str(chain.folder / "bundle" / "vae")
-    command = ["--preset", "test", "--start-autoencoder", place, "--out", str(tmp_path / "run"), "--max-minutes", "0"]
-    assert cli.main(["train", "autoencoder", *command]) == 0
-    assert cli.main(["train", "teacher", *command]) != 0
+    options = ["--preset", "test", "--start-autoencoder", place, "--out", tmp_path / "run", "--max-minutes", "0"]
+    assert command("train", "autoencoder", *options) == 0
+    assert command("train", "teacher", *options) == 2
     assert "--start-autoencoder does not change stage=teacher" in capsys.readouterr().err
