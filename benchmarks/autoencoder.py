@@ -60,7 +60,7 @@ def main() -> None:
     options.output.mkdir(parents=True, exist_ok=True)
     write_autoencoder(options.output / "vae", autoencoder, dtype=torch.float16)
     (options.output / "autoencoder.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-    picture(autoencoder, clips[:8], options.output / "autoencoder.png")
+    picture(autoencoder, clips[:6], options.output / "autoencoder.png")
 
 
 def load(run: Path, preset: Preset) -> tuple[TinyAutoencoder, dict[str, object]]:
@@ -74,7 +74,7 @@ def load(run: Path, preset: Preset) -> tuple[TinyAutoencoder, dict[str, object]]
     autoencoder.load_state_dict(saved["state"]["model average"]["weights"])
     rows = [json.loads(line) for line in (folder / METRICS).read_text(encoding="utf-8").splitlines()]
     history = {
-        "command": f"causvid train autoencoder --preset {preset.name} --out {run.name}",
+        "command": f"causvid train autoencoder --preset {preset.name} --out runs/{preset.name}",
         "steps": saved["step"],
         "minutes": round(saved["seconds"] / 60, 1),
         "settings": saved["started_with"],
@@ -108,7 +108,7 @@ def picture(autoencoder: TinyAutoencoder, clips: torch.Tensor, path: Path) -> No
     """Write clips, each beside what is left of it."""
     both = torch.stack((clips, autoencoder.decode(autoencoder.encode(clips))), dim=1).flatten(0, 1)
     stills = list(to_bytes(both).numpy())
-    contact_sheet(stills, ["render", "decoded"] * len(clips), columns=2, stills=2, scale=2).save(path)
+    contact_sheet(stills, ["render", "decoded"] * len(clips), columns=2, stills=2, scale=1).save(path)
 
 
 if __name__ == "__main__":

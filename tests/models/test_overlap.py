@@ -5,9 +5,10 @@ import torch
 
 from causvid.config import AutoencoderConfig
 from causvid.evaluate.roundtrip import grid_ratio
+from causvid.loading.autoencoders import read_tiny_autoencoder, write_autoencoder
 from causvid.models.autoencoder_loss import border_error
 from causvid.models.overlap import OverlapMap, RecallBlock, ShuffleGrow, ShuffleShrink
-from causvid.models.tiny_autoencoder import TinyAutoencoder, load_tiny_autoencoder
+from causvid.models.tiny_autoencoder import TinyAutoencoder
 from causvid.worlds.storybook import FULL, render, sample_scene
 
 SETTINGS = dict(
@@ -72,15 +73,9 @@ def test_a_block_begins_as_almost_the_identity():
 
 
 def test_the_bundle_folder_brings_it_back(clips, tmp_path):
-    import json
-
-    from safetensors.torch import save_file
-
     autoencoder = initialised(clips, overlap=True)
-    settings = {"_class_name": "TinyAutoencoder", **autoencoder.config.model_dump(mode="json")}
-    (tmp_path / "config.json").write_text(json.dumps(settings))
-    save_file(autoencoder.state_dict(), tmp_path / "diffusion_pytorch_model.safetensors")
-    again = load_tiny_autoencoder(tmp_path)
+    write_autoencoder(tmp_path / "vae", autoencoder, dtype=torch.float32)
+    again = read_tiny_autoencoder(tmp_path / "vae")
     assert torch.equal(again.encode(clips), autoencoder.encode(clips))
 
 

@@ -15,6 +15,7 @@ from causvid.loading.layout import SETTINGS
 from causvid.pipeline import Pipeline
 from causvid.preset import Preset
 from causvid.train.export import provenance
+from causvid.train.loop import take_step
 from causvid.train.roles import Roles
 from causvid.train.run import Run, needed
 from causvid.train.stages import STAGES
@@ -173,3 +174,22 @@ def test_the_command_line_takes_data_and_start(chain, latents, tmp_path: Path, c
     assert "time is up; the same command resumes all" in capsys.readouterr().out
     assert command(*common, *arguments) == 0
     assert load_bundle(tmp_path / "run" / "bundle").provenance["data"] == "latents"
+
+
+def test_an_autoencoder_alone_is_trained_further_and_all_else_as_ever(chain, tmp_path):
+    place = chain.folder / "bundle" / "vae"
+    preset = Preset.model_validate({**chain.preset.model_dump(), "start_autoencoder": str(place)})
+    assert needed(preset) == needed(chain.preset)
+    stored = load_bundle(chain.folder / "bundle").autoencoder.state_dict()
+    stage = STAGES["autoencoder"](preset, Run(tmp_path))
+    found = stage.modules["model"].state_dict()
+    assert all(torch.equal(found[name], stored[name]) for name in stored)
+    assert all(torch.isfinite(value) for value in take_step(stage, Run(tmp_path), 0).values())
+
+
+def test_the_command_starts_an_autoencoder_from_its_folder(chain, tmp_path, capsys):
+    place = str(chain.folder / "bundle" / "vae")
+    options = ["--preset", "test", "--start-autoencoder", place, "--out", tmp_path / "run", "--max-minutes", "0"]
+    assert command("train", "autoencoder", *options) == 0
+    assert command("train", "teacher", *options) == 2
+    assert "--start-autoencoder does not change stage=teacher" in capsys.readouterr().err

@@ -24,7 +24,8 @@ class OverlapMap(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map `[B, F, inputs, h, w]` to `[B, F, outputs, h, w]`; beyond the edge, the edge goes on."""
-        return self.conv(_bordered(x.flatten(0, 1))).unflatten(0, x.shape[:2])
+        patches: Tensor = self.conv(_bordered(x.flatten(0, 1))).unflatten(0, x.shape[:2])
+        return patches
 
     @torch.no_grad()
     def fit(self, latent: Tensor, patches: Tensor) -> None:
@@ -61,7 +62,8 @@ class RecallBlock(nn.Module):
     def forward(self, x: Tensor, memory: Tensor) -> Tensor:
         """Map `[T*B, C, H, W]` to the same shape. `memory` `[B, C, H, W]` is the frame before the first."""
         previous = torch.cat([memory, x[: -memory.shape[0]]])
-        return x + self.add(_bend(self.look(torch.cat([x, previous], dim=1))))
+        recalled: Tensor = x + self.add(_bend(self.look(torch.cat([x, previous], dim=1))))
+        return recalled
 
 
 class ShuffleShrink(nn.Module):
@@ -76,7 +78,8 @@ class ShuffleShrink(nn.Module):
         """Map `[T*B, inputs, H, W]` to `[T/time*B, outputs, H/space, W/space]`."""
         x = F.pixel_unshuffle(x, self.space)
         frames = x.unflatten(0, (-1, self.time, batch))
-        return self.conv(torch.cat([frames[:, i].flatten(0, 1) for i in range(self.time)], dim=1))
+        merged: Tensor = self.conv(torch.cat([frames[:, i].flatten(0, 1) for i in range(self.time)], dim=1))
+        return merged
 
 
 class ShuffleGrow(nn.Module):
@@ -112,7 +115,8 @@ class Finish(nn.Module):
     def forward(self, features: Tensor, picture: Tensor) -> Tensor:
         """Map features `[T*B, width, H, W]` and a picture `[T*B, image_channels, H, W]` to the picture's correction."""
         x = _bend(features + self.picture(picture - 0.5))
-        return self.last(_bend(self.middle(x)))
+        correction: Tensor = self.last(_bend(self.middle(x)))
+        return correction
 
 
 def overlapping_encoder(config: AutoencoderConfig, image_channels: int) -> nn.Sequential:
