@@ -9,7 +9,7 @@ from pathlib import Path
 from causvid import Pipeline
 from causvid.media import VideoWriter
 
-SESSION = Path("swan.session")
+SESSION = Path("endless-swan.session")
 
 pipeline = Pipeline.from_pretrained()
 if SESSION.exists():

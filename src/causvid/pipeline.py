@@ -246,6 +246,8 @@ class Pipeline:
     def _check_prompt(self, prompt: str) -> None:
         if not any(character.isalnum() for character in prompt):
             raise ValueError(f"prompt={prompt!r} is empty: say in a few words what to show")
+        if any("\ud800" <= character <= "\udfff" for character in prompt):
+            raise ValueError(f"prompt={prompt!r} is not valid Unicode")
         self.bundle.text_encoder.tokens([prompt])
 
     def _check_batch(self, prompts: Sequence[str], seeds: Sequence[int]) -> None:

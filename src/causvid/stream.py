@@ -105,13 +105,14 @@ class Stream(Iterator[Tensor]):
             return self.session.state()
 
     def restore(self, state: SessionState) -> None:
-        """Return to a state of this stream, or of one of the same model and sizes.
+        """Return to a state of this stream, or of one of the same model and sizes; what could be rewound to is dropped.
 
         Raises:
             ValueError: if the state is of other sizes, or the stream follows a live video.
         """
         with self._lock:
             self.session.restore(state)
+            self._states.clear()
 
     def fork(self) -> "Stream":
         """Return a second stream with the same history and the same future, until one of them is changed.

@@ -10,7 +10,7 @@ import tomllib
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
-from typing import Self
+from typing import Annotated, Self
 
 import tomli_w
 import torch
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from causvid.config import Positive, one_line
 from causvid.engine.request import GenerationOptions, Transition
+from causvid.files.writing import new_file
 from causvid.loading.spec import ModelSpec
 from causvid.models.autoencoder import TIME_FACTOR
 from causvid.stream import Stream
@@ -35,7 +36,7 @@ class Shot(Transition):
     """
 
     at: float = Field(ge=0, allow_inf_nan=False)
-    over: Positive = 1.0
+    over: Annotated[float, Field(gt=0, le=86_400)] = 1.0
     image: str | None = None
 
 
@@ -118,9 +119,8 @@ class Timeline(ModelSpec, GenerationOptions):
         there = self._with_files(lambda name: _seen_from(path.parent, name))
         values = there.model_dump(mode="json", exclude_defaults=True)
         text = tomli_w.dumps(values) if path.suffix.lower() == ".toml" else json.dumps(values, indent=2) + "\n"
-        partial = path.with_name(f".{path.name}.partial")
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
+        with new_file(path) as place:
+            place.write_text(text, encoding="utf-8")
 
     def _with_files(self, rename: Callable[[str], str]) -> "Timeline":
         """Return the timeline with its files named in another way."""
@@ -204,7 +204,13 @@ def record(stream: Stream, *, factor: int) -> Timeline:
     """
     request, geometry, fps = stream.request, stream.session.geometry, stream.fps
     _, height, width = geometry.shape
+    point = stream.session.point
+    if (point.seed, point.strength) != (request.seed, request.strength):
+        raise ValueError("the seed or the strength changed on the way, which a timeline cannot say: save the session")
     files = {name: getattr(request, name) for name in ("image", "after", "source")}
+    unnamed = [name for name, file in files.items() if not isinstance(file, str | Path | None)]
+    if unnamed:
+        raise ValueError(f"{', '.join(unnamed)} was handed over in memory, which a timeline cannot name: give a file")
     named = {name: str(file) for name, file in files.items() if isinstance(file, str | Path)}
     image = named.pop("image", None)
     shots = tuple(

@@ -30,7 +30,7 @@ DISPLAY_WIDTH = 384
 """Pixels a video is enlarged to, or more, when no scale is asked for."""
 
 PromptArgument = Annotated[str, typer.Argument(help="What to show, in a sentence.")]
-OutputOption = Annotated[Path, typer.Option("--output", "-o", help="mp4, webm, mkv (lossless), gif, png, or a folder for PNG frames.")]
+OutputOption = Annotated[Path, typer.Option("--output", "-o", help="mp4, webm, lossless mkv, gif, png, or a folder.")]
 ScaleOption = Annotated[
     int | None, typer.Option(min=1, max=16, help=f"Enlarge. Default: to {DISPLAY_WIDTH} pixels or more.")
 ]

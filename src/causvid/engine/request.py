@@ -58,7 +58,7 @@ class GenerationRequest(GenerationOptions):
 
     prompt: str = Field(description="What to show, in a sentence.")
     image: Any = Field(default=None, description="Start with this picture as the first frame.")
-    rewind_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False, strict=True)] = Field(
+    rewind_seconds: Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False, strict=True)] = Field(
         default=0.0, description="How far back the stream can be rewound; each chunk of it costs a copy of the cache."
     )
 
@@ -95,7 +95,7 @@ class Transition(Settings):
 class PromptChange(Transition):
     """A prompt that takes effect at the next chunk; `chunks` is how many a blend takes."""
 
-    chunks: PositiveInt = 3
+    chunks: Annotated[int, Field(ge=1, le=10_000)] = 3
 
     @property
     def steps(self) -> int:

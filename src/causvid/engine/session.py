@@ -134,7 +134,7 @@ class Session:
         Raises:
             ValueError: if it follows a live video, which cannot be read twice.
         """
-        position = None if self.source is None else self.source.at(self.source.position).position
+        position = None if self.source is None else self.source.saved()
         return SessionState(
             self.request,
             self.geometry,
@@ -152,8 +152,19 @@ class Session:
         Raises:
             ValueError: if the state is of other sizes, or the session follows a live video.
         """
+        if self.source is not None:
+            self.source.saved()
+        for name in ("window", "sink", "shape"):
+            ours, theirs = getattr(self.geometry, name), getattr(state.geometry, name)
+            if ours != theirs:
+                raise ValueError(f"a state with {name}={theirs} does not fit a session with {name}={ours}")
         if (self.source is None) != (state.source is None):
             raise ValueError("a session that follows a video and one that does not cannot take each other's state")
+        if self.source is not None and (self.request.source, self.request.fit) != (
+            state.request.source,
+            state.request.fit,
+        ):
+            raise ValueError("the state follows another video than the session")
         source = None if self.source is None or state.source is None else self.source.at(state.source)
         self.cache.restore(state.cache)
         self.generator.set_state(state.random)

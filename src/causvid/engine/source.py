@@ -71,14 +71,25 @@ class Source:
         self._first, self._chunk = first, chunk
         self._frames = open_at(self.position.frames)
 
+    def saved(self) -> SourcePosition:
+        """Return how far the video was read, for one that can be read again.
+
+        Raises:
+            ValueError: if it comes from a camera or a one-time iterable.
+        """
+        if not self.replayable:
+            raise ValueError(
+                "a stream that follows a live video cannot be rewound, forked or saved, since it plays once"
+            )
+        return self.position
+
     def at(self, position: SourcePosition) -> "Source":
         """Return the same video from another position.
 
         Raises:
             ValueError: if it comes from a camera or a one-time iterable, which cannot be read twice.
         """
-        if not self.replayable:
-            raise ValueError("a stream that follows a live video cannot be rewound, forked or saved: it cannot be read twice")
+        self.saved()
         return Source(
             self._open_at,
             self._autoencoder,
@@ -130,7 +141,10 @@ def open_source(
 
     def open_at(skip: int) -> Iterator[Frame]:
         frames = load_video(video if handed is None else handed, height, width, fps=fps, fit=fit)
-        return itertools.islice(frames, skip, None)
+        for number in range(skip):
+            if next(frames, None) is None:
+                raise ValueError(f"the source has {number} frames now, but {skip} of it were read: it has changed")
+        return frames
 
     replayable = handed is None and not live
     return Source(open_at, autoencoder, first=first, chunk=chunk, device=device, replayable=replayable)

@@ -103,7 +103,8 @@ class Engine:
         One that another thread appends meanwhile waits for the next chunk.
         """
         for _ in range(len(session.queue)):
-            self._apply(session, session.queue.popleft())
+            self._apply(session, session.queue[0])
+            session.queue.popleft()
 
     def _apply(self, session: Session, change: Change) -> None:
         point = session.point
@@ -190,7 +191,7 @@ class Engine:
         pixels, decoder = self.autoencoder.decode_chunk(latents, point.decoder)
         if point.former is not None:
             former, _ = self.autoencoder.decode_chunk(point.former, point.decoder)
-            # Over the square of a step's share of the way: shorter than that a seam shows, longer the prompt comes late.
+            # Over the square of a step's share of the way: a shorter one shows a seam, a longer one is late.
             steps = point.applied[-1].change.steps
             pixels = crossfade(former, pixels, frames=math.ceil(pixels.shape[1] / steps**2))
         if point.residual is not None:

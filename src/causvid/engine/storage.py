@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from causvid.engine.session import SessionState
+from causvid.files.writing import new_file
 
 FORMAT = "causvid session 1"
 
@@ -45,22 +46,20 @@ def save_session(path: Path, state: SessionState, *, model: str) -> None:
     request = state.request
     if request.source is not None and not isinstance(request.source, str | Path):
         raise ValueError("a session that follows frames handed over in memory cannot be saved: give a file as source")
-    named = {name: None for name in ("image", "after") if not isinstance(getattr(request, name), str | Path)}
+    files = {name: getattr(request, name) for name in ("image", "after", "source")}
+    named = {name: os.path.abspath(file) if isinstance(file, str | Path) else None for name, file in files.items()}
     point = replace(state.point, text=None)  # the embedding says it all, and is a fraction of the size
     tensors: dict[str, Tensor] = {}
     values = _flatten(replace(state, request=request.model_copy(update=named), point=point), tensors)
     header = {"format": FORMAT, "model": model, "state": json.dumps(values)}
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    # Copies, since parts of a session share memory, which the format does not allow.
+    whole = {name: part.cpu().clone(memory_format=torch.contiguous_format) for name, part in tensors.items()}
     try:
-        # Copies, since parts of a session share memory, which the format does not allow.
-        whole = {name: part.cpu().clone(memory_format=torch.contiguous_format) for name, part in tensors.items()}
-        save_file(whole, partial, metadata=header)
-        partial.chmod(0o644)
-        os.replace(partial, path)
+        with new_file(path) as place:
+            save_file(whole, place, metadata=header)
+            place.chmod(0o644)
     except SafetensorError as error:
         raise OSError(f"{path} cannot be written: {error}") from None
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def load_session(path: Path, *, model: str, device: torch.device | str = "cpu") -> SessionState:

@@ -42,7 +42,14 @@ def new_folder(folder: Path) -> Iterator[Path]:
 
 @contextmanager
 def new_file(file: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `file`, which it replaces once the block ends without an error."""
+    """Yield a temporary path beside `file`, which it replaces once the block ends without an error.
+
+    Raises:
+        OSError: if `file` is a folder, a device or another thing that a file must not replace.
+    """
+    file = file.resolve()
+    if file.exists() and not file.is_file():
+        raise OSError(f"{file} is not a regular file: choose another name")
     file.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{file.name}.", dir=file.parent) as name:
         place = Path(name) / file.name
