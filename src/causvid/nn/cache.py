@@ -4,10 +4,10 @@ Letters: D depth (blocks), B batch (one row a stream), S slots = sink + window f
 
 A row fills its S slots in order; then each new frame replaces the oldest of the window, a ring. Behind the filled slots
 lies the tail, where a pass writes the keys of the chunk being generated, so no pass copies the history. Denoising
-leaves the history alone; one commit a chunk moves the tail into slots. The order of slots does not matter to attention, and keys
-are stored rotated at their absolute frame, which keeps serving while the window slides since rotary attention depends
-on distance alone. Only the sink, whose distance would grow without bound, is re-rotated, once a commit, from a copy
-that is never rotated twice.
+leaves the history alone; one commit a chunk moves the tail into slots. The order of slots does not matter to
+attention, and keys are stored rotated at their absolute frame, which keeps serving while the window slides since rotary
+attention depends on distance alone. Only the sink, whose distance would grow without bound, is re-rotated, once a
+commit, from a copy that is never rotated twice.
 
 What the tensors' shapes depend on (how many slots are filled) is known to the host and stops changing once the window
 is full: one compiled graph then serves every chunk. Positions reach the device as tensors.
