@@ -311,3 +311,35 @@ def test_states_differ_by_value_not_by_use(small: Pipeline) -> None:
     expected = rest(b)
     b.restore(mixed)
     assert not torch.equal(rest(b), expected)
+
+
+def test_a_state_of_other_sizes_or_another_video_is_refused(small: Pipeline) -> None:
+    stream = begin(small, window=3)
+    take(stream, 2)
+    with pytest.raises(ValueError, match="window=3 does not fit a session with window=6"):
+        begin(small, window=6).restore(stream.snapshot())
+    one, other = (begin(small, seconds=None, source=[frame + n for frame in CLIP]) for n in (0, 1))
+    with pytest.raises(ValueError, match="follows another video"):
+        one.restore(other.snapshot())
+
+
+def test_what_a_timeline_cannot_say_is_not_recorded(small: Pipeline) -> None:
+    with pytest.raises(ValueError, match="after was handed over in memory"):
+        small.record(begin(small, after=CLIP))
+    stream = begin(small)
+    take(stream, 1)
+    stream.adjust(seed=7)
+    take(stream, 1)
+    with pytest.raises(ValueError, match="the seed or the strength changed"):
+        small.record(stream)
+
+
+def test_restoring_forgets_what_could_be_rewound_to(small: Pipeline) -> None:
+    stream = begin(small, rewind_seconds=6.0)
+    take(stream, 2)
+    state = stream.snapshot()
+    for _ in range(5):
+        take(stream, 1)
+        stream.restore(state)
+    take(stream, 1)
+    assert len(stream._states) == 1 and stream.rewind(1) == 12

@@ -8,6 +8,7 @@ moment as a value, which later chunks do not change; it goes to disk and back (`
 
 from collections import deque
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -160,10 +161,7 @@ class Session:
                 raise ValueError(f"a state with {name}={theirs} does not fit a session with {name}={ours}")
         if (self.source is None) != (state.source is None):
             raise ValueError("a session that follows a video and one that does not cannot take each other's state")
-        if self.source is not None and (self.request.source, self.request.fit) != (
-            state.request.source,
-            state.request.fit,
-        ):
+        if self.source is not None and not _follows_same(self.request, state.request):
             raise ValueError("the state follows another video than the session")
         source = None if self.source is None or state.source is None else self.source.at(state.source)
         self.cache.restore(state.cache)
@@ -176,3 +174,10 @@ class Session:
         fork = replace(self, cache=self.cache.like(), generator=torch.Generator(), queue=deque())
         fork.restore(self.state())
         return fork
+
+
+def _follows_same(one: GenerationRequest, other: GenerationRequest) -> bool:
+    """Tell whether two requests start their chunks from the same video; frames in memory are the same if one object."""
+    a, b = one.source, other.source
+    named = isinstance(a, str | Path) and isinstance(b, str | Path) and str(a) == str(b)
+    return one.fit == other.fit and (a is b or named)
