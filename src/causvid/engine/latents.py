@@ -1,15 +1,14 @@
 """Clean latents of a run as a file: to be decoded again by another autoencoder, or to be continued."""
 
 import math
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
+from causvid.files.writing import write_tensors
 from causvid.media import to_bytes
 from causvid.models.autoencoder import Autoencoder, AutoencoderState
 
@@ -22,15 +21,7 @@ def save_latents(path: Path, latents: Tensor, *, fps: float) -> None:
     Raises:
         OSError: if it cannot be written.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        save_file({"latents": latents.cpu().contiguous()}, partial, metadata={"fps": repr(fps)})
-        partial.chmod(0o644)
-        os.replace(partial, path)
-    except SafetensorError as error:
-        raise OSError(f"{path} cannot be written: {error}") from None
-    finally:
-        partial.unlink(missing_ok=True)
+    write_tensors(path, {"latents": latents}, {"fps": repr(fps)})
 
 
 def load_latents(path: Path) -> tuple[Tensor, float]:

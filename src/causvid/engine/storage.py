@@ -15,11 +15,10 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 import torch
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from causvid.engine.session import SessionState
-from causvid.files.writing import new_file
+from causvid.files.writing import write_tensors
 
 FORMAT = "causvid session 1"
 
@@ -52,14 +51,7 @@ def save_session(path: Path, state: SessionState, *, model: str) -> None:
     tensors: dict[str, Tensor] = {}
     values = _flatten(replace(state, request=request.model_copy(update=named), point=point), tensors)
     header = {"format": FORMAT, "model": model, "state": json.dumps(values)}
-    # Copies, since parts of a session share memory, which the format does not allow.
-    whole = {name: part.cpu().clone(memory_format=torch.contiguous_format) for name, part in tensors.items()}
-    try:
-        with new_file(path) as place:
-            save_file(whole, place, metadata=header)
-            place.chmod(0o644)
-    except SafetensorError as error:
-        raise OSError(f"{path} cannot be written: {error}") from None
+    write_tensors(path, tensors, header)
 
 
 def load_session(path: Path, *, model: str, device: torch.device | str = "cpu") -> SessionState:

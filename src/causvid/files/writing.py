@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -55,6 +56,21 @@ def new_file(file: Path) -> Iterator[Path]:
         place = Path(name) / file.name
         yield place
         os.replace(place, file)
+
+
+def write_tensors(file: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write a safetensors file that appears whole or not at all; tensors may share memory and be on any device.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
+    whole = {name: part.cpu().clone(memory_format=torch.contiguous_format) for name, part in tensors.items()}
+    try:
+        with new_file(file) as place:
+            save_file(whole, place, metadata=dict(metadata))
+            place.chmod(0o644)
+    except SafetensorError as error:
+        raise OSError(f"{file} cannot be written: {error}") from None
 
 
 def write_weights(folder: Path, settings: Mapping[str, Any], entries: Mapping[str, Entry], read: Read) -> None:
