@@ -23,7 +23,7 @@ def step_generator(
 def lend_seed(generator: torch.Generator) -> Iterator[None]:
     """Seed the CPU's global generator from an explicit one, and restore its state at the end of the `with` block.
 
-    For starting weights that torch or transformers draw themselves.
+    For starting weights that torch draws itself.
     """
     seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
     with torch.random.fork_rng(devices=[]):

@@ -80,7 +80,6 @@ def test_wans_own_file_is_the_same_encoder_bit_for_bit(tmp_path: Path) -> None:
     assert torch.equal(again.embed(CAPTIONS[2:]), text.embed(CAPTIONS[2:]))
     own = text.encoder.state_dict()
     assert all(torch.equal(tensor, own[name]) for name, tensor in again.encoder.state_dict().items())
-    assert again.encoder.shared.weight is again.encoder.encoder.embed_tokens.weight
 
     text.encoder.bfloat16()
     half = load_text_encoder(wan_file(text, tmp_path / "models_t5.pth"), tmp_path / "tokenizer", dtype=None)
@@ -129,17 +128,17 @@ def test_the_encoder_may_stay_on_the_cpu(tmp_path: Path) -> None:
     assert text.embed(["a red swan"], "meta").device.type == "meta"
 
 
-def test_the_tokenizer_file_is_read_as_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_tokenizer_file_is_read_as_it_stands(tmp_path: Path) -> None:
     tokenizer = train_tokenizer(CAPTIONS)
-    tokenizer.save_pretrained(tmp_path)
+    tokenizer.save(tmp_path, max_tokens=11)
     settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
     hostile = {"auto_map": {"AutoTokenizer": ["evil.Tokenizer", None]}, "tokenizer_class": "Evil"}
     settings["pad_token"] = {"content": "<pad>", "special": True}
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({**settings, **hostile}))
     (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'it ran')!r}, 'w')\nclass Tokenizer: pass\n")
-    again = read_tokenizer(tmp_path)
-    assert again(CAPTIONS)["input_ids"] == tokenizer(CAPTIONS)["input_ids"]
-    assert (again.pad_token_id, again.eos_token_id, again.unk_token_id) == (0, 1, 2)
+    again, length = read_tokenizer(tmp_path)
+    assert again(CAPTIONS) == tokenizer(CAPTIONS) and length == 11
+    assert (again.pad, again.end, again.unknown) == ("<pad>", "</s>", "<unk>")
     (tmp_path / "tokenizer.json").unlink()
     with pytest.raises(ValueError, match="holds no readable tokenizer"):
         read_tokenizer(tmp_path)

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import UMT5Config, UMT5EncoderModel
 
 from causvid.config import AutoencoderConfig, GenerationConfig, TransformerConfig
 from causvid.engine.memory import peak_bytes, weight_bytes
@@ -26,6 +25,7 @@ from causvid.loading.weights import sniff, working_dtype
 from causvid.models.text import WAN_TOKENS, umt5_config
 from causvid.models.tiny_autoencoder import TinyAutoencoder
 from causvid.models.transformer import TextKeys, Transformer
+from causvid.models.umt5 import UMT5Config, UMT5Encoder
 from causvid.models.wan_autoencoder import WanAutoencoder
 from causvid.preset import Preset, load_preset
 
@@ -104,7 +104,7 @@ class Sketch:
             transformer = weight_bytes(Transformer(self.config), choice.dtype)
         memory, decoding = self._decoder(choice, size, first_only=chunks == 1)
         encoder, ids = self.text.to(choice.dtype), torch.empty(1, self.tokens, dtype=torch.int64, device="meta")
-        embedding = 0 if away else peak_bytes(lambda: encoder(input_ids=ids))
+        embedding = 0 if away else peak_bytes(lambda: encoder(ids, ids.bool()))
         return Plan(
             parts={
                 "transformer": transformer,
@@ -211,8 +211,7 @@ def _autoencoder(settings: Mapping[str, Any], *, tiny: bool) -> TinyAutoencoder 
         return WanAutoencoder(AutoencoderKLWan.from_config(sizes)).eval()
 
 
-def _text_encoder(config: UMT5Config) -> nn.Module:
+def _text_encoder(config: UMT5Config) -> UMT5Encoder:
     """Make a text encoder without contents."""
     with torch.device("meta"):
-        encoder: nn.Module = UMT5EncoderModel(config)
-    return encoder.eval()
+        return UMT5Encoder(config).eval()

@@ -73,37 +73,42 @@ def write_tensors(file: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
         raise OSError(f"{file} cannot be written: {error}") from None
 
 
-def write_weights(folder: Path, settings: Mapping[str, Any], entries: Mapping[str, Entry], read: Read) -> None:
+def write_weights(
+    folder: Path, settings: Mapping[str, Any], entries: Mapping[str, Entry], read: Read, *, file: str = WEIGHTS
+) -> None:
     """Fill a folder with `config.json` and weights as diffusers does, in shards if they are large.
 
     Args:
+        file: the name of the weights, where they are one file; transformers has another than diffusers.
         entries: name → shape and type of all weights. read: yields those of some names; memory holds one shard.
     """
     from huggingface_hub import split_torch_state_dict_into_shards
 
     folder.mkdir(exist_ok=True)
     write_json(folder / "config.json", settings)
-    stem, suffix = WEIGHTS.split(".")
+    stem, suffix = file.split(".")
     plan = split_torch_state_dict_into_shards(
         {name: torch.empty(entry.shape, dtype=entry.dtype, device="meta") for name, entry in entries.items()},
         filename_pattern=f"{stem}{{suffix}}.{suffix}",
         max_shard_size=SHARD_BYTES,
     )
-    for file, names in plan.filename_to_tensors.items():
-        save_file(dict(read(names)), folder / file, metadata={"format": "pt"})
+    for shard, names in plan.filename_to_tensors.items():
+        save_file(dict(read(names)), folder / shard, metadata={"format": "pt"})
     if plan.is_sharded:
         index = {"metadata": plan.metadata, "weight_map": plan.tensor_to_filename}
-        write_json(folder / f"{WEIGHTS}{INDEX}", index)
+        write_json(folder / f"{file}{INDEX}", index)
 
 
-def write_state(folder: Path, settings: Mapping[str, Any], state: Mapping[str, Tensor], dtype: torch.dtype) -> None:
+def write_state(
+    folder: Path, settings: Mapping[str, Any], state: Mapping[str, Tensor], dtype: torch.dtype, *, file: str = WEIGHTS
+) -> None:
     """Write a new folder of `config.json` and a state dict, stored as `dtype`."""
     entries = {name: Entry(tensor.shape, dtype) for name, tensor in state.items()}
 
     def read(names: Sequence[str]) -> Iterator[tuple[str, Tensor]]:
         return ((name, state[name].detach().to("cpu", dtype).contiguous()) for name in names)
 
-    write_weights(folder, settings, entries, read)
+    write_weights(folder, settings, entries, read, file=file)
 
 
 def write_json(file: Path, value: Mapping[str, Any]) -> None:

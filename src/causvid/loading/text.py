@@ -1,18 +1,19 @@
 """Text encoders from and to files: UMT5 as transformers or as Wan 2.1 names it, and its tokenizer. No code runs."""
 
-import logging
 import re
 from pathlib import Path
-from typing import cast
 
 import torch
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
-from transformers.utils import logging as progress
+from pydantic import ValidationError
 
+from causvid.config import one_line
 from causvid.files.checkpoint import Checkpoint, open_checkpoint, read_json
+from causvid.files.writing import write_state
 from causvid.loading.names import check_shapes
 from causvid.loading.spec import Placement
 from causvid.models.text import WAN_TOKENS, EncoderOnDemand, TextEncoder
+from causvid.models.tokenizer import FILE, Tokenizer
+from causvid.models.umt5 import UMT5Config, UMT5Encoder
 
 # transformers, Wan's original
 _OUTSIDE = {"shared": "token_embedding", "encoder.final_layer_norm": "norm"}
@@ -25,6 +26,7 @@ _IN_BLOCK = {
     "layer.1.DenseReluDense.wi_1": "ffn.fc1",
     "layer.1.DenseReluDense.wo": "ffn.fc2",
 }
+# transformers writes the table of tokens a second time under this name.
 _TIED = "encoder.embed_tokens.weight"
 _BLOCK = re.compile(r"encoder\.block\.(\d+)\.(.+)\.weight")
 _SPECIAL_TOKENS = ("pad_token", "eos_token", "unk_token")
@@ -50,10 +52,9 @@ def load_text_encoder(
     Raises:
         ValueError: if a file is missing or damaged, or a weight is missing or of a wrong shape.
     """
-    words = read_tokenizer(tokenizer)
-    length = words.model_max_length
+    words, length = read_tokenizer(tokenizer)
     # transformers says 1e30 where the tokenizer names no length.
-    max_tokens = length if length is not None and length < 100_000 else WAN_TOKENS
+    max_tokens = int(length) if length is not None and 0 < length < 100_000 else WAN_TOKENS
     if placement == "release":
         config = read_umt5_config(encoder)
         network = EncoderOnDemand(lambda: _read_umt5(encoder, dtype, device), config, device=torch.device(device))
@@ -65,39 +66,36 @@ def load_text_encoder(
 def save_text_encoder(text: TextEncoder, encoder_folder: Path, tokenizer_folder: Path, *, dtype: torch.dtype) -> None:
     """Write both folders as transformers does, the weights stored as `dtype`."""
     encoder = text.encoder.read() if isinstance(text.encoder, EncoderOnDemand) else text.encoder
-    here = encoder.dtype
-    state = {name: tensor.detach().to(dtype) for name, tensor in encoder.state_dict().items()}
-    encoder.config.dtype = dtype
-    level, bars = progress.get_verbosity(), progress.is_progress_bar_enabled()
-    progress.set_verbosity(logging.CRITICAL)  # what goes wrong is raised
-    progress.disable_progress_bar()
-    try:
-        encoder.save_pretrained(encoder_folder, state_dict=state)
-        text.tokenizer.save_pretrained(tokenizer_folder)
-    finally:
-        encoder.config.dtype = here
-        progress.set_verbosity(level)
-        if bars:
-            progress.enable_progress_bar()
+    settings = {
+        "architectures": ["UMT5EncoderModel"],
+        "model_type": "umt5",
+        "dtype": str(dtype).removeprefix("torch."),
+        **encoder.config.model_dump(mode="json"),
+    }
+    write_state(encoder_folder, settings, encoder.state_dict(), dtype, file="model.safetensors")
+    text.tokenizer.save(tokenizer_folder, max_tokens=text.max_tokens)
 
 
-def read_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """Read a tokenizer: its `tokenizer.json` as it stands, or what transformers makes of an older kind's files.
+def read_tokenizer(folder: Path) -> tuple[Tokenizer, float | None]:
+    """Read a tokenizer from its `tokenizer.json`, and how many tokens it says a prompt has.
 
     Raises:
         ValueError: if a file is missing or damaged.
     """
+    from tokenizers import Tokenizer as Rules
+
     settings = read_json(folder / "tokenizer_config.json")
-    file = folder / "tokenizer.json"
+    file = folder / FILE
     try:
         if not file.is_file():
-            loaded = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
-            return cast(PreTrainedTokenizerBase, loaded)
-        special = {name: settings[name] for name in _SPECIAL_TOKENS if settings.get(name) is not None}
+            raise ValueError(f"{FILE} is missing; fetch it too, a model of sentencepiece alone is not read")
+        rules = Rules.from_file(str(file))
+        found = (settings.get(name) for name in _SPECIAL_TOKENS)
         # transformers writes a token alone, or with how it is matched.
-        special = {name: token if isinstance(token, str) else token["content"] for name, token in special.items()}
+        pad, end, unknown = (token["content"] if isinstance(token, dict) else token for token in found)
+        pad = pad or (rules.padding or {}).get("pad_token", "")
         length = settings.get("model_max_length")
-        return PreTrainedTokenizerFast(tokenizer_file=str(file), model_max_length=length, **special)
+        return Tokenizer(rules, pad=pad, end=end, unknown=unknown), None if length is None else float(length)
     except Exception as error:  # tokenizers raises its errors as plain Exceptions
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(f"{folder} holds no readable tokenizer: {reason}") from error
@@ -111,21 +109,17 @@ def read_umt5_config(place: Path) -> UMT5Config:
     """
     if not place.is_dir():
         return _infer_config(open_checkpoint(place))
-    settings = read_json(place / "config.json")
-    # transformers fetches and runs an attention kernel that a config.json names.
-    settings = {name: value for name, value in settings.items() if "_implementation" not in name}
     try:
-        return UMT5Config.from_dict(settings)
-    except Exception as error:  # settings of another model make transformers raise anything
-        raise ValueError(f"{place / 'config.json'}: {' '.join(str(error).split())}") from error
+        return UMT5Config.model_validate(read_json(place / "config.json"))
+    except ValidationError as error:
+        raise ValueError(f"{place / 'config.json'}: {one_line(error)}") from None
 
 
-def _read_umt5(place: Path, dtype: torch.dtype | None, device: torch.device | str) -> UMT5EncoderModel:
+def _read_umt5(place: Path, dtype: torch.dtype | None, device: torch.device | str) -> UMT5Encoder:
     config, checkpoint = read_umt5_config(place), open_checkpoint(place)
     with torch.device("meta"):
-        encoder = UMT5EncoderModel(config)
-    weights = [name for name in encoder.state_dict() if name != _TIED]
-    names = {name if place.is_dir() else _wan_name(name): name for name in weights}
+        encoder = UMT5Encoder(config)
+    names = {name if place.is_dir() else _wan_name(name): name for name in encoder.state_dict()}
     # A whole UMT5 has a decoder too, which a folder of transformers' may hold.
     skipped = (_TIED, "decoder.", "lm_head.") if place.is_dir() else ()
     entries = checkpoint.sections.get("", {})
@@ -139,10 +133,8 @@ def _read_umt5(place: Path, dtype: torch.dtype | None, device: torch.device | st
     state: dict[str, torch.Tensor] = {}
     for some, kind in ((found.keys() - wide, dtype), (wide, torch.float32)):
         state |= {names[name]: tensor for name, tensor in checkpoint.read(sorted(some), dtype=kind, device=device)}
-    encoder.load_state_dict(state | {_TIED: state["shared.weight"]}, assign=True)
-    encoder.tie_weights()
-    encoder.eval()
-    return encoder
+    encoder.load_state_dict(state, assign=True)
+    return encoder.eval()
 
 
 def _infer_config(checkpoint: Checkpoint) -> UMT5Config:

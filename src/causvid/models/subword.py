@@ -2,9 +2,7 @@
 
 from collections.abc import Iterable
 
-from transformers import PreTrainedTokenizerFast
-
-from causvid.models.text import END, PAD
+from causvid.models.tokenizer import END, PAD, Tokenizer
 
 VOCABULARY = 1200
 """Tokens at most: the bytes, the special tokens, and pieces of words in order of how often the captions join them."""
@@ -12,7 +10,7 @@ RARE = 8
 """A piece must be this frequent, so that words of the captions are whole and slips of the pen are not."""
 
 
-def train_subword_tokenizer(captions: Iterable[str], *, size: int = VOCABULARY) -> PreTrainedTokenizerFast:
+def train_subword_tokenizer(captions: Iterable[str], *, size: int = VOCABULARY) -> Tokenizer:
     """Make a byte-pair tokenizer of at most `size` tokens from `captions`.
 
     Text is lowercased, split at white space and punctuation, and punctuation is dropped, as `train_tokenizer` does; a
@@ -23,12 +21,13 @@ def train_subword_tokenizer(captions: Iterable[str], *, size: int = VOCABULARY) 
     Raises:
         ValueError: if the captions hold no word, or `size` has no room for pieces.
     """
-    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+    from tokenizers import Tokenizer as Rules
+    from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
     specials, alphabet = [PAD, END], pre_tokenizers.ByteLevel.alphabet()
     if size <= len(specials) + len(alphabet):
         raise ValueError(f"size={size} has no room for pieces, expected more than {len(specials) + len(alphabet)}")
-    tokenizer = Tokenizer(models.BPE())
+    tokenizer = Rules(models.BPE())
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -52,4 +51,4 @@ def train_subword_tokenizer(captions: Iterable[str], *, size: int = VOCABULARY) 
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"$A {END}", special_tokens=[(END, specials.index(END))]
     )
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=PAD, eos_token=END)
+    return Tokenizer(tokenizer, pad=PAD, end=END)

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerBase
 
 from causvid.data.dataset import Dataset
 from causvid.data.latent_folder import LatentFolder
@@ -26,6 +25,7 @@ from causvid.loading.text import load_text_encoder, save_text_encoder
 from causvid.models.subword import train_subword_tokenizer
 from causvid.models.text import TextEncoder, train_tokenizer
 from causvid.models.tiny_autoencoder import TinyAutoencoder
+from causvid.models.tokenizer import Tokenizer
 from causvid.models.transformer import Transformer
 from causvid.models.wan_autoencoder import WanAutoencoder
 from causvid.nn.chunks import chunk_layout
@@ -77,7 +77,7 @@ def compile_blocks(model: Transformer) -> None:
         block.compile(dynamic=False)
 
 
-def new_tokenizer(world: World) -> PreTrainedTokenizerBase:
+def new_tokenizer(world: World) -> Tokenizer:
     """Train a tokenizer on a world's captions: whole words, or subwords for the rich language."""
     return (train_subword_tokenizer if world.language == "rich" else train_tokenizer)(corpus(world))
 
@@ -234,8 +234,8 @@ class Roles:
 
     def _check_words(self, encoder: TextEncoder) -> None:
         preset = self.preset
-        known = encoder.tokenizer.get_vocab()
-        if preset.world is not None and known != new_tokenizer(world_of(preset)).get_vocab():
+        known = encoder.tokenizer.vocabulary()
+        if preset.world is not None and known != new_tokenizer(world_of(preset)).vocabulary():
             raise ValueError(f"start={preset.start} knows other words than the world of preset={preset.name}")
 
 
