@@ -187,7 +187,7 @@ def test_ctrl_c_before_the_first_chunk_leaves_nothing(
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (["generate", " ", "-o", "a.mp4"], "prompt is empty"),
+        (["generate", " ", "-o", "a.mp4"], "prompt=' ' is empty"),
         (["generate", "a swan", "-o", "a.avi"], "unknown suffix '.avi'"),
         (["generate", "a swan", "-o", "missing/a.mp4"], "does not exist: missing"),
         (["generate", "a swan", "-o", "a.mp4", "--scale", "0"], "--scale"),

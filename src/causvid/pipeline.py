@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from causvid.engine.limits import latent_size, own_sigmas, pixel_length, teacher_sigmas
-from causvid.engine.request import GenerationRequest
+from causvid.engine.request import GenerationRequest, check_prompt
 from causvid.engine.session import Session
 from causvid.engine.solver import guided_velocity, solve
 from causvid.engine.source import load_image
@@ -244,10 +244,7 @@ class Pipeline:
         return self.bundle.text_encoder.embed([prompt], weight.device).to(weight.dtype)
 
     def _check_prompt(self, prompt: str) -> None:
-        if not any(character.isalnum() for character in prompt):
-            raise ValueError(f"prompt={prompt!r} is empty: say in a few words what to show")
-        if any("\ud800" <= character <= "\udfff" for character in prompt):
-            raise ValueError(f"prompt={prompt!r} is not valid Unicode")
+        check_prompt(prompt)
         self.bundle.text_encoder.tokens([prompt])
 
     def _check_batch(self, prompts: Sequence[str], seeds: Sequence[int]) -> None:

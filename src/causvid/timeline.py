@@ -10,19 +10,20 @@ import tomllib
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Self
+from typing import TYPE_CHECKING, Annotated, Self
 
 import tomli_w
-import torch
 from pydantic import Field, ValidationError, model_validator
-from torch import Tensor
 
 from causvid.config import Positive, one_line
 from causvid.engine.request import GenerationOptions, Transition
-from causvid.files.writing import new_file
 from causvid.loading.spec import ModelSpec
-from causvid.models.autoencoder import TIME_FACTOR
-from causvid.stream import Stream
+
+# A timeline is read and refused before torch is imported, which takes seconds.
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from causvid.stream import Stream
 
 SUFFIXES = (".toml", ".json")
 LARGEST = 2**20
@@ -115,6 +116,8 @@ class Timeline(ModelSpec, GenerationOptions):
         Raises:
             ValueError: for another suffix.
         """
+        from causvid.files.writing import new_file
+
         path = check_suffix(Path(file))
         there = self._with_files(lambda name: _seen_from(path.parent, name))
         values = there.model_dump(mode="json", exclude_defaults=True)
@@ -148,7 +151,7 @@ def _seen_from(folder: Path, name: str) -> str:
 
 def versions() -> dict[str, str]:
     """Return what a video is made with here and now."""
-    return {"causvid": version("causvid"), "torch": torch.__version__}
+    return {"causvid": version("causvid"), "torch": version("torch")}
 
 
 def check_suffix(path: Path) -> Path:
@@ -158,13 +161,13 @@ def check_suffix(path: Path) -> Path:
     return path
 
 
-class Playback(Iterator[Tensor]):
+class Playback(Iterator["Tensor"]):
     """A timeline being played: each `next` makes a chunk and returns its frames, uint8 `[T, H, W, 3]`, on the CPU.
 
     A shot starts with the first chunk that starts at its time or later.
     """
 
-    def __init__(self, timeline: Timeline, start: Callable[[Shot, int, int], Stream], *, fps: float) -> None:
+    def __init__(self, timeline: Timeline, start: Callable[[Shot, int, int], "Stream"], *, fps: float) -> None:
         """Start the first shot. start: makes the stream of a shot, so many pixel frames long, with a seed."""
         self.timeline, self.fps = timeline, fps
         self.length = max(1, round(timeline.seconds * fps))
@@ -174,11 +177,11 @@ class Playback(Iterator[Tensor]):
         self.stream = start(timeline.shots[0], self.length, timeline.seed)
 
     @property
-    def latent(self) -> Tensor | None:
+    def latent(self) -> "Tensor | None":
         """Return the newest chunk before decoding, `[1, F, C, H, W]`; None before the first."""
         return self.stream.latent
 
-    def __next__(self) -> Tensor:
+    def __next__(self) -> "Tensor":
         if self.frames >= self.length:
             raise StopIteration
         while self._waiting and round(self._waiting[0].at * self.fps) <= self.frames:
@@ -192,16 +195,20 @@ class Playback(Iterator[Tensor]):
             seed = self.timeline.seed + self.timeline.shots.index(shot)
             self.stream = self._start(shot, self.length - self.frames, seed)
             return
+        from causvid.models.autoencoder import TIME_FACTOR
+
         chunks = max(1, round(shot.over * self.fps / (TIME_FACTOR * self.stream.session.geometry.chunk)))
         self.stream.set_prompt(chunks=chunks, **shot.model_dump(include=set(Transition.model_fields)))
 
 
-def record(stream: Stream, *, factor: int) -> Timeline:
+def record(stream: "Stream", *, factor: int) -> Timeline:
     """Return the timeline that plays a stream again, as far as it has come: its seed, its prompts, its settings.
 
     Args:
         factor: pixels of a latent position.
     """
+    from causvid.models.autoencoder import TIME_FACTOR
+
     request, geometry, fps = stream.request, stream.session.geometry, stream.fps
     _, height, width = geometry.shape
     point = stream.session.point

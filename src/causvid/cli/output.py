@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from causvid.cli.options import load_pipeline, progress_bar
+from causvid.engine.request import LATENTS
 from causvid.interrupt import gentle_interrupt
 from causvid.loading.spec import ModelSpec
 from causvid.media import VideoWriter, check_target
@@ -50,14 +51,13 @@ class Keeping:
 
     def check(self, output: Path) -> None:
         """Raise an error unless all of it can be written; touch nothing."""
-        from causvid.engine.latents import SUFFIX
         from causvid.timeline import check_suffix
 
         check_target(output)
         if self.save_timeline is not None:
             check_suffix(self.save_timeline)
-        if self.latents is not None and self.latents.suffix != SUFFIX:
-            raise ValueError(f"latents={self.latents} has suffix {self.latents.suffix!r}, expected {SUFFIX}")
+        if self.latents is not None and self.latents.suffix != LATENTS:
+            raise ValueError(f"latents={self.latents} has suffix {self.latents.suffix!r}, expected {LATENTS}")
         for path in filter(None, (self.save_timeline, self.latents)):
             if not path.parent.is_dir():
                 raise FileNotFoundError(f"the folder of {path} does not exist")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from causvid.cli.early import check_files, check_model, check_request
 from causvid.cli.options import DeviceOption, Generation, Options, Parts, find_device, flat
 from causvid.cli.output import (
     Keeping,
@@ -19,6 +20,7 @@ from causvid.cli.output import (
     play_timeline,
     write_video,
 )
+from causvid.engine.request import LATENTS
 from causvid.loading.spec import ModelSpec
 from causvid.media import check_target, probe, read_video
 from causvid.media.clip import camera
@@ -47,6 +49,8 @@ def extend(
 ) -> None:
     """Continue a video: the file holds it, at the model's size and rate, and what follows."""
     keeping.check(output)
+    check_request(prompt, parts, seconds=seconds, **options)
+    check_files(video)
     pipeline = load(parts, device)
     timeline = make_timeline(pipeline, parts, {"prompt": prompt}, seconds=seconds, after=video, **options)
     before = iter(()) if only_new else _given(pipeline, video, timeline)
@@ -72,11 +76,13 @@ def translate(
 ) -> None:
     """Video-to-video: regenerate a video chunk by chunk as a sentence says, keeping what it shows where."""
     keeping.check(output)
+    if strength is not None:
+        options["strength"] = strength
+    check_request(prompt, parts, seconds=seconds, **options)
+    check_files(video)
     pipeline = load(parts, device)
     if seconds is None:
         seconds = _length(video, pipeline.fps, pipeline.generation.max_seconds)
-    if strength is not None:
-        options["strength"] = strength
     timeline = make_timeline(pipeline, parts, {"prompt": prompt}, seconds=seconds, source=video, adapt=adapt, **options)
     play_timeline(pipeline, timeline, output, keeping)
 
@@ -95,6 +101,9 @@ def play(
 
     found = Timeline.load(timeline)
     parts = {name: getattr(found, name) if value is None else value for name, value in parts.items()}
+    check_model(parts)
+    for shot in found.shots:
+        check_files(shot.image)
     pipeline = load(parts, device)
     play_timeline(pipeline, found.model_copy(update=named(parts, pipeline)), output, keeping)
 
@@ -109,6 +118,9 @@ def decode(
 ) -> None:
     """Decode the latents of a run into a video; of the model, only the autoencoder is read."""
     check_target(output)
+    check_model(parts)
+    if not latents.exists():
+        raise ValueError(f"latents {latents} is missing")
     from causvid.engine.latents import decode_latents, load_latents
     from causvid.loading.assemble import load_autoencoder
 
@@ -122,10 +134,10 @@ def decode(
 
 def _given(pipeline: "Pipeline", video: str, timeline: "Timeline") -> Iterator[Any]:
     """Yield the frames of the given video as the model sees them, uint8 [T, H, W, 3]."""
-    from causvid.engine.latents import SUFFIX, decode_latents, load_latents
+    from causvid.engine.latents import decode_latents, load_latents
 
     own = pipeline.generation
-    if Path(video).suffix == SUFFIX:
+    if Path(video).suffix == LATENTS:
         latents, _ = load_latents(Path(video))
         device = pipeline.bundle.transformer.patch_in.weight.device
         yield from decode_latents(pipeline.bundle.autoencoder, latents, chunk=own.chunk, device=device)

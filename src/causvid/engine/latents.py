@@ -12,8 +12,6 @@ from causvid.files.writing import write_tensors
 from causvid.media import to_bytes
 from causvid.models.autoencoder import Autoencoder, AutoencoderState
 
-SUFFIX = ".safetensors"
-
 
 def save_latents(path: Path, latents: Tensor, *, fps: float) -> None:
     """Write latents `[1, F, C, h, w]` of a video of `fps` frames a second; the file appears whole or not at all.

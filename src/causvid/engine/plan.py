@@ -28,6 +28,7 @@ from causvid.models.transformer import TextKeys, Transformer
 from causvid.models.umt5 import UMT5Config, UMT5Encoder
 from causvid.models.wan_autoencoder import WanAutoencoder
 from causvid.preset import Preset, load_preset
+from causvid.seeding import without_contents
 
 _UMT5_WORDS = 256_384
 _WORLD_WORDS = 512
@@ -100,7 +101,7 @@ class Sketch:
         # A cache has slots and a tail for the chunk in work, and the keys of the sink once more, unrotated.
         held = 2 * (capacity + max(first, chunk)) + choice.sink
         keys = self.config.dim * self.config.layers * choice.dtype.itemsize
-        with torch.device("meta"):
+        with without_contents():
             transformer = weight_bytes(Transformer(self.config), choice.dtype)
         memory, decoding = self._decoder(choice, size, first_only=chunks == 1)
         encoder, ids = self.text.to(choice.dtype), torch.empty(1, self.tokens, dtype=torch.int64, device="meta")
@@ -133,7 +134,7 @@ class Sketch:
     def _pass(self, choice: Choice, seen: int, size: int) -> int:
         """Run a denoising pass and a commit through one block: each frees what it took before the next."""
         latent = self._latent(size, choice)
-        with torch.device("meta"):
+        with without_contents():
             model = Transformer(self.config.model_copy(update={"layers": 1})).to(choice.dtype)
             text = torch.empty(1, self.tokens, self.config.heads, self.config.head_dim, dtype=choice.dtype)
             levels = torch.empty(1, size)
@@ -201,7 +202,7 @@ def sketch_files(spec: ModelSpec) -> Sketch:
 def _autoencoder(settings: Mapping[str, Any], *, tiny: bool) -> TinyAutoencoder | WanAutoencoder:
     """Make an autoencoder without contents: taew2_1's, that of a config.json, or else Wan's."""
     sizes = {name: value for name, value in settings.items() if not name.startswith("_")}
-    with torch.device("meta"):
+    with without_contents():
         if tiny:
             return TinyAutoencoder(AutoencoderConfig()).eval()
         if settings.get("_class_name") == TINY:
@@ -213,5 +214,5 @@ def _autoencoder(settings: Mapping[str, Any], *, tiny: bool) -> TinyAutoencoder 
 
 def _text_encoder(config: UMT5Config) -> UMT5Encoder:
     """Make a text encoder without contents."""
-    with torch.device("meta"):
+    with without_contents():
         return UMT5Encoder(config).eval()

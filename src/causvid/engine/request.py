@@ -16,8 +16,18 @@ Seed = Annotated[int, Field(ge=0, lt=2**63, strict=True)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)]
 Frames = Annotated[int, Field(ge=0, strict=True)]
 Pixels = Annotated[int, Field(ge=1, le=2**14, strict=True)]
+LATENTS = ".safetensors"
+"""Suffix of a file of latents, as which a run is kept and continued."""
 STRENGTH = 0.9
 """How much of its source video-to-video changes by default: what measured best on the built-in model."""
+
+
+def check_prompt(prompt: str) -> None:
+    """Raise a `ValueError` for a prompt that says nothing, to any model."""
+    if not any(character.isalnum() for character in prompt):
+        raise ValueError(f"prompt={prompt!r} is empty: say in a few words what to show")
+    if any("\ud800" <= character <= "\udfff" for character in prompt):
+        raise ValueError(f"prompt={prompt!r} is not valid Unicode")
 
 
 class GenerationOptions(Settings):

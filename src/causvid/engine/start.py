@@ -11,9 +11,9 @@ from torch import Tensor
 
 from causvid.config import GenerationConfig
 from causvid.engine.history import History
-from causvid.engine.latents import SUFFIX, load_latents
+from causvid.engine.latents import load_latents
 from causvid.engine.limits import memory, pixel_length, student_sigmas
-from causvid.engine.request import GenerationRequest, PromptChange
+from causvid.engine.request import LATENTS, GenerationRequest, PromptChange
 from causvid.engine.session import Applied, Geometry, Point, Session, SessionState
 from causvid.engine.source import Source, encode_end, levels_below, load_image, load_video, open_source, to_pixels
 from causvid.engine.step import Engine
@@ -144,7 +144,7 @@ def _encode_start(
     after = request.after
     if after is None:
         return None, None, None
-    if isinstance(after, str | Path) and Path(after).suffix == SUFFIX:
+    if isinstance(after, str | Path) and Path(after).suffix == LATENTS:
         after, _ = load_latents(Path(after))
     if isinstance(after, Tensor):
         return None, _check(after, shape).to(device), None

@@ -21,11 +21,9 @@ def find(name: str | Path, *, what: str, files: Sequence[str] = ("*",), fetch: b
         ValueError: if it is nowhere, saying where it was looked for and how to supply it.
     """
     path = Path(name).expanduser()
-    if path.exists():
+    match = check_name(name, what=what)
+    if match is None:
         return path
-    match = _NAME.fullmatch(name.as_posix() if isinstance(name, Path) else name)
-    if match is None or ".." in path.parts:
-        raise ValueError(f"{what}={name} does not exist; give a path, or owner/name on the Hugging Face Hub")
     from huggingface_hub import constants, snapshot_download
 
     repository, inside = match["repository"], match["inside"] or ""
@@ -43,3 +41,14 @@ def find(name: str | Path, *, what: str, files: Sequence[str] = ("*",), fetch: b
         f"{what}={name} was not found: it is no path, and not in the cache {constants.HF_HUB_CACHE}, and {reason}; "
         f"run `{command}` where there is a network, or give the path of a copy"
     )
+
+
+def check_name(name: str | Path, *, what: str) -> re.Match[str] | None:
+    """Return the parts of a name on the Hub, None for a path that exists; raise a `ValueError` if it is neither."""
+    path = Path(name).expanduser()
+    if path.exists():
+        return None
+    match = _NAME.fullmatch(name.as_posix() if isinstance(name, Path) else name)
+    if match is None or ".." in path.parts:
+        raise ValueError(f"{what}={name} does not exist; give a path, or owner/name on the Hugging Face Hub")
+    return match

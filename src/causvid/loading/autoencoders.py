@@ -14,6 +14,7 @@ from causvid.files.writing import write_state
 from causvid.loading.names import check_shapes
 from causvid.models.tiny_autoencoder import TinyAutoencoder
 from causvid.models.wan_autoencoder import WanAutoencoder
+from causvid.seeding import without_contents
 
 TINY = "TinyAutoencoder"
 WAN = "AutoencoderKLWan"
@@ -51,7 +52,7 @@ def read_tiny_autoencoder(
         except ValidationError as error:
             raise ValueError(f"{place / 'config.json'}: {one_line(error)}") from None
     state = _read(place, dtype, device)
-    with torch.device("meta"):
+    with without_contents():
         model = TinyAutoencoder(config)
     try:
         return _fill(model, state)
@@ -78,7 +79,7 @@ def read_wan_autoencoder(
     if not place.is_dir() and "encoder.conv_in.weight" in state:
         settings = {"base_dim": len(state["encoder.conv_in.weight"])}
     try:
-        with torch.device("meta"):
+        with without_contents():
             vae = AutoencoderKLWan.from_config(settings)
         return WanAutoencoder(_fill(vae, state)).to(device)
     except Exception as error:  # a config.json that is not Wan's makes diffusers raise anything

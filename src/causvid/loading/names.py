@@ -15,6 +15,7 @@ from torch import Tensor
 from causvid.config import TransformerConfig
 from causvid.files.checkpoint import Entry
 from causvid.models.transformer import Transformer
+from causvid.seeding import without_contents
 
 Spelling = Literal["ours", "diffusers", "wan"]
 
@@ -117,7 +118,7 @@ def translate(name: str, source: Spelling, to: Spelling) -> str | None:
 
 def shapes(config: TransformerConfig) -> dict[str, torch.Size]:
     """Return name → shape of all parameters of our transformer, without making them."""
-    with torch.device("meta"):
+    with without_contents():
         return {name: tensor.shape for name, tensor in Transformer(config).state_dict().items()}
 
 

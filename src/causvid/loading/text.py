@@ -14,6 +14,7 @@ from causvid.loading.spec import Placement
 from causvid.models.text import WAN_TOKENS, EncoderOnDemand, TextEncoder
 from causvid.models.tokenizer import FILE, Tokenizer
 from causvid.models.umt5 import UMT5Config, UMT5Encoder
+from causvid.seeding import without_contents
 
 # transformers, Wan's original
 _OUTSIDE = {"shared": "token_embedding", "encoder.final_layer_norm": "norm"}
@@ -117,7 +118,7 @@ def read_umt5_config(place: Path) -> UMT5Config:
 
 def _read_umt5(place: Path, dtype: torch.dtype | None, device: torch.device | str) -> UMT5Encoder:
     config, checkpoint = read_umt5_config(place), open_checkpoint(place)
-    with torch.device("meta"):
+    with without_contents():
         encoder = UMT5Encoder(config)
     names = {name if place.is_dir() else _wan_name(name): name for name in encoder.state_dict()}
     # A whole UMT5 has a decoder too, which a folder of transformers' may hold.

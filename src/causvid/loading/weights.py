@@ -23,6 +23,7 @@ from causvid.loading.names import (
 )
 from causvid.loading.wan_config import CONFIG, read_config
 from causvid.models.transformer import Transformer
+from causvid.seeding import without_contents
 
 SECTIONS = ("generator_ema", "generator", "state_dict", "model", "")
 """Where a file of several state dicts has the weights to generate with, the first one first."""
@@ -112,7 +113,7 @@ def load_transformer(
 
 def build_transformer(config: TransformerConfig, state: Mapping[str, Tensor]) -> Transformer:
     """Make a transformer that uses the tensors of `state`, without allocating others, in evaluation mode."""
-    with torch.device("meta"):
+    with without_contents():
         model = Transformer(config)
     model.load_state_dict(state, assign=True)
     return model.eval()

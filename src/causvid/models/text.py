@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from causvid.config import TextConfig
 from causvid.models.tokenizer import END, PAD, UNKNOWN, Tokenizer
 from causvid.models.umt5 import UMT5Config, UMT5Encoder
+from causvid.seeding import without_contents
 
 WAN_TOKENS = 512
 """Length of a prompt of Wan's, for tokenizers that name none."""
@@ -97,7 +98,7 @@ class TextEncoder(nn.Module):
         The embedding of `<unk>` starts at zero and, since training captions hold no unknown word, stays there: such a
         word is a blank rather than a random one.
         """
-        with torch.device("meta"):
+        with without_contents():
             encoder = UMT5Encoder(umt5_config(config, vocabulary=len(tokenizer)))
         encoder.to_empty(device="cpu").initialise(generator)
         unknown = tokenizer.id(tokenizer.unknown)

@@ -260,6 +260,8 @@ def _centre(first: nn.Module, last: nn.Module) -> None:
     """
     assert isinstance(first, nn.Conv2d) and isinstance(last, nn.Conv2d)
     assert first.bias is not None and last.bias is not None
+    if first.weight.is_meta:
+        return
     first.weight.mul_(4)
     first.bias.copy_(-0.5 * first.weight.sum(dim=(1, 2, 3)))
     last.weight.mul_(0.1)
@@ -273,6 +275,8 @@ def _initialise(module: nn.Module) -> None:
     With torch's default each convolution after a ReLU shrinks its signal, and the decoder ignores its latent for
     hundreds of steps.
     """
+    if any(weight.is_meta for weight in module.parameters()):
+        return  # nothing to start from; and such sums import torch's compiler, a second or more
     if isinstance(module, nn.Conv2d):
         if module.kernel_size == (3, 3):
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu")

@@ -144,8 +144,10 @@ class _FeedForward(nn.Module):
         self.wo = nn.Linear(config.d_ff, config.d_model, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        hidden = functional.gelu(self.wi_0(x), approximate="tanh") * self.wi_1(x)
-        out: Tensor = self.wo(hidden.to(self.wo.weight.dtype))  # fp32 in an encoder of fp16
+        gate = self.wi_0(x)
+        # The formula of transformers, whose embeddings torch's own GELU misses by a rounding.
+        gate = 0.5 * gate * (1 + torch.tanh(math.sqrt(2 / math.pi) * (gate + 0.044715 * gate**3)))
+        out: Tensor = self.wo((gate * self.wi_1(x)).to(self.wo.weight.dtype))  # fp32 in an encoder of fp16
         return out
 
 
