@@ -162,7 +162,7 @@ class Block(nn.Module):
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.eps = config.eps
-        self.modulation = nn.Parameter(torch.randn(1, 6, config.dim) / config.dim**0.5)
+        self.modulation = nn.Parameter(torch.empty(1, 6, config.dim).normal_(std=config.dim**-0.5))
         self.self_attention = Attention(config)
         self.cross_norm = nn.LayerNorm(config.dim, config.eps)
         self.cross_attention = Attention(config)
@@ -240,7 +240,7 @@ class Transformer(nn.Module):
         self.time_in = nn.Sequential(nn.Linear(config.freq_dim, dim), nn.SiLU(), nn.Linear(dim, dim))
         self.time_modulation = nn.Sequential(nn.SiLU(), nn.Linear(dim, 6 * dim))
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
-        self.head_modulation = nn.Parameter(torch.randn(1, 2, dim) / dim**0.5)
+        self.head_modulation = nn.Parameter(torch.empty(1, 2, dim).normal_(std=dim**-0.5))
         self.head = nn.Linear(dim, config.out_channels * cells)
 
     def initialise(self, generator: torch.Generator) -> None:
