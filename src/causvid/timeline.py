@@ -20,7 +20,7 @@ from torch import Tensor
 from causvid.config import Positive, one_line
 from causvid.engine.request import GenerationOptions, Transition
 from causvid.files.writing import new_file
-from causvid.loading.spec import ModelSpec
+from causvid.loading.spec import ModelSpec, split_strength
 from causvid.models.autoencoder import TIME_FACTOR
 from causvid.stream import Stream
 
@@ -117,7 +117,7 @@ class Timeline(ModelSpec, GenerationOptions):
         """
         path = check_suffix(Path(file))
         there = self._with_files(lambda name: _seen_from(path.parent, name))
-        values = there.model_dump(mode="json", exclude_defaults=True)
+        values = there.model_dump(mode="json", exclude_defaults=True, exclude_none=True)
         text = tomli_w.dumps(values) if path.suffix.lower() == ".toml" else json.dumps(values, indent=2) + "\n"
         with new_file(path) as place:
             place.write_text(text, encoding="utf-8")
@@ -129,11 +129,13 @@ class Timeline(ModelSpec, GenerationOptions):
             return None if name is None else rename(name)
 
         shots = tuple(shot.model_copy(update={"image": renamed(shot.image)}) for shot in self.shots)
-        names = ["after", "source", "model", "student", "tiny_autoencoder", "lora"]
+        names = ["after", "source", "model", "student", "tiny_autoencoder"]
         if self.preset is not None and self.preset.endswith(".toml"):  # else it is a name, whatever the folder holds
             names.append("preset")
         files = {name: renamed(getattr(self, name)) for name in names}
-        return self.model_copy(update={"shots": shots, **files})
+        split = [split_strength(name) for name in self.lora or ()]
+        loras = tuple(rename(name) + ("" if strength is None else f":{strength!r}") for name, strength in split)
+        return self.model_copy(update={"shots": shots, "lora": loras or None, **files})
 
 
 def _found_in(folder: Path, name: str) -> str:

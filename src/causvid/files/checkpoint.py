@@ -64,12 +64,14 @@ class Checkpoint:
 
     path: the file, or the index. sections: name → entry by section; a flat state dict is the section "", nested ones
     are named as the file does ("generator", "critic", "state_dict", …). shards: name → file, where there is an index.
+    header: what a safetensors file states in words beside its tensors.
     """
 
     path: Path
     format: Format
     sections: Mapping[str, Mapping[str, Entry]]
     shards: Mapping[str, Path] = field(default_factory=dict)
+    header: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def files(self) -> list[Path]:
@@ -119,7 +121,12 @@ def open_checkpoint(path: Path) -> Checkpoint:
     if path.name.endswith(INDEX):
         return _open_index(path)
     format = _format(path)
-    return Checkpoint(path, format, _sections(path, format))
+    sections = _sections(path, format)
+    header: Mapping[str, str] = {}
+    if format == "safetensors":
+        with _whole(path, format):
+            header = safe_open(path, framework="pt").metadata() or {}
+    return Checkpoint(path, format, sections, header=header)
 
 
 def weight_files(folder: Path) -> list[Path]:
