@@ -22,11 +22,13 @@ from causvid.engine.request import GenerationOptions, Transition
 from causvid.files.writing import new_file
 from causvid.loading.spec import ModelSpec, split_strength
 from causvid.models.autoencoder import TIME_FACTOR
+from causvid.opening import read_text
 from causvid.stream import Stream
 
 SUFFIXES = (".toml", ".json")
 LARGEST = 2**20
 """Bytes of a timeline, at most."""
+MOST_SHOTS = 1000
 
 
 class Shot(Transition):
@@ -47,7 +49,7 @@ class Timeline(ModelSpec, GenerationOptions):
     """
 
     seconds: Positive
-    shots: tuple[Shot, ...] = Field(min_length=1)
+    shots: tuple[Shot, ...] = Field(min_length=1, max_length=MOST_SHOTS)
     after: str | None = None
     source: str | None = None
     versions: dict[str, str] = Field(default_factory=dict)
@@ -77,14 +79,10 @@ class Timeline(ModelSpec, GenerationOptions):
         """
         path = check_suffix(Path(file))
         try:
-            with path.open("rb") as opened:
-                data = opened.read(LARGEST + 1)
-        except OSError as error:
-            raise ValueError(f"timeline {path} cannot be read: {error.strerror}") from None
-        if len(data) > LARGEST:
-            raise ValueError(f"timeline {path} is of more than {LARGEST} bytes: it is not a timeline")
+            text = read_text(path, most=LARGEST)
+        except (OSError, ValueError) as error:
+            raise ValueError(f"timeline {error}") from None
         try:
-            text = data.decode()
             values = tomllib.loads(text) if path.suffix.lower() == ".toml" else json.loads(text)
         except (ValueError, RecursionError) as error:
             raise ValueError(f"timeline {path} is not {path.suffix[1:].upper()}: {error}") from None

@@ -77,8 +77,8 @@ BYTES: list[tuple[str, str, Callable[[], bytes], str]] = [
     (
         "a type of no weights",
         "it.safetensors",
-        lambda: header({"blocks.0": {"dtype": "C64", "shape": [1], "data_offsets": [0, 8]}}) + bytes(8),
-        "blocks.0 is of type C64, expected one of F64, F32",
+        lambda: header({"blocks.0": {"dtype": "U64", "shape": [1], "data_offsets": [0, 8]}}) + bytes(8),
+        "blocks.0 is of type U64, expected one of F64, F32",
     ),
     ("no tensors", "it.safetensors", lambda: header({}), "holds no tensors"),
     ("garbage", "it.safetensors", lambda: bytes(range(255, 0, -1)) * 9, "not a whole safetensors file: .*too large"),

@@ -1,5 +1,6 @@
 """Any image becomes uint8 [H, W, 3]; anything else is refused in one line."""
 
+import os
 import struct
 import zlib
 from pathlib import Path
@@ -174,7 +175,7 @@ def test_what_cannot_be_opened_is_one_line(tmp_path: Path, monkeypatch: pytest.M
     def refused(*_: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(Path, "open", refused)
+    monkeypatch.setattr(os, "open", refused)
     with pytest.raises(PermissionError, match=r"no permission to read .*a\.tiff"):
         read_image(tmp_path / "a.tiff", height=8, width=8)
 

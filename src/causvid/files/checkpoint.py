@@ -8,6 +8,7 @@ import json
 import pickle
 import re
 import warnings
+import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,9 +19,15 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from causvid.opening import open_regular, read_text
+
 Format = Literal["safetensors", "PyTorch", "PyTorch before 1.6"]
 SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
 INDEX = ".index.json"
+HEADER = 32 * 2**20
+"""Most bytes of a safetensors header: a hundred times what the largest model has."""
+PICKLE = 64 * 2**20
+"""Most bytes of the pickle in a PyTorch file, which describes its tensors."""
 
 _USUAL = ("diffusion_pytorch_model.safetensors", "model.safetensors")
 _SHARD = re.compile(r"-\d{5}-of-\d{5}\.")
@@ -42,6 +49,7 @@ _TYPES = {
     "I8": torch.int8,
     "U8": torch.uint8,
     "BOOL": torch.bool,
+    "C64": torch.complex64,
 }
 
 
@@ -161,7 +169,7 @@ def read_json(file: Path) -> dict[str, Any]:
         ValueError: if the file is missing, damaged or not an object.
     """
     try:
-        value = json.loads(file.read_text(encoding="utf-8"))
+        value = json.loads(read_text(file))
     except FileNotFoundError:
         raise ValueError(f"{file} is missing") from None
     except (OSError, ValueError, RecursionError) as error:
@@ -196,15 +204,16 @@ def _format(file: Path) -> Format:
     if file.suffix == ".incomplete":
         raise ValueError(f"{file} is a download that has not finished; fetch it again")
     try:
-        with file.open("rb") as stream:
+        with open_regular(file) as stream:
             head = stream.read(64)
     except FileNotFoundError:
         raise ValueError(f"{file} is missing") from None
     except OSError as error:
-        raise ValueError(f"{file} cannot be read: {error.strerror}") from None
-    if not head:
-        raise ValueError(f"{file} is empty, 0 bytes; fetch it again")
+        raise ValueError(f"{file} cannot be read: {error}") from None
+    except ValueError as error:
+        raise ValueError(f"{error}; fetch it again") from None
     if head[8:9] == b"{":  # before all others: the length of its header comes first, and may look like anything
+        check_header(file)
         return "safetensors"
     for pattern, what in _NO_WEIGHTS.items():
         if re.match(pattern, head, re.IGNORECASE):
@@ -212,10 +221,35 @@ def _format(file: Path) -> Format:
     if head.startswith(b"PK\x03\x04"):
         return "PyTorch"
     if file.suffix == ".safetensors":
+        check_header(file)
         return "safetensors"
     if head.startswith(b"\x80"):
         return "PyTorch before 1.6"
     raise ValueError(f"{file} ({file.stat().st_size} bytes) is neither safetensors nor a PyTorch file; fetch it again")
+
+
+def check_header(file: Path) -> None:
+    """Refuse a safetensors file with a header that no model needs, before it is parsed.
+
+    Raises:
+        ValueError, OSError: for that, or if it is no regular file.
+    """
+    with open_regular(file) as stream:
+        size = int.from_bytes(stream.read(8), "little")
+    if HEADER < size <= file.stat().st_size:
+        raise ValueError(f"{file}: its header is too large, {size} bytes, expected at most {HEADER}")
+
+
+def _check_zip(file: Path) -> None:
+    """Refuse what would be inflated: PyTorch stores its tensors as they are, and its pickle is small."""
+    with zipfile.ZipFile(file) as opened:
+        entries = opened.infolist()
+    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+        raise ValueError("it is compressed, which PyTorch does not do")
+    if sum(entry.file_size for entry in entries) > file.stat().st_size:
+        raise ValueError("its parts overlap")
+    if any(entry.filename.endswith("data.pkl") and entry.file_size > PICKLE for entry in entries):
+        raise ValueError(f"its pickle has more than {PICKLE} bytes")
 
 
 def _sections(file: Path, format: Format) -> dict[str, dict[str, Entry]]:
@@ -243,6 +277,8 @@ def _load_pickle(file: Path, format: Format) -> dict[str, dict[str, Tensor]]:
     """Read a PyTorch file by sections; a zip file's tensors stay on disk until they are touched."""
     with _whole(file, format), warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        if format == "PyTorch":
+            _check_zip(file)
         content = torch.load(file, map_location="cpu", weights_only=True, mmap=format == "PyTorch")
     if not isinstance(content, Mapping):
         raise ValueError(f"{file} holds a {type(content).__name__}, expected a dict of tensors")

@@ -16,7 +16,8 @@ from PIL import Image
 from causvid.media.clock import LONGEST_FRAME
 from causvid.media.colour import is_wide, to_srgb
 from causvid.media.deinterlace import Deinterlacer
-from causvid.media.image import PIXELS, flatten, open_file
+from causvid.media.image import PIXELS, flatten
+from causvid.opening import open_regular
 
 if TYPE_CHECKING:
     from av import VideoCodecContext, VideoFrame, VideoStream
@@ -57,7 +58,7 @@ class Clip:
 
         device = camera(source)
         with ExitStack() as stack:
-            file = device or stack.enter_context(open_file(Path(source)))
+            file = device or stack.enter_context(open_regular(source))
             kind, options = ("v4l2", {}) if device else (None, {"protocol_whitelist": "none"})
             try:
                 container = av.open(file, "r", format=kind, options=options, metadata_errors="replace")

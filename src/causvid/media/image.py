@@ -9,11 +9,13 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+
+from causvid.opening import open_regular
 
 _log = logging.getLogger(__name__)
 
@@ -72,9 +74,7 @@ def read_image(path: str | Path, *, height: int, width: int, fit: Fit = "cover")
 
 def open_image(path: Path) -> Image.Image:
     """Read an image as sRGB at its original size, upright and over black; raise as `read_image` does."""
-    if path.is_file() and path.stat().st_size > BYTES:
-        raise ValueError(f"{path} has {path.stat().st_size} bytes: expected an image of at most {BYTES}")
-    with open_file(path) as file, picture_errors(path):
+    with open_regular(path, most=BYTES) as file, picture_errors(path):
         return upright(Image.open(file, formats=FORMATS))
 
 
@@ -101,25 +101,6 @@ def picture_errors(path: str | Path) -> Iterator[None]:
             raise ValueError(f"{path} is not an image: expected {', '.join(FORMATS)}") from None
         except Exception as error:  # a damaged file makes Pillow's readers raise nearly anything
             raise ValueError(f"{path} cannot be read as an image: {error or type(error).__name__}") from error
-
-
-def open_file(path: Path) -> BinaryIO:
-    """Open a file for reading.
-
-    Raises FileNotFoundError, IsADirectoryError, PermissionError; ValueError for an empty or special file.
-    """
-    if path.is_dir():
-        raise IsADirectoryError(f"{path} is a folder: expected a file")
-    if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist")
-    if not path.is_file():
-        raise ValueError(f"{path} is not a regular file")
-    if path.stat().st_size == 0:
-        raise ValueError(f"{path} is empty")
-    try:
-        return path.open("rb")
-    except PermissionError:
-        raise PermissionError(f"no permission to read {path}") from None
 
 
 def check_fit(height: int, width: int, fit: str) -> None:

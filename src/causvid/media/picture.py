@@ -10,7 +10,8 @@ from typing import Self
 
 from PIL import Image
 
-from causvid.media.image import FORMATS, open_file, picture_errors, upright
+from causvid.media.image import BYTES, FORMATS, picture_errors, upright
+from causvid.opening import open_regular
 
 _STREAMS = (".mjpeg", ".mjpg")
 """Names of files that hold JPEG pictures one after another, which is a video."""
@@ -30,7 +31,7 @@ class Picture:
     @contextmanager
     def open(cls, source: str | Path) -> Iterator[Self]:
         """Open a file that `is_picture`; errors are those of `read_image`."""
-        with open_file(Path(source)) as file, picture_errors(source):
+        with open_regular(source, most=BYTES) as file, picture_errors(source):
             yield cls(source, Image.open(file, formats=FORMATS))
 
     @property
