@@ -1,6 +1,6 @@
 """Files of weights in every published format, behind one interface: names, shapes and types first, data on demand.
 
-Safetensors, PyTorch's zip files and its older pickles, alone or as the shards of an index. Nothing in a file is
+Safetensors, PyTorch's zip files, its older pickles and GGUF, alone or as the shards of an index. Nothing in a file is
 executed; all but the older pickles are mapped, so that only what is asked for is read.
 """
 
@@ -19,10 +19,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from causvid.files.gguf import Gguf
 from causvid.opening import open_regular, read_text
 
-Format = Literal["safetensors", "PyTorch", "PyTorch before 1.6"]
-SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
+Format = Literal["safetensors", "PyTorch", "PyTorch before 1.6", "GGUF"]
+SUFFIXES = (".safetensors", ".gguf", ".pt", ".pth", ".ckpt", ".bin")
 INDEX = ".index.json"
 HEADER = 32 * 2**20
 """Most bytes of a safetensors header: a hundred times what the largest model has."""
@@ -34,7 +35,6 @@ _SHARD = re.compile(r"-\d{5}-of-\d{5}\.")
 _NO_WEIGHTS = {
     rb"version https://git-lfs": "a pointer of git-lfs, not the weights; run `git lfs pull` where it came from",
     rb"\s*<(!doctype|html|head|\?xml)": "a web page, not weights; fetch the file itself",
-    rb"GGUF": "GGUF, which is not supported; expected safetensors or a PyTorch file",
 }
 _TYPES = {
     "F64": torch.float64,
@@ -106,9 +106,13 @@ class Checkpoint:
             places.setdefault(self.shards.get(name, self.path), []).append(name)
         for file, wanted in places.items():
             format = _format(file)
+            fetch: Callable[[str], Tensor]
             if format == "safetensors":
                 with _whole(file, format):
-                    fetch: Callable[[str], Tensor] = safe_open(file, framework="pt").get_tensor
+                    fetch = safe_open(file, framework="pt").get_tensor
+            elif format == "GGUF":
+                with _whole(file, format):
+                    fetch = Gguf(file).tensor
             else:
                 fetch = _load_pickle(file, format)[section].__getitem__
             for name in wanted:
@@ -218,6 +222,8 @@ def _format(file: Path) -> Format:
     for pattern, what in _NO_WEIGHTS.items():
         if re.match(pattern, head, re.IGNORECASE):
             raise ValueError(f"{file} is {what}")
+    if head.startswith(b"GGUF"):
+        return "GGUF"
     if head.startswith(b"PK\x03\x04"):
         return "PyTorch"
     if file.suffix == ".safetensors":
@@ -253,6 +259,13 @@ def _check_zip(file: Path) -> None:
 
 
 def _sections(file: Path, format: Format) -> dict[str, dict[str, Entry]]:
+    if format == "GGUF":
+        with _whole(file, format):
+            opened = Gguf(file)
+            found = {name: Entry(opened.shape(name), opened.dtype(name)) for name in opened.names()}
+        if not found:
+            raise ValueError(f"{file} holds no tensors")
+        return {"": found}
     if format != "safetensors":
         sections = _load_pickle(file, format)
         return {
@@ -306,6 +319,8 @@ def _whole(file: Path, format: Format) -> Iterator[None]:
     """Turn what a damaged or hostile file makes a library raise into one line."""
     try:
         yield
+    except ModuleNotFoundError as error:
+        raise ValueError(f"{file} cannot be opened: {error}") from None
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         if isinstance(error, pickle.UnpicklingError):

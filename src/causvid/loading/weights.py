@@ -38,6 +38,8 @@ _EIGHT_BIT = (torch.float8_e4m3fn, torch.float8_e5m2, torch.int8)
 _ROW_MAXIMA = ".SCB"
 _SCALES = (".scale_weight", ".weight_scale", ".weight_scale_inv", _ROW_MAXIMA)
 _BESIDE_SCALES = (".scale_input", ".input_scale", ".comfy_quant", "scaled_fp8", ".weight_format")
+BLOCK = 128
+"""Rows and columns that share a factor where the factors of a matrix are a matrix."""
 _TABLES = re.compile(r"(.*\.)?(freqs|freqs_(cos|sin|cis)|inv_freq)")
 """Tables of rotary angles, which follow from the sizes."""
 
@@ -224,29 +226,32 @@ def _problem(entry: Entry, factors: torch.Size | None, *, scaled: bool) -> str |
         return f"is {kind}, expected floating point"
     if scaled and factors is None and entry.dtype in _EIGHT_BIT:
         return f"is {kind} and scaled, but its factor is missing, expected {_SCALES[0]} beside it"
-    blocks = factors is not None and len(factors) == len(entry.shape) == 2 and 0 not in (*factors, *entry.shape)
-    if factors is None or factors.numel() in (1, *entry.shape[:1]):
+    if factors is None or _by_row(factors, entry.shape):
         return None
-    if blocks and all(
-        _edge(size, count) * (count - 1) < size for size, count in zip(entry.shape, factors, strict=True)
-    ):
+    if len(factors) == len(entry.shape) == 2 and all(map(_edge, entry.shape, factors)):
         return None
     return f"has {factors.numel()} factors, expected one, or one for each row or block"
 
 
+def _by_row(factors: torch.Size, shape: torch.Size) -> bool:
+    """Tell whether there is one factor, or one for each row."""
+    return factors.numel() == 1 or (factors.numel() == shape[0] == factors[0] if shape else False)
+
+
 def _edge(size: int, count: int) -> int:
-    """Return how long each of `count` equal blocks of so many values is, a power of two where it does not divide."""
-    edge = -(-size // count)
-    return edge if size % count == 0 else 1 << (edge - 1).bit_length()
+    """Return how many values share each of `count` factors along an axis of `size`; 0 if there is no telling."""
+    if count == -(-size // BLOCK):
+        return BLOCK
+    return size // count if count and size % count == 0 else 0
 
 
 def _spread(factors: Tensor, shape: torch.Size) -> Tensor:
-    """Return one factor for each weight, row, or all of them, from one, one a row, or one a block of a matrix."""
-    if factors.numel() in (1, *shape[:1]):
+    """Return the factors of a weight of that shape, to multiply it by, from one, one a row, or one a block."""
+    if _by_row(factors.shape, shape):
         return factors.reshape(-1, *[1] * (len(shape) - 1))
-    for axis in range(2):
-        repeated = factors.repeat_interleave(_edge(shape[axis], factors.shape[axis]), dim=axis)
-        factors = repeated.narrow(axis, 0, shape[axis])
+    for axis, size in enumerate(shape):
+        repeated = factors.repeat_interleave(_edge(size, factors.shape[axis]), dim=axis)
+        factors = repeated.narrow(axis, 0, size)
     return factors
 
 
