@@ -1,19 +1,24 @@
 """Weights of other programs load: in any wrapper, with tables beside them, in 8 bits and in GGUF."""
 
+import shutil
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from causvid.config import TransformerConfig
 from causvid.loading import names
+from causvid.loading.layout import find_layout
+from causvid.loading.text import _read_umt5, read_umt5_config
 from causvid.loading.weights import load_transformer, sniff
 from causvid.models.transformer import Transformer
 
+SAMPLES = Path(__file__).parents[1] / "samples"
 CONFIG = TransformerConfig(
     dim=256, heads=2, layers=2, ffn_dim=160, text_dim=32, in_channels=4, out_channels=4, freq_dim=32
 )
@@ -131,3 +136,20 @@ def test_gguf_without_its_package_says_what_to_install(tmp_path: Path, monkeypat
     monkeypatch.setitem(sys.modules, "gguf", None)
     with pytest.raises(ValueError, match=r"pip install 'causvid\[gguf\]'"):
         load_transformer(file)
+
+
+def test_a_text_encoder_in_one_file_of_comfyui_loads() -> None:
+    config = read_umt5_config(SAMPLES / "comfy_fp16.safetensors")
+    assert (config.num_layers, config.d_model, config.num_heads, config.d_ff) == (2, 64, 1, 128)
+    encoder = _read_umt5(SAMPLES / "comfy_fp16.safetensors", torch.float32, "cpu")
+    with safe_open(SAMPLES / "comfy_fp16.safetensors", "pt") as file:
+        name = "encoder.block.1.layer.1.DenseReluDense.wi_0.weight"
+        assert torch.equal(encoder.state_dict()[name], file.get_tensor(name).float())
+
+
+def test_a_folder_of_parts_of_comfyui_is_found(tmp_path: Path) -> None:
+    shutil.copyfile(SAMPLES / "comfy_fp16.safetensors", tmp_path / "umt5_xxl_fp16.safetensors")
+    (tmp_path / "wan_2.1_vae.safetensors").touch()
+    layout = find_layout(tmp_path)
+    assert (layout.kind, layout.text_encoder.name) == ("wan", "umt5_xxl_fp16.safetensors")
+    assert layout.autoencoder.name == "wan_2.1_vae.safetensors"
