@@ -298,7 +298,7 @@ def test_a_script_alone_makes_a_run_with_other_parts_again_bit_for_bit(
     assert {name: written[name] for name in ModelSpec.model_fields if name in written} == {
         "model": str(model),
         "student": "causvid/student.pt",
-        "lora": "causvid/lora.safetensors",
+        "lora": ["causvid/lora.safetensors"],
         "lora_strength": 0.5,
         "preset": "preset.toml",
         "dtype": "fp32",

@@ -87,7 +87,7 @@ def test_parts_are_found_as_files_and_a_preset_stays_a_name(tmp_path: Path, monk
         made = Timeline.make(seconds=3, shots=[SHOT], **{**names, "preset": preset})
         made.save("deep/it.json")
         written = json.loads(Path("deep/it.json").read_text())
-        assert [written[name] for name in names] == ["../model", "../s.pt", "../t.pth", "../l.pt", relative]
+        assert [written[name] for name in names] == ["../model", "../s.pt", "../t.pth", ["../l.pt"], relative]
         spec = Timeline.load("deep/it.json").spec
         assert all(
             os.path.samefile(part[0] if name == "lora" else part, names[name])

@@ -42,7 +42,7 @@ def open_regular(path: str | Path, *, most: int | None = None) -> BinaryIO:
     if problem:
         os.close(number)
         raise ValueError(f"{path} {problem}")
-    return os.fdopen(number, "rb")
+    return open(path, "rb", opener=lambda *_: number)  # so that it keeps its name
 
 
 def read_text(path: str | Path, *, most: int = TEXT_BYTES) -> str:

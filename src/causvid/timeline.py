@@ -115,7 +115,7 @@ class Timeline(ModelSpec, GenerationOptions):
         """
         path = check_suffix(Path(file))
         there = self._with_files(lambda name: _seen_from(path.parent, name))
-        values = there.model_dump(mode="json", exclude_defaults=True, exclude_none=True)
+        values = there.model_dump(mode="json", exclude_defaults=True)
         text = tomli_w.dumps(values) if path.suffix.lower() == ".toml" else json.dumps(values, indent=2) + "\n"
         with new_file(path) as place:
             place.write_text(text, encoding="utf-8")

@@ -4,7 +4,7 @@ import math
 import os
 from typing import Annotated, Literal, Self
 
-from pydantic import BeforeValidator, Field, field_serializer, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from causvid.config import Settings
 
@@ -88,13 +88,6 @@ class ModelSpec(Settings):
             if strength is not None and not (math.isfinite(strength) and abs(strength) <= 100):
                 raise ValueError(f"lora={name}: its strength is not from -100 to 100")
         return self
-
-    @field_serializer("lora")
-    def _write_lora(self, names: tuple[str, ...] | None) -> str | list[str] | None:
-        """Write one LoRA as one name."""
-        if not names:
-            return None
-        return names[0] if len(names) == 1 else list(names)
 
     @property
     def loras(self) -> list[tuple[str, float]]:
