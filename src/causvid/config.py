@@ -3,11 +3,20 @@
 import itertools
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-Widths = tuple[PositiveInt, PositiveInt, PositiveInt, PositiveInt]
+# Bounds far beyond any model that exists: a file may state anything, and sizes are allocated.
+Width = Annotated[int, Field(ge=1, le=2**17)]
+Count = Annotated[int, Field(ge=1, le=256)]
+Frames = Annotated[int, Field(ge=1, le=4096)]
+Side = Annotated[int, Field(ge=1, le=4096)]
+Channels = Annotated[int, Field(ge=1, le=4096)]
+Factor = Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)]
+Widths = tuple[Channels, Channels, Channels, Channels]
 Stages = tuple[bool, bool, bool]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+PIXELS = 2**22
+"""Most pixels of a frame that a model may be made for."""
 
 
 class Settings(BaseModel):
@@ -29,16 +38,16 @@ class Settings(BaseModel):
 class TransformerConfig(Settings):
     """Sizes of the transformer; `patch` is the spatial patch edge in latent cells."""
 
-    dim: PositiveInt
-    heads: PositiveInt
-    layers: PositiveInt
-    ffn_dim: PositiveInt
-    text_dim: PositiveInt
-    in_channels: PositiveInt = 16
-    out_channels: PositiveInt = 16
-    patch: PositiveInt = 2
-    freq_dim: PositiveInt = 256
-    eps: float = 1e-6
+    dim: Width
+    heads: Count
+    layers: Count
+    ffn_dim: Width
+    text_dim: Width
+    in_channels: Channels = 16
+    out_channels: Channels = 16
+    patch: Annotated[int, Field(ge=1, le=16)] = 2
+    freq_dim: Width = 256
+    eps: Annotated[float, Field(gt=0, le=1)] = 1e-6
 
     @property
     def head_dim(self) -> int:
@@ -66,12 +75,12 @@ class AutoencoderConfig(Settings):
     `overlap.py`.
     """
 
-    latent_channels: PositiveInt = 16
+    latent_channels: Channels = 16
     encoder_widths: Widths = (64, 64, 64, 64)
     decoder_widths: Widths = (256, 128, 64, 64)
-    blocks: PositiveInt = 3
-    decoder_blocks: tuple[PositiveInt, PositiveInt, PositiveInt] | None = None
-    patch: PositiveInt = 1
+    blocks: Count = 3
+    decoder_blocks: tuple[Count, Count, Count] | None = None
+    patch: Annotated[int, Field(ge=1, le=64)] = 1
     encoder_space: Stages = (True, True, True)
     encoder_time: Stages = (True, True, False)
     decoder_space: Stages = (True, True, True)
@@ -102,12 +111,12 @@ class AutoencoderConfig(Settings):
 class TextConfig(Settings):
     """Sizes of the UMT5 text encoder; a prompt has at most `max_tokens` tokens."""
 
-    dim: PositiveInt
-    layers: PositiveInt
-    heads: PositiveInt
-    head_dim: PositiveInt
-    ffn_dim: PositiveInt
-    max_tokens: PositiveInt
+    dim: Width
+    layers: Count
+    heads: Count
+    head_dim: Width
+    ffn_dim: Width
+    max_tokens: Frames
 
 
 class GenerationConfig(Settings):
@@ -119,23 +128,25 @@ class GenerationConfig(Settings):
     clip_frames: latent frames of a training clip, which is also what the teacher generates.
     """
 
-    height: PositiveInt
-    width: PositiveInt
-    fps: Positive
-    clip_frames: PositiveInt
-    first: PositiveInt
-    chunk: PositiveInt
-    window: NonNegativeInt
-    sink: NonNegativeInt
-    carry: PositiveInt | None = None
-    shift: Positive
-    timesteps: tuple[Positive, ...]
-    teacher_steps: PositiveInt
-    guidance: Positive
-    max_seconds: Positive = 600.0
+    height: Side
+    width: Side
+    fps: Annotated[float, Field(ge=0.01, le=1000)]
+    clip_frames: Frames
+    first: Frames
+    chunk: Frames
+    window: Annotated[int, Field(ge=0, le=4096)]
+    sink: Annotated[int, Field(ge=0, le=4096)]
+    carry: Frames | None = None
+    shift: Factor
+    timesteps: Annotated[tuple[Factor, ...], Field(max_length=1000)]
+    teacher_steps: Annotated[int, Field(ge=1, le=1000)]
+    guidance: Factor
+    max_seconds: Annotated[float, Field(gt=0, le=604_800)] = 600.0
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        if self.height * self.width > PIXELS:
+            raise ValueError(f"height={self.height}, width={self.width} has more than {PIXELS} pixels")
         if self.window + self.sink < 1:
             raise ValueError("window=0 and sink=0: at least one latent frame of history must be visible")
         if self.clip_frames < self.first or (self.clip_frames - self.first) % self.chunk:

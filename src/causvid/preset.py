@@ -8,6 +8,7 @@ from typing import Any, Literal, Self
 from pydantic import ValidationError, model_validator
 
 from causvid.config import AutoencoderConfig, GenerationConfig, Settings, TextConfig, TransformerConfig, one_line
+from causvid.opening import read_text
 from causvid.recipe import TrainConfig
 
 StartAt = Literal["autoencoder", "teacher", "pairs"]
@@ -97,10 +98,11 @@ def _read_settings(name: str, heirs: tuple[str, ...]) -> dict[str, Any]:
         raise ValueError(f"preset={name} is not known{by}; choose from {known} or give a .toml file")
     source = Path(name) if name.endswith(".toml") else resources.files("causvid") / "presets" / f"{name}.toml"
     try:
-        settings = tomllib.loads(source.read_text(encoding="utf-8"))
+        text = read_text(source) if isinstance(source, Path) else source.read_text(encoding="utf-8")
+        settings = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ValueError(f"preset={name} is not valid TOML: {error}") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"preset={name} cannot be read: {error}") from None
     for key in ("data", "start", "start_autoencoder"):
         path = Path(name).parent / str(settings.get(key))

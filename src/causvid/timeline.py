@@ -17,7 +17,8 @@ from pydantic import Field, ValidationError, model_validator
 
 from causvid.config import Positive, one_line
 from causvid.engine.request import GenerationOptions, Transition
-from causvid.loading.spec import ModelSpec
+from causvid.loading.spec import ModelSpec, split_strength
+from causvid.opening import read_text
 
 # A timeline is read and refused before torch is imported, which takes seconds.
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 SUFFIXES = (".toml", ".json")
 LARGEST = 2**20
 """Bytes of a timeline, at most."""
+MOST_SHOTS = 1000
 
 
 class Shot(Transition):
@@ -48,7 +50,7 @@ class Timeline(ModelSpec, GenerationOptions):
     """
 
     seconds: Positive
-    shots: tuple[Shot, ...] = Field(min_length=1)
+    shots: tuple[Shot, ...] = Field(min_length=1, max_length=MOST_SHOTS)
     after: str | None = None
     source: str | None = None
     versions: dict[str, str] = Field(default_factory=dict)
@@ -78,14 +80,10 @@ class Timeline(ModelSpec, GenerationOptions):
         """
         path = check_suffix(Path(file))
         try:
-            with path.open("rb") as opened:
-                data = opened.read(LARGEST + 1)
-        except OSError as error:
-            raise ValueError(f"timeline {path} cannot be read: {error.strerror}") from None
-        if len(data) > LARGEST:
-            raise ValueError(f"timeline {path} is of more than {LARGEST} bytes: it is not a timeline")
+            text = read_text(path, most=LARGEST)
+        except (OSError, ValueError) as error:
+            raise ValueError(f"timeline {error}") from None
         try:
-            text = data.decode()
             values = tomllib.loads(text) if path.suffix.lower() == ".toml" else json.loads(text)
         except (ValueError, RecursionError) as error:
             raise ValueError(f"timeline {path} is not {path.suffix[1:].upper()}: {error}") from None
@@ -132,11 +130,13 @@ class Timeline(ModelSpec, GenerationOptions):
             return None if name is None else rename(name)
 
         shots = tuple(shot.model_copy(update={"image": renamed(shot.image)}) for shot in self.shots)
-        names = ["after", "source", "model", "student", "tiny_autoencoder", "lora"]
+        names = ["after", "source", "model", "student", "tiny_autoencoder"]
         if self.preset is not None and self.preset.endswith(".toml"):  # else it is a name, whatever the folder holds
             names.append("preset")
         files = {name: renamed(getattr(self, name)) for name in names}
-        return self.model_copy(update={"shots": shots, **files})
+        split = [split_strength(name) for name in self.lora or ()]
+        loras = tuple(rename(name) + ("" if strength is None else f":{strength!r}") for name, strength in split)
+        return self.model_copy(update={"shots": shots, "lora": loras or None, **files})
 
 
 def _found_in(folder: Path, name: str) -> str:

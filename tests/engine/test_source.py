@@ -253,3 +253,29 @@ def test_a_file_is_read_at_the_rate_of_the_model(small: Pipeline, tmp_path: Path
     assert len(torch.cat(list(stream(small, source=file)))) == 16
     made = stream(small, after=str(file), window=30)
     assert made.snapshot().point.history.frames == 4, "2 seconds are 16 frames, of which 13 fall into chunks"
+
+
+@pytest.mark.parametrize("kind", ["list", "tuple", "array", "tensor"])
+def test_frames_in_memory_can_be_followed_again(small: Pipeline, kind: str) -> None:
+    frames = np.stack(noisy(20))
+    kinds: dict[str, Any] = {
+        "list": list(frames),
+        "tuple": tuple(frames),
+        "array": frames,
+        "tensor": torch.from_numpy(frames),
+    }
+    made = stream(small, source=kinds[kind], seed=2)
+    next(made)
+    fork = made.fork()
+    assert torch.equal(next(fork), next(made))
+
+
+@pytest.mark.parametrize("empty", [[], (), np.empty((0, 32, 48, 3), np.uint8), torch.empty(0, 32, 48, 3)])
+def test_a_source_without_frames_is_refused_at_once(small: Pipeline, empty: Any) -> None:
+    with pytest.raises(ValueError, match="the source has no frames"):
+        stream(small, source=empty)
+
+
+def test_an_iterator_without_frames_is_refused_when_it_is_read(small: Pipeline) -> None:
+    with pytest.raises(ValueError, match="the source has no frames"):
+        next(stream(small, source=iter([])))

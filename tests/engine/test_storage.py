@@ -213,6 +213,27 @@ def test_hostile_values_are_refused_or_harmless(small: Pipeline, saved: Path) ->
             check(small, saved, f"{place} {new!r}")
 
 
+@pytest.mark.parametrize("case", ["dissolve", "blend", "video", "image"])
+def test_hostile_tensors_are_refused_or_harmless(small: Pipeline, tmp_path: Path, case: str) -> None:
+    """Every tensor in turn becomes another: a `ValueError` of one line, or a stream that runs."""
+    begin(small, case, tmp_path).save(tmp_path / "it")
+    tensors, header = parts(tmp_path / "it")
+    for name, tensor in tensors.items():
+        others = {
+            "empty": tensor.flatten()[:0],
+            "flat": tensor.flatten(),
+            "twice": torch.cat((tensor, tensor)),
+            "longer": torch.cat((tensor, tensor), dim=-1),
+            "scalar": tensor.flatten()[:1].reshape(()).clone(),
+            "integers": tensor.to(torch.int64),
+            "half": tensor.half(),
+            "nan": torch.full_like(tensor, float("nan")) if tensor.is_floating_point() else tensor + 1,
+        }
+        for what, other in others.items():
+            save_file({**tensors, name: other.contiguous()}, tmp_path / "it", metadata=header)
+            check(small, tmp_path / "it", f"{name} {what}")
+
+
 def test_flipped_bytes_are_refused_or_harmless(small: Pipeline, saved: Path) -> None:
     whole, rng = saved.read_bytes(), np.random.default_rng(0)
     header = int.from_bytes(whole[:8], "little") + 8
@@ -226,8 +247,13 @@ def test_flipped_bytes_are_refused_or_harmless(small: Pipeline, saved: Path) -> 
 
 def check(pipeline: Pipeline, file: Path, label: str) -> None:
     try:
-        pipeline.resume(file)
+        stream = pipeline.resume(file)
     except ValueError as error:
         assert "\n" not in str(error), label
+        return
     except Exception as error:
         raise AssertionError(label) from error
+    try:
+        next(stream, None)
+    except Exception as error:
+        raise AssertionError(f"{label} was accepted") from error

@@ -77,8 +77,8 @@ BYTES: list[tuple[str, str, Callable[[], bytes], str]] = [
     (
         "a type of no weights",
         "it.safetensors",
-        lambda: header({"blocks.0": {"dtype": "C64", "shape": [1], "data_offsets": [0, 8]}}) + bytes(8),
-        "blocks.0 is of type C64, expected one of F64, F32",
+        lambda: header({"blocks.0": {"dtype": "U64", "shape": [1], "data_offsets": [0, 8]}}) + bytes(8),
+        "blocks.0 is of type U64, expected one of F64, F32",
     ),
     ("no tensors", "it.safetensors", lambda: header({}), "holds no tensors"),
     ("garbage", "it.safetensors", lambda: bytes(range(255, 0, -1)) * 9, "not a whole safetensors file: .*too large"),
@@ -91,7 +91,7 @@ BYTES: list[tuple[str, str, Callable[[], bytes], str]] = [
         lambda: b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5676\n",
         "is a pointer of git-lfs, not the weights; run `git lfs pull`",
     ),
-    ("GGUF", "it.gguf", lambda: b"GGUF\x03\0\0\0", "is GGUF, which is not supported; expected safetensors"),
+    ("GGUF", "it.gguf", lambda: b"GGUF\x03\0\0\0", r"\(8 bytes\) is not a whole GGUF file"),
     ("half a download", "it.safetensors.incomplete", lambda: whole()[:5000], "has not finished; fetch it again"),
 ]
 
@@ -339,7 +339,7 @@ def test_shards_that_are_damaged_missing_or_without_index(tmp_path: Path) -> Non
 
 
 def test_folders_that_do_not_say_which_file(tmp_path: Path) -> None:
-    check(tmp_path, r"holds no weights, expected an index.json or a file \.safetensors, \.pt")
+    check(tmp_path, r"holds no weights, expected an index.json or a file \.safetensors, \.gguf, \.pt")
     for name in ("a.safetensors", "b.pt"):
         (tmp_path / name).touch()
     check(tmp_path, "holds a.safetensors and b.pt: give the path of the one you mean")

@@ -8,9 +8,7 @@ from causvid.files.hub import check_name
 from causvid.loading.layout import find_layout
 from causvid.loading.spec import ModelSpec
 from causvid.media.clip import camera
-from causvid.media.image import open_file
-
-PARTS = ("model", "student", "tiny_autoencoder", "lora")
+from causvid.opening import open_regular
 
 
 def check_request(prompt: str, parts: dict[str, Any], **options: Any) -> None:
@@ -23,10 +21,12 @@ def check_request(prompt: str, parts: dict[str, Any], **options: Any) -> None:
 def check_model(parts: dict[str, Any]) -> None:
     """Raise a `ValueError` for parts of a model that are neither there nor on the Hub, or for a folder that is none."""
     spec = ModelSpec.make(**parts)
-    for what in PARTS:
+    for what in ("model", "student", "tiny_autoencoder"):
         name = getattr(spec, what)
         if name is not None:
             check_name(name, what=what)
+    for place, _ in spec.loras:
+        check_name(place, what="lora")
     if spec.model is not None and Path(spec.model).expanduser().exists():
         find_layout(spec.model)
 
@@ -35,4 +35,4 @@ def check_files(*sources: str | Path | None) -> None:
     """Raise an error unless these files can be opened; folders of frames and cameras are left to who reads them."""
     for source in sources:
         if source is not None and camera(source) is None and not Path(source).is_dir():
-            open_file(Path(source)).close()
+            open_regular(source).close()

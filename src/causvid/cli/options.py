@@ -80,6 +80,8 @@ def _plain(annotation: Any) -> Any:
     """Return a field's type without its bounds, which the model checks."""
     if get_origin(annotation) is Annotated:
         return _plain(get_args(annotation)[0])
+    if get_origin(annotation) is tuple:
+        return list[_plain(get_args(annotation)[0])]  # type: ignore[misc]
     if get_origin(annotation) in (Union, UnionType):
         return reduce(or_, (_plain(part) for part in get_args(annotation)))
     return annotation

@@ -1,6 +1,5 @@
 """Clean latents of a run as a file: to be decoded again by another autoencoder, or to be continued."""
 
-import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,9 +7,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from causvid.files.checkpoint import check_header
 from causvid.files.writing import write_tensors
 from causvid.media import to_bytes
 from causvid.models.autoencoder import Autoencoder, AutoencoderState
+
+_TYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def save_latents(path: Path, latents: Tensor, *, fps: float) -> None:
@@ -28,18 +30,21 @@ def load_latents(path: Path) -> tuple[Tensor, float]:
     Raises:
         ValueError: if the file is missing, damaged, or holds something else.
     """
-    if not path.is_file():
+    if not path.exists():
         raise ValueError(f"{path} is missing: `--latents` of an earlier run writes such a file")
     try:
+        check_header(path)
         with safe_open(path, framework="pt") as file:
             latents = file.get_tensor("latents").clone()
             fps = float((file.metadata() or {})["fps"])
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise ValueError(f"{path} holds no latents of a run: {error}") from None
-    if latents.ndim != 5 or latents.shape[0] != 1 or 0 in latents.shape or not latents.is_floating_point():
+    if latents.ndim != 5 or latents.shape[0] != 1 or 0 in latents.shape or latents.dtype not in _TYPES:
         raise ValueError(f"{path}: latents are {latents.dtype} {list(latents.shape)}, expected float [1, F, C, h, w]")
-    if not 0 < fps < math.inf:
-        raise ValueError(f"{path}: fps={fps} is not above 0")
+    if not 0.01 <= fps <= 1000:
+        raise ValueError(f"{path}: fps={fps:g} is not from 0.01 to 1000")
+    if not latents.isfinite().all():
+        raise ValueError(f"{path}: latents are not finite numbers throughout")
     return latents, fps
 
 

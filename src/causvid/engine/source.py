@@ -106,6 +106,8 @@ class Source:
         wanted = pixel_frames(self._first) if now.encoder is None else TIME_FACTOR * self._chunk
         frames = list(itertools.islice(self._frames, wanted))
         if not frames:
+            if now.latest is None:
+                raise ValueError("the source has no frames: expected at least one")
             return None
         padded = [*frames, *[frames[-1]] * (wanted - len(frames))]
         latents, encoder = self._autoencoder.encode_chunk(to_pixels(padded, self._device), now.encoder)
@@ -137,7 +139,10 @@ def open_source(
     Raises:
         ValueError, OSError: at once, if a file cannot be read.
     """
-    handed = None if isinstance(video, str | Path | Sequence) else iter(video)
+    if isinstance(video, np.ndarray | Tensor | Sequence) and not isinstance(video, str) and not len(video):
+        raise ValueError("the source has no frames: expected at least one")
+    # What can be read again is, from any frame on; all else plays once.
+    handed = None if isinstance(video, str | Path | Sequence | np.ndarray | Tensor) else iter(video)
 
     def open_at(skip: int) -> Iterator[Frame]:
         frames = load_video(video if handed is None else handed, height, width, fps=fps, fit=fit)

@@ -14,6 +14,7 @@ from causvid.engine.history import History
 from causvid.engine.latents import load_latents
 from causvid.engine.limits import memory, pixel_length, student_sigmas
 from causvid.engine.request import LATENTS, GenerationRequest, PromptChange
+from causvid.engine.restored import check_state
 from causvid.engine.session import Applied, Geometry, Point, Session, SessionState
 from causvid.engine.source import Source, encode_end, levels_below, load_image, load_video, open_source, to_pixels
 from causvid.engine.step import Engine
@@ -75,6 +76,7 @@ def resume(engine: Engine, own: GenerationConfig, state: SessionState, *, shape:
     try:
         cache = _new_cache(engine, expected)
         session = Session(state.request, expected, state.point, cache, torch.Generator(), source)
+        check_state(engine, state)
         session.restore(state)
     except (RuntimeError, TypeError) as error:
         raise ValueError(f"its tensors do not fit: {str(error).splitlines()[0]}") from None

@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from causvid.engine.session import SessionState
+from causvid.files.checkpoint import check_header
 from causvid.files.writing import write_tensors
 
 FORMAT = "causvid session 1"
@@ -60,9 +61,10 @@ def load_session(path: Path, *, model: str, device: torch.device | str = "cpu") 
     Raises:
         ValueError: if the file is missing, damaged, not a session, or of another model.
     """
-    if not path.is_file():
+    if not path.exists():
         raise ValueError(f"session {path} is missing")
     try:
+        check_header(path)
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
             if header.get("format") != FORMAT:
@@ -100,7 +102,7 @@ def _rebuild(kind: Any, value: Any, tensors: Mapping[str, Tensor]) -> Any:
     """Turn plain values back into what they were, a value of type `kind`; what does not fit raises."""
     arguments = get_args(kind)
     if get_origin(kind) in (Union, UnionType):
-        if value is None:
+        if value is None and NoneType in arguments:
             return None
         kinds = [argument for argument in arguments if argument is not NoneType]
         if len(kinds) == 1:

@@ -1,6 +1,6 @@
 """Files of weights in every published format, behind one interface: names, shapes and types first, data on demand.
 
-Safetensors, PyTorch's zip files and its older pickles, alone or as the shards of an index. Nothing in a file is
+Safetensors, PyTorch's zip files, its older pickles and GGUF, alone or as the shards of an index. Nothing in a file is
 executed; all but the older pickles are mapped, so that only what is asked for is read.
 """
 
@@ -8,6 +8,7 @@ import json
 import pickle
 import re
 import warnings
+import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,16 +19,22 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-Format = Literal["safetensors", "PyTorch", "PyTorch before 1.6"]
-SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
+from causvid.files.gguf import Gguf
+from causvid.opening import open_regular, read_text
+
+Format = Literal["safetensors", "PyTorch", "PyTorch before 1.6", "GGUF"]
+SUFFIXES = (".safetensors", ".gguf", ".pt", ".pth", ".ckpt", ".bin")
 INDEX = ".index.json"
+HEADER = 32 * 2**20
+"""Most bytes of a safetensors header: a hundred times what the largest model has."""
+PICKLE = 64 * 2**20
+"""Most bytes of the pickle in a PyTorch file, which describes its tensors."""
 
 _USUAL = ("diffusion_pytorch_model.safetensors", "model.safetensors")
 _SHARD = re.compile(r"-\d{5}-of-\d{5}\.")
 _NO_WEIGHTS = {
     rb"version https://git-lfs": "a pointer of git-lfs, not the weights; run `git lfs pull` where it came from",
     rb"\s*<(!doctype|html|head|\?xml)": "a web page, not weights; fetch the file itself",
-    rb"GGUF": "GGUF, which is not supported; expected safetensors or a PyTorch file",
 }
 _TYPES = {
     "F64": torch.float64,
@@ -42,6 +49,7 @@ _TYPES = {
     "I8": torch.int8,
     "U8": torch.uint8,
     "BOOL": torch.bool,
+    "C64": torch.complex64,
 }
 
 
@@ -64,12 +72,14 @@ class Checkpoint:
 
     path: the file, or the index. sections: name → entry by section; a flat state dict is the section "", nested ones
     are named as the file does ("generator", "critic", "state_dict", …). shards: name → file, where there is an index.
+    header: what a safetensors file states in words beside its tensors.
     """
 
     path: Path
     format: Format
     sections: Mapping[str, Mapping[str, Entry]]
     shards: Mapping[str, Path] = field(default_factory=dict)
+    header: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def files(self) -> list[Path]:
@@ -96,9 +106,13 @@ class Checkpoint:
             places.setdefault(self.shards.get(name, self.path), []).append(name)
         for file, wanted in places.items():
             format = _format(file)
+            fetch: Callable[[str], Tensor]
             if format == "safetensors":
                 with _whole(file, format):
-                    fetch: Callable[[str], Tensor] = safe_open(file, framework="pt").get_tensor
+                    fetch = safe_open(file, framework="pt").get_tensor
+            elif format == "GGUF":
+                with _whole(file, format):
+                    fetch = Gguf(file).tensor
             else:
                 fetch = _load_pickle(file, format)[section].__getitem__
             for name in wanted:
@@ -119,7 +133,12 @@ def open_checkpoint(path: Path) -> Checkpoint:
     if path.name.endswith(INDEX):
         return _open_index(path)
     format = _format(path)
-    return Checkpoint(path, format, _sections(path, format))
+    sections = _sections(path, format)
+    header: Mapping[str, str] = {}
+    if format == "safetensors":
+        with _whole(path, format):
+            header = safe_open(path, framework="pt").metadata() or {}
+    return Checkpoint(path, format, sections, header=header)
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -154,7 +173,7 @@ def read_json(file: Path) -> dict[str, Any]:
         ValueError: if the file is missing, damaged or not an object.
     """
     try:
-        value = json.loads(file.read_text(encoding="utf-8"))
+        value = json.loads(read_text(file))
     except FileNotFoundError:
         raise ValueError(f"{file} is missing") from None
     except (OSError, ValueError, RecursionError) as error:
@@ -189,29 +208,64 @@ def _format(file: Path) -> Format:
     if file.suffix == ".incomplete":
         raise ValueError(f"{file} is a download that has not finished; fetch it again")
     try:
-        with file.open("rb") as stream:
+        with open_regular(file) as stream:
             head = stream.read(64)
     except FileNotFoundError:
         raise ValueError(f"{file} is missing") from None
     except OSError as error:
-        raise ValueError(f"{file} cannot be read: {error.strerror}") from None
-    if not head:
-        raise ValueError(f"{file} is empty, 0 bytes; fetch it again")
+        raise ValueError(f"{file} cannot be read: {error}") from None
+    except ValueError as error:
+        raise ValueError(f"{error}; fetch it again") from None
     if head[8:9] == b"{":  # before all others: the length of its header comes first, and may look like anything
+        check_header(file)
         return "safetensors"
     for pattern, what in _NO_WEIGHTS.items():
         if re.match(pattern, head, re.IGNORECASE):
             raise ValueError(f"{file} is {what}")
+    if head.startswith(b"GGUF"):
+        return "GGUF"
     if head.startswith(b"PK\x03\x04"):
         return "PyTorch"
     if file.suffix == ".safetensors":
+        check_header(file)
         return "safetensors"
     if head.startswith(b"\x80"):
         return "PyTorch before 1.6"
     raise ValueError(f"{file} ({file.stat().st_size} bytes) is neither safetensors nor a PyTorch file; fetch it again")
 
 
+def check_header(file: Path) -> None:
+    """Refuse a safetensors file with a header that no model needs, before it is parsed.
+
+    Raises:
+        ValueError, OSError: for that, or if it is no regular file.
+    """
+    with open_regular(file) as stream:
+        size = int.from_bytes(stream.read(8), "little")
+    if HEADER < size <= file.stat().st_size:
+        raise ValueError(f"{file}: its header is too large, {size} bytes, expected at most {HEADER}")
+
+
+def _check_zip(file: Path) -> None:
+    """Refuse what would be inflated: PyTorch stores its tensors as they are, and its pickle is small."""
+    with zipfile.ZipFile(file) as opened:
+        entries = opened.infolist()
+    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+        raise ValueError("it is compressed, which PyTorch does not do")
+    if sum(entry.file_size for entry in entries) > file.stat().st_size:
+        raise ValueError("its parts overlap")
+    if any(entry.filename.endswith("data.pkl") and entry.file_size > PICKLE for entry in entries):
+        raise ValueError(f"its pickle has more than {PICKLE} bytes")
+
+
 def _sections(file: Path, format: Format) -> dict[str, dict[str, Entry]]:
+    if format == "GGUF":
+        with _whole(file, format):
+            opened = Gguf(file)
+            found = {name: Entry(opened.shape(name), opened.dtype(name)) for name in opened.names()}
+        if not found:
+            raise ValueError(f"{file} holds no tensors")
+        return {"": found}
     if format != "safetensors":
         sections = _load_pickle(file, format)
         return {
@@ -236,6 +290,8 @@ def _load_pickle(file: Path, format: Format) -> dict[str, dict[str, Tensor]]:
     """Read a PyTorch file by sections; a zip file's tensors stay on disk until they are touched."""
     with _whole(file, format), warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        if format == "PyTorch":
+            _check_zip(file)
         content = torch.load(file, map_location="cpu", weights_only=True, mmap=format == "PyTorch")
     if not isinstance(content, Mapping):
         raise ValueError(f"{file} holds a {type(content).__name__}, expected a dict of tensors")
@@ -263,6 +319,8 @@ def _whole(file: Path, format: Format) -> Iterator[None]:
     """Turn what a damaged or hostile file makes a library raise into one line."""
     try:
         yield
+    except ModuleNotFoundError as error:
+        raise ValueError(f"{file} cannot be opened: {error}") from None
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         if isinstance(error, pickle.UnpicklingError):

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 _NAME = re.compile(r"(?P<repository>[\w-][\w.-]*/[\w-][\w.-]*)(?:/(?P<inside>[\w-].*[^/]))?/?")
-_FILE = (".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".json")
+_FILE = (".safetensors", ".gguf", ".pt", ".pth", ".ckpt", ".bin", ".json")
 
 
 def find(name: str | Path, *, what: str, files: Sequence[str] = ("*",), fetch: bool = True) -> Path:

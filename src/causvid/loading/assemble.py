@@ -1,7 +1,7 @@
 """From a `ModelSpec` to a running model: a base, and what replaces or changes parts of it.
 
 A base is one of our bundles, a folder of diffusers with Wan 2.1, or Wan 2.1's own folder; a student, a tiny autoencoder
-and a LoRA are files or folders of their own. Each is a path, or a name on the Hugging Face Hub.
+and LoRAs are files or folders of their own. Each is a path, or a name on the Hugging Face Hub.
 """
 
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ from causvid.files.hub import find
 from causvid.loading.autoencoders import read_autoencoder, read_tiny_autoencoder
 from causvid.loading.bundle import Bundle, read_settings
 from causvid.loading.layout import SETTINGS, Layout, choose_generation, find_layout
-from causvid.loading.lora import merge_lora, read_lora
+from causvid.loading.lora import merge_loras, read_lora
 from causvid.loading.spec import ModelSpec, Precision
 from causvid.loading.text import load_text_encoder
 from causvid.loading.weights import load_transformer
@@ -43,15 +43,14 @@ def assemble(spec: ModelSpec, *, device: torch.device | str = "cpu") -> Bundle:
     dtype = _choose_dtype(spec, layout, device)
 
     # Small parts first: what is missing or does not fit shows before minutes of reading.
-    lora = None if spec.lora is None else read_lora(find(spec.lora, what="lora"))
+    loras = [(read_lora(find(place, what="lora")), strength) for place, strength in spec.loras]
     autoencoder = _load_autoencoder(spec, layout, dtype, device)
     text = load_text_encoder(
         layout.text_encoder, layout.tokenizer, dtype=dtype, device=device, placement=spec.text_encoder
     )
     place = layout.transformer if spec.student is None else find(spec.student, what="student")
     transformer = load_transformer(place, dtype=dtype, device=device)
-    if lora is not None:
-        merge_lora(transformer, lora, strength=1.0 if spec.lora_strength is None else spec.lora_strength)
+    merge_loras(transformer, loras)
     teacher: Transformer | None = transformer if alone and layout.kind != "bundle" else None
     teacher_place = layout.teacher if layout.kind == "bundle" else layout.transformer
     if teacher is None and teacher_place is not None and (alone or spec.teacher):
@@ -84,7 +83,7 @@ def find_generation(
         ValueError: if nothing decides how it generates, or a bundle's settings are damaged.
     """
     own, provenance = read_settings(layout.folder) if layout.kind == "bundle" else (None, {})
-    changes: dict[str, str | None] = spec.model_dump(include=_CHANGES, exclude_none=True)
+    changes: dict[str, Any] = spec.model_dump(include=_CHANGES, exclude_none=True)
     if own is not None and not changes:
         return own, provenance
     generation = own

@@ -1,6 +1,7 @@
 """Autoencoders from and to files: tiny ones with TAEHV's names, Wan 2.1's in both published spellings."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -73,6 +74,7 @@ def read_wan_autoencoder(
     from diffusers.loaders.single_file_utils import convert_wan_vae_to_diffusers
 
     settings = _settings(place, WAN) if place.is_dir() else {}
+    _check_sizes(place, settings)
     state = _read(place, dtype, device)
     if "encoder.conv1.weight" in state:
         state = convert_wan_vae_to_diffusers(state)
@@ -101,6 +103,15 @@ def _settings(folder: Path, name: str) -> dict[str, Any]:
     if found != name:
         raise ValueError(f"{folder / 'config.json'}: _class_name={found!r}, expected {name!r}")
     return settings
+
+
+def _check_sizes(place: Path, settings: Mapping[str, Any]) -> None:
+    """Refuse numbers and lists that no autoencoder has: diffusers allocates what they say."""
+    for name, value in settings.items():
+        parts = value if isinstance(value, list) else [value]
+        most = 64 if name in ("num_res_blocks", "dim_mult") else 4096
+        if len(parts) > 4096 or any(isinstance(part, int | float) and not abs(part) <= most for part in parts):
+            raise ValueError(f"{place / 'config.json'}: {name}={str(value)[:60]} is not at most {most}")
 
 
 def _read(place: Path, dtype: torch.dtype | None, device: torch.device | str) -> dict[str, Tensor]:

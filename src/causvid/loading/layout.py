@@ -15,6 +15,8 @@ SETTINGS = "causvid.json"
 WAN_AUTOENCODER = "Wan2.1_VAE.pth"
 WAN_TEXT_ENCODER = "models_t5_umt5-xxl-enc-bf16.pth"
 WAN_TOKENIZER = "google/umt5-xxl"
+COMFY_AUTOENCODER = "wan_2.1_vae.safetensors"
+COMFY_TEXT_ENCODER = "umt5_xxl_fp16.safetensors"
 WAN_TRANSFORMER = "diffusion_pytorch_model"
 
 # Parts of the names of published students, without punctuation, and the preset that each was trained for.
@@ -56,11 +58,19 @@ def find_layout(
     Raises:
         ValueError: if there is nothing, or it is not a model's folder.
     """
-    files = [SETTINGS, "*.json", "text_encoder/*", "tokenizer/*", WAN_TEXT_ENCODER, f"{WAN_TOKENIZER}/*"]
+    files = [
+        SETTINGS,
+        "*.json",
+        "text_encoder/*",
+        "tokenizer/*",
+        WAN_TEXT_ENCODER,
+        COMFY_TEXT_ENCODER,
+        f"{WAN_TOKENIZER}/*",
+    ]
     if transformer:
         files += ["transformer/*", "teacher/*", f"{WAN_TRANSFORMER}*"]
     if autoencoder:
-        files += ["vae/*", WAN_AUTOENCODER]
+        files += ["vae/*", WAN_AUTOENCODER, COMFY_AUTOENCODER]
     if name is None:
         name = Path(str(resources.files("causvid") / "bundles" / BUILT_IN))
     folder = find(name, what="model", files=files, fetch=fetch)
@@ -77,13 +87,22 @@ def find_layout(
             tokenizer=folder / "tokenizer",
             teacher=folder / "teacher" if own and (folder / "teacher").is_dir() else None,
         )
-    if (folder / WAN_TEXT_ENCODER).is_file():
-        text, tokenizer = folder / WAN_TEXT_ENCODER, folder / WAN_TOKENIZER
-        return Layout("wan", folder, folder, folder / WAN_AUTOENCODER, text, tokenizer)
+    text, video = (
+        _either(folder, WAN_TEXT_ENCODER, COMFY_TEXT_ENCODER),
+        _either(folder, WAN_AUTOENCODER, COMFY_AUTOENCODER),
+    )
+    if text.is_file():
+        # Beside parts of ComfyUI's, the transformer is found by diffusers' usual name, or given as student=.
+        return Layout("wan", folder, folder, video, text, folder / WAN_TOKENIZER)
     raise ValueError(
         f"model={name} is not a model: expected a bundle ({SETTINGS}), a folder of diffusers (text_encoder/, vae/), "
         f"or one of Wan ({WAN_TEXT_ENCODER}, {WAN_AUTOENCODER})"
     )
+
+
+def _either(folder: Path, name: str, other: str) -> Path:
+    """Return the file of one name, or of the other if only that is there: ComfyUI distributes the same weights."""
+    return folder / (other if (folder / other).is_file() and not (folder / name).is_file() else name)
 
 
 def choose_generation(

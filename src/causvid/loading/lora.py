@@ -6,25 +6,29 @@ Letters: r rank, N inputs and M outputs of a linear layer. A layer's weight W `[
 Source: LoRA (2106.09685), section 4.1; scale = alpha / sqrt(r) where peft's settings ask for it (2312.03732).
 """
 
+import logging
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from causvid.files.checkpoint import Checkpoint, open_checkpoint, read_json
-from causvid.loading.names import Spelling, bare_name, few, foreign_name
+from causvid.loading.lora_settings import LoraSettings, header_settings
+from causvid.loading.names import IMAGE_CONDITIONED, Spelling, bare_name, few, foreign_name
 from causvid.models.transformer import Transformer
+
+_log = logging.getLogger(__name__)
 
 _SETTINGS = "adapter_config.json"
 _MATRIX = re.compile(r"(?P<layer>.+)\.lora[._](?P<side>A|B|down|up)(\.\w+)?\.weight")
 _DIFFERENCE = re.compile(r"(?P<layer>.+)\.diff(?P<of>|_b|_m)")
 _CHANGED = {"": "weight", "_b": "bias", "_m": "modulation"}
-_PREFIX = re.compile(r"(base_model\.)?(transformer\.|lora_unet_|lora_transformer_)?")
+_PREFIX = re.compile(r"(base_model\.)?(pipe\.)?((dit|net|transformer)\.|(lora_unet|lora_transformer|lycoris)_)?")
+_BEFORE_BLOCKS = re.compile(r"([\w.]+)\.blocks\.\d+\.")
 
 
 @dataclass(frozen=True)
@@ -60,14 +64,15 @@ class Lora:
 def read_lora(path: Path) -> Lora:
     """Read a LoRA: peft's files and folders, those of kohya's and ComfyUI's naming, or a .pt with `generator_lora`.
 
-    Alpha is what `.alpha` tensors or an adapter_config.json beside the file state, else the rank of each layer.
+    Alpha is what `.alpha` tensors, the file's header or an adapter_config.json beside it state, the first of these that
+    does; else the rank of each layer.
 
     Raises:
         ValueError: if the file is missing or damaged, holds no LoRA or another kind of adapter.
     """
     checkpoint = open_checkpoint(path)
     section = _section(checkpoint)
-    settings = _settings(path)
+    settings = _settings(path, checkpoint.header)
     tensors = dict(checkpoint.read(list(checkpoint.sections[section]), section=section))
     try:
         return Lora(path, list(_changes(tensors, settings)))
@@ -75,17 +80,31 @@ def read_lora(path: Path) -> Lora:
         raise ValueError(f"lora={path}: {error}") from None
 
 
-@torch.no_grad()
 def merge_lora(model: Transformer, lora: Lora, *, strength: float = 1.0) -> None:
-    """Add a LoRA to a transformer's weights, in place, each rounded once: it costs and saves as before.
+    """Add one LoRA to a transformer's weights; see `merge_loras`."""
+    merge_loras(model, [(lora, strength)])
+
+
+@torch.no_grad()
+def merge_loras(model: Transformer, loras: Sequence[tuple[Lora, float]]) -> None:
+    """Add LoRAs, each at its strength, to a transformer's weights, in place, each weight rounded once.
+
+    What an image-to-video LoRA has for the image's own attention is left, with a warning, where the model has none.
 
     Raises:
-        ValueError: if the LoRA was made for another model, which then stays as it was.
+        ValueError: if a LoRA was made for another model, which then stays as it was.
     """
-    for name, part in _match(model, lora):
-        change = part.product() if isinstance(part, Pair) else part.float()
+    changes: dict[str, list[tuple[Pair | Tensor, float]]] = {}
+    for lora, strength in loras:
+        for name, part in _match(model, lora):
+            changes.setdefault(name, []).append((part, strength))
+    for name, parts in changes.items():
         weight = model.get_parameter(name)
-        weight.copy_(weight.float() + strength * change.to(weight.device).view_as(weight))
+        total = weight.float()
+        for part, strength in parts:
+            change = part.product() if isinstance(part, Pair) else part.float()
+            total = total + strength * change.to(weight.device).view_as(weight)
+        weight.copy_(total)
 
 
 def _section(checkpoint: Checkpoint) -> str:
@@ -99,7 +118,7 @@ def _section(checkpoint: Checkpoint) -> str:
     return found[0]
 
 
-def _changes(tensors: Mapping[str, Tensor], settings: Mapping[str, Any]) -> Iterator[tuple[str, Pair | Tensor]]:
+def _changes(tensors: Mapping[str, Tensor], settings: LoraSettings) -> Iterator[tuple[str, Pair | Tensor]]:
     """Yield what a LoRA changes, and refuse what is no part of one."""
     layers: dict[str, dict[str, str]] = {}
     alphas: dict[str, float] = {}
@@ -114,6 +133,8 @@ def _changes(tensors: Mapping[str, Tensor], settings: Mapping[str, Any]) -> Iter
             yield f"{match['layer']}.{_CHANGED[match['of']]}", tensor
         elif name.endswith(".alpha") and tensor.numel() == 1:
             alphas[name.removesuffix(".alpha")] = float(tensor)
+            if not math.isfinite(float(tensor)):
+                raise ValueError(f"{name}={float(tensor)} is not a finite number")
         else:
             unknown.append(name)
     unknown += [f"{layer}.alpha" for layer in alphas if layer not in layers]
@@ -127,24 +148,18 @@ def _changes(tensors: Mapping[str, Tensor], settings: Mapping[str, Any]) -> Iter
         inner, outer = list(down.shape), list(up.shape)
         if 0 in inner or len(inner) < 2 or inner[:1] != outer[1:2]:
             raise ValueError(f"{sides['down']} is {inner} and {sides['up']} {outer}: no product")
-        rank = len(down)
-        named = (value for name, value in settings["alpha_pattern"].items() if f".{layer}".endswith(f".{name}"))
-        alpha = alphas.get(layer, next(named, settings.get("lora_alpha", rank)))
-        yield f"{layer}.weight", Pair(down, up, alpha / (math.sqrt(rank) if settings.get("use_rslora") else rank))
+        scale = settings.scale(_PREFIX.sub("", bare_name(layer), count=1), len(down), alpha=alphas.get(layer))
+        yield f"{layer}.weight", Pair(down, up, scale)
 
 
-def _settings(place: Path) -> dict[str, Any]:
-    """Read what peft wrote beside its weights, if it did."""
+def _settings(place: Path, header: Mapping[str, str]) -> LoraSettings:
+    """Read what the header states, over what peft wrote beside its weights, if it did."""
     file = (place if place.is_dir() else place.parent) / _SETTINGS
-    settings = read_json(file) if file.is_file() else {}
-    kind = settings.get("peft_type", "LORA")
-    if kind != "LORA" or settings.get("use_dora"):
-        raise ValueError(f"{file}: {'use_dora' if kind == 'LORA' else f'peft_type={kind}'}, expected a plain LoRA")
-    patterns = settings.setdefault("alpha_pattern", {})
-    alphas = [settings.get("lora_alpha", 1), *patterns.values()] if isinstance(patterns, dict) else [None]
-    if not all(isinstance(alpha, int | float) for alpha in alphas):
-        raise ValueError(f"{file}: lora_alpha or alpha_pattern is not made of numbers")
-    return settings
+    beside = read_json(file) if file.is_file() else {}
+    try:
+        return LoraSettings.read({**beside, **header_settings(header)})
+    except ValueError as error:
+        raise ValueError(f"lora={place}: its settings{f' ({file.name})' if beside else ''}: {error}") from None
 
 
 def _match(model: Transformer, lora: Lora) -> list[tuple[str, Pair | Tensor]]:
@@ -153,11 +168,16 @@ def _match(model: Transformer, lora: Lora) -> list[tuple[str, Pair | Tensor]]:
     spellings: tuple[Spelling, ...] = ("ours", "diffusers", "wan")
     # Some files write underscores for dots, so names are compared in that form.
     known = {foreign_name(name, spelling).replace(".", "_"): name for name in own for spelling in spellings}
-    matched = []
+    known_start = _common_start(lora)
+    matched, left = [], []
     for name, change in lora.changes:
         shown = name.removesuffix(".weight") if isinstance(change, Pair) else name
-        bare = _PREFIX.sub("", bare_name(name), count=1).replace(".", "_")
+        bare = _PREFIX.sub("", bare_name(name).removeprefix(known_start), count=1).replace(".", "_")
+        conditioned = IMAGE_CONDITIONED.search(bare)
         if bare not in known:
+            if conditioned:
+                left.append(shown)
+                continue
             size = f"{model.config.layers} blocks of width {model.config.dim}"
             raise ValueError(f"lora={lora.path}: {shown} is not in the model, which has {size}")
         # The patch embedding, a convolution elsewhere, is a product here, with all inputs of a patch in one dimension.
@@ -169,4 +189,23 @@ def _match(model: Transformer, lora: Lora) -> list[tuple[str, Pair | Tensor]]:
                 "it was made for another"
             )
         matched.append((known[bare], change))
+    if not matched:
+        raise ValueError(f"lora={lora.path} changes only how a model sees an image, and this model sees none")
+    if left:
+        _log.warning(
+            "lora=%s: %d parts are for an image-to-video model and were left: %s", lora.path, len(left), few(left)
+        )
     return matched
+
+
+def _common_start(lora: Lora) -> str:
+    """Return what stands before `blocks` in all names that have it, with its dot: a module around the transformer.
+
+    Raises:
+        ValueError: if it names another part of a pipeline.
+    """
+    found = {match[1] for name, _ in lora.changes if (match := _BEFORE_BLOCKS.match(bare_name(name)))}
+    for start in found:
+        if re.search(r"transformer_\d|text_encoder|(^|\.)te\d?$", start):
+            raise ValueError(f"lora={lora.path}: {start} is another part of a pipeline, expected the transformer")
+    return f"{found.pop()}." if len(found) == 1 else ""

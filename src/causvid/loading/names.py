@@ -63,6 +63,7 @@ _WRAPPERS = {
     "_checkpoint_wrapped_module",
 }
 _BLOCK = re.compile(r"blocks\.\d+\.")
+_START = re.compile(r"(|[\w.]+\.)blocks\.\d+\.(self_attn|attn1|self_attention)\.")
 
 _LORA = r"lora_|.*\.(lora_(A|B|down|up)|lora\.(down|up)|hada_w1_a|lokr_w1|diff_b)\b"
 _WAN = r"blocks\.\d+\.(self_attn|attn1|self_attention)\."
@@ -76,6 +77,10 @@ _VARIANTS = (
         "image-conditioned (I2V or FLF2V)",
     ),
 )
+IMAGE_CONDITIONED = re.compile(
+    r"(^|[._])(img_emb|image_embedder|k_img|v_img|norm_k_img|add_k_proj|add_v_proj|norm_added_k)([._]|$)"
+)
+"""Names of what only an image-conditioned Wan has, with dots or underscores."""
 _OTHERS = (
     (r"token_embedding\.weight$|shared\.weight$|.*\.SelfAttention\.q\.", "a T5 text encoder"),
     (r"(encoder|decoder)\.(conv1|conv_in)\.", "a video autoencoder (VAE)"),
@@ -94,6 +99,14 @@ class Kind(NamedTuple):
 def bare_name(name: str) -> str:
     """Strip what training and compilation wrap around a module, wherever it stands in a name."""
     return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
+
+
+def common_start(names: Iterable[str]) -> str:
+    """Return what stands before all bare names of a transformer, such as `dit.` or `net.`; "" if nothing does."""
+    names = list(names)
+    found = {match[1] for name in names if (match := _START.match(name))}
+    start = found.pop() if len(found) == 1 else ""
+    return start if all(name.startswith(start) for name in names) else ""
 
 
 def foreign_name(name: str, to: Spelling) -> str:

@@ -1,5 +1,7 @@
 """What to load: the one statement of every loading option, for the command line, timelines and Python alike."""
 
+import math
+import os
 from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -22,7 +24,25 @@ def _as_text(value: object) -> object:
     return _TORCH_NAMES.get(str(value), value)
 
 
+def _as_names(value: object) -> object:
+    """Accept one name for several."""
+    if isinstance(value, str) or hasattr(value, "__fspath__"):
+        return (value,)
+    return None if isinstance(value, list | tuple) and not value else value
+
+
 Name = Annotated[str, BeforeValidator(_as_text)]
+Names = Annotated[tuple[Name, ...], Field(max_length=64)]
+
+
+def split_strength(name: str) -> tuple[str, float | None]:
+    """Split `place:strength`; None where no strength is given, as in the name of a file that has a colon itself."""
+    place, colon, number = name.rpartition(":")
+    try:
+        strength = float(number)
+    except ValueError:
+        return name, None
+    return (name, None) if not colon or not place or os.path.exists(name) else (place, strength)
 
 
 class ModelSpec(Settings):
@@ -35,9 +55,12 @@ class ModelSpec(Settings):
     tiny_autoencoder: Name | None = Field(
         default=None, description=f"Weights of taew2_1, which decode faster: {PLACE}."
     )
-    lora: Name | None = Field(default=None, description=f"A LoRA, merged into the transformer: {PLACE}.")
+    lora: Annotated[Names | None, BeforeValidator(_as_names)] = Field(
+        default=None,
+        description=f"LoRAs, merged into the transformer: {PLACE}, each with :strength behind it or none.",
+    )
     lora_strength: float | None = Field(
-        default=None, allow_inf_nan=False, description="How much of the LoRA is added. Default: 1."
+        default=None, ge=-100, le=100, description="How much is added of a LoRA that has no strength. Default: 1."
     )
     preset: Name | None = Field(
         default=None,
@@ -60,4 +83,15 @@ class ModelSpec(Settings):
     def _check_lora(self) -> Self:
         if self.lora_strength is not None and self.lora is None:
             raise ValueError(f"lora_strength={self.lora_strength:g} needs a LoRA: give lora")
+        for name in self.lora or ():
+            _, strength = split_strength(name)
+            if strength is not None and not (math.isfinite(strength) and abs(strength) <= 100):
+                raise ValueError(f"lora={name}: its strength is not from -100 to 100")
         return self
+
+    @property
+    def loras(self) -> list[tuple[str, float]]:
+        """Return the place and the strength of every LoRA."""
+        default = 1.0 if self.lora_strength is None else self.lora_strength
+        split = [split_strength(name) for name in self.lora or ()]
+        return [(place, default if strength is None else strength) for place, strength in split]

@@ -120,9 +120,10 @@ def _read_umt5(place: Path, dtype: torch.dtype | None, device: torch.device | st
     config, checkpoint = read_umt5_config(place), open_checkpoint(place)
     with without_contents():
         encoder = UMT5Encoder(config)
-    names = {name if place.is_dir() else _wan_name(name): name for name in encoder.state_dict()}
+    theirs = place.is_dir() or "shared.weight" in checkpoint.sections.get("", {})  # ComfyUI's file is named so too
+    names = {name if theirs else _wan_name(name): name for name in encoder.state_dict()}
     # A whole UMT5 has a decoder too, which a folder of transformers' may hold.
-    skipped = (_TIED, "decoder.", "lm_head.") if place.is_dir() else ()
+    skipped = (_TIED, "decoder.", "lm_head.") if theirs else ()
     entries = checkpoint.sections.get("", {})
     found = {name: entry for name, entry in entries.items() if not name.startswith(skipped)}
     try:
@@ -141,6 +142,9 @@ def _read_umt5(place: Path, dtype: torch.dtype | None, device: torch.device | st
 def _infer_config(checkpoint: Checkpoint) -> UMT5Config:
     """Read the sizes off the shapes of weights with Wan's names; the rest is the same for all of UMT5."""
     entries = checkpoint.sections.get("", {})
+    if "shared.weight" in entries:
+        known = [name for name in entries if _BLOCK.fullmatch(name) or name.removesuffix(".weight") in _OUTSIDE]
+        entries = {_wan_name(name): entries[name] for name in known}
 
     def shape(name: str) -> torch.Size:
         if name not in entries or len(entries[name].shape) != 2:
@@ -165,4 +169,4 @@ def _wan_name(name: str) -> str:
     block = _BLOCK.fullmatch(name)
     if block is None:
         return f"{_OUTSIDE[name.removesuffix('.weight')]}.weight"
-    return f"blocks.{block[1]}.{_IN_BLOCK[block[2]]}.weight"
+    return f"blocks.{block[1]}.{_IN_BLOCK.get(block[2], block[2])}.weight"

@@ -1,5 +1,6 @@
 """Read the transformer from every published format, recognised by names and shapes."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from causvid.loading.names import (
     CONVOLUTION,
     Spelling,
     bare_name,
+    common_start,
     compare_shapes,
     few,
     foreign_name,
@@ -31,10 +33,16 @@ HEAD_DIM = 128
 """Channels of a head in every published model."""
 
 _SPELLINGS: tuple[Spelling, ...] = ("wan", "diffusers", "ours")
-_EIGHT_BIT = (torch.float8_e4m3fn, torch.float8_e5m2)
-# Two spellings of the factor that 8-bit weights were divided by, and what else comes with them.
-_SCALES = (".scale_weight", ".weight_scale")
-_BESIDE_SCALES = (".scale_input", ".input_scale", ".comfy_quant", "scaled_fp8")
+_EIGHT_BIT = (torch.float8_e4m3fn, torch.float8_e5m2, torch.int8)
+# Spellings of the factor that 8-bit weights were divided by, and what else comes with them. `weight_scale_inv` is the
+# same factor in spite of its name; bitsandbytes' is the largest value of a row, which int8 has as 127.
+_ROW_MAXIMA = ".SCB"
+_SCALES = (".scale_weight", ".weight_scale", ".weight_scale_inv", _ROW_MAXIMA)
+_BESIDE_SCALES = (".scale_input", ".input_scale", ".comfy_quant", "scaled_fp8", ".weight_format")
+BLOCK = 128
+"""Rows and columns that share a factor where the factors of a matrix are a matrix."""
+_TABLES = re.compile(r"(.*\.)?(freqs|freqs_(cos|sin|cis)|inv_freq)")
+"""Tables of rotary angles, which follow from the sizes."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +92,8 @@ class Sniffed:
         for raw, tensor in stored(list(wanted), dtype):
             name = wanted[raw]
             if name in self.scales:
-                factor = scales[self.scales[name]].reshape(-1, *[1] * (tensor.ndim - 1))
+                factor = _spread(scales[self.scales[name]], tensor.shape)
+                factor = factor / 127 if self.scales[name].endswith(_ROW_MAXIMA) else factor
                 tensor = tensor.to(working_dtype(tensor.dtype)).mul_(factor)
             yield name, tensor.reshape(own[name])
 
@@ -150,9 +159,9 @@ def sniff(source: Path | Checkpoint, *, section: str | None = None) -> Sniffed:
     spelling = max(_SPELLINGS, key=lambda it: sum(translate(name, it, "ours") is not None for name in raw))
     scales = {f"{name.removesuffix(end)}.weight": name for name in raw for end in _SCALES if name.endswith(end)}
     beside = {name for name in raw if name.endswith(_BESIDE_SCALES)}.union(scales.values())
-    found = {name: entries[raw[name]] for name in raw if name not in beside}
+    found = {name: entries[raw[name]] for name in raw if name not in beside and not _TABLES.fullmatch(name)}
     for name, entry in found.items():
-        factors = entries[raw[scales[name]]].shape.numel() if name in scales else None
+        factors = entries[raw[scales[name]]].shape if name in scales else None
         problem = _problem(entry, factors, scaled=bool(beside))
         if problem:
             raise ValueError(f"{checkpoint.path}: {raw[name]} {problem}")
@@ -197,8 +206,9 @@ def bare_names(checkpoint: Checkpoint, section: str) -> dict[str, str]:
         ValueError: if two names differ by wrappers only.
     """
     raw: dict[str, str] = {}
+    start = common_start(bare_name(name) for name in checkpoint.sections[section])
     for name in checkpoint.sections[section]:
-        other = raw.setdefault(bare_name(name), name)
+        other = raw.setdefault(bare_name(name).removeprefix(start), name)
         if other != name:
             raise ValueError(f"{_within(checkpoint, section)} has both {other} and {name}, expected one of them")
     return raw
@@ -208,16 +218,42 @@ def _within(checkpoint: Checkpoint, section: str) -> str:
     return f"{checkpoint.path} (section {section})" if section else str(checkpoint.path)
 
 
-def _problem(entry: Entry, factors: int | None, *, scaled: bool) -> str | None:
+def _problem(entry: Entry, factors: torch.Size | None, *, scaled: bool) -> str | None:
     """Say why a weight with that many factors cannot be used: `scaled` ones of 8 bits have one, or one for each row."""
     kind = str(entry.dtype).removeprefix("torch.")
-    if not entry.dtype.is_floating_point:
+    if entry.dtype == torch.int8 and factors is None:
+        return f"is int8, but its factor is missing, expected {_SCALES[1]} beside it"
+    if not entry.dtype.is_floating_point and entry.dtype != torch.int8:
         return f"is {kind}, expected floating point"
     if scaled and factors is None and entry.dtype in _EIGHT_BIT:
         return f"is {kind} and scaled, but its factor is missing, expected {_SCALES[0]} beside it"
-    if factors not in (None, 1, *entry.shape[:1]):
-        return f"has {factors} factors, expected one, or one for each row"
-    return None
+    if factors is None or _by_row(factors, entry.shape):
+        return None
+    if len(factors) == len(entry.shape) == 2 and all(map(_edge, entry.shape, factors)):
+        return None
+    return f"has {factors.numel()} factors, expected one, or one for each row or block"
+
+
+def _by_row(factors: torch.Size, shape: torch.Size) -> bool:
+    """Tell whether there is one factor, or one for each row."""
+    return factors.numel() == 1 or (factors.numel() == shape[0] == factors[0] if shape else False)
+
+
+def _edge(size: int, count: int) -> int:
+    """Return how many values share each of `count` factors along an axis of `size`; 0 if there is no telling."""
+    if count == -(-size // BLOCK):
+        return BLOCK
+    return size // count if count and size % count == 0 else 0
+
+
+def _spread(factors: Tensor, shape: torch.Size) -> Tensor:
+    """Return the factors of a weight of that shape, to multiply it by, from one, one a row, or one a block."""
+    if _by_row(factors.shape, shape):
+        return factors.reshape(-1, *[1] * (len(shape) - 1))
+    for axis, size in enumerate(shape):
+        repeated = factors.repeat_interleave(_edge(size, factors.shape[axis]), dim=axis)
+        factors = repeated.narrow(axis, 0, size)
+    return factors
 
 
 def _infer_config(checkpoint: Checkpoint, found: Mapping[str, Entry], spelling: Spelling) -> TransformerConfig:
@@ -239,10 +275,11 @@ def _infer_config(checkpoint: Checkpoint, found: Mapping[str, Entry], spelling: 
             f"{checkpoint.path}: dim={dim} is no multiple of {HEAD_DIM}, so the number of heads is ambiguous: "
             f"put the model's {CONFIG} beside it"
         )
-    return TransformerConfig(
+    numbers = [int(match[1]) for name in found if (match := re.match(r"blocks\.(\d{1,9})\.", name))]
+    return TransformerConfig.make(
         dim=dim,
         heads=dim // HEAD_DIM,
-        layers=1 + max(int(name.split(".")[1]) for name in found if name.startswith("blocks.")),
+        layers=1 + max(numbers, default=0),
         ffn_dim=shape("blocks.0.feed_forward.0.weight")[0],
         text_dim=shape("text_in.0.weight")[-1],
         in_channels=channels,

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -13,12 +14,19 @@ import numpy as np
 from PIL import Image
 
 from causvid.media.clock import LONGEST_FRAME
-from causvid.media.image import PIXELS, flatten, open_file
+from causvid.media.colour import is_wide, to_srgb
+from causvid.media.deinterlace import Deinterlacer
+from causvid.media.image import PIXELS, flatten
+from causvid.opening import open_regular
 
 if TYPE_CHECKING:
-    from av import VideoFrame, VideoStream
+    from av import VideoCodecContext, VideoFrame, VideoStream
     from av.container import InputContainer
     from av.video.reformatter import VideoReformatter
+
+HD_LINES = 720
+"""Lines from which on a video that does not state its colours is of BT.709."""
+_UNSPECIFIED, _BT709 = 2, 1
 
 _log = logging.getLogger(__name__)
 
@@ -50,7 +58,7 @@ class Clip:
 
         device = camera(source)
         with ExitStack() as stack:
-            file = device or stack.enter_context(open_file(Path(source)))
+            file = device or stack.enter_context(open_regular(source))
             kind, options = ("v4l2", {}) if device else (None, {"protocol_whitelist": "none"})
             try:
                 container = av.open(file, "r", format=kind, options=options, metadata_errors="replace")
@@ -96,6 +104,16 @@ class Clip:
             return None
         return start
 
+    @property
+    def count(self) -> int | None:
+        """Return how many frames the header states."""
+        return self.stream.frames or None
+
+    @property
+    def rate(self) -> Fraction | None:
+        """Return the mean rate that the header states."""
+        return self.stream.average_rate
+
     def frames(self) -> Iterator[tuple[Fraction | None, Fraction | None, "VideoFrame"]]:
         """Yield (timestamp, duration, frame) in seconds, None where unknown, of what can be decoded.
 
@@ -103,20 +121,22 @@ class Clip:
         """
         import av
 
-        packets, decoded, damaged = self.container.demux(self.stream), 0, False
+        packets, decoded, damaged, combed = self.container.demux(self.stream), 0, False, Deinterlacer()
+        decoder = _with_alpha(self.stream)
         while True:
             try:
-                frames = next(packets).decode()
+                packet = next(packets)
+                frames = packet.decode() if decoder is None else decoder.decode(packet if packet.size else None)
             except StopIteration:
                 break
             except (av.error.FFmpegError, OSError):
                 damaged = True
                 continue
             decoded += len(frames)
-            for frame in frames:
-                unit = frame.time_base
-                timestamp = None if frame.pts is None or not unit else frame.pts * unit
-                yield timestamp, frame.duration * unit if unit else None, frame
+            for whole in chain.from_iterable(map(combed.give, frames)):
+                yield *_times(whole), whole
+        for whole in combed.end():
+            yield *_times(whole), whole
         if not decoded:
             raise ValueError(f"{self.source} has no frame that can be decoded")
         if damaged:
@@ -126,9 +146,18 @@ class Clip:
         """Convert a frame to what a player shows: RGB, upright, square pixels, over black where transparent."""
         _check_size(self.source, frame.width, frame.height)
         transparent = frame.format.has_palette or any(part.is_alpha for part in frame.format.components)
+        wide = not transparent and is_wide(frame)
         # One thread and one converter: starting them for every frame costs more than the conversion.
-        rgb = self.converter.reformat(frame, format="rgba" if transparent else "rgb24", threads=1)
-        image = Image.fromarray(rgb.to_ndarray())
+        rgb = self.converter.reformat(
+            frame,
+            format="rgba" if transparent else "rgb48le" if wide else "rgb24",
+            src_colorspace=self._matrix(frame),
+            threads=1,
+        )
+        pixels: Any = rgb.to_ndarray()
+        if wide:
+            pixels = to_srgb(pixels, transfer=int(frame.color_trc), primaries=int(frame.color_primaries))
+        image = Image.fromarray(pixels)
         aspect = self.stream.sample_aspect_ratio
         if aspect and aspect != 1 and 0.1 <= aspect <= 10 and image.width * aspect * image.height <= PIXELS:
             image = image.resize((max(1, round(image.width * aspect)), image.height), Image.Resampling.LANCZOS)
@@ -139,6 +168,36 @@ class Clip:
         for transpose in self.orientation:
             image = image.transpose(transpose)
         return image
+
+    def _matrix(self, frame: "VideoFrame") -> int | None:
+        """Return the matrix of a frame that states none but has the lines of HD, where it is BT.709; None for its own.
+
+        JPEG and WebP pictures are of BT.601's at every size.
+        """
+        untagged = int(frame.colorspace) == _UNSPECIFIED and frame.height >= HD_LINES
+        return _BT709 if untagged and self.stream.codec_context.name not in ("mjpeg", "webp") else None
+
+
+def _times(frame: "VideoFrame") -> tuple[Fraction | None, Fraction | None]:
+    unit = frame.time_base
+    timestamp = None if frame.pts is None or not unit else frame.pts * unit
+    return timestamp, frame.duration * unit if unit else None
+
+
+def _with_alpha(stream: "VideoStream") -> "VideoCodecContext | None":
+    """Return a decoder that reads a WebM's transparency, which FFmpeg's own of VP8 and VP9 leave out."""
+    import av
+
+    name = {"vp8": "libvpx", "vp9": "libvpx-vp9"}.get(stream.codec_context.name)
+    if name is None or stream.metadata.get("alpha_mode") != "1":
+        return None
+    try:
+        decoder = av.CodecContext.create(name, "r")
+    except (av.error.FFmpegError, ValueError):
+        _log.warning("transparency of %s cannot be read: this FFmpeg lacks %s", stream.codec_context.name, name)
+        return None
+    assert isinstance(decoder, av.VideoCodecContext)
+    return decoder
 
 
 def _video(source: str | Path, container: "InputContainer") -> "VideoStream":
@@ -163,7 +222,12 @@ def _check_size(source: str | Path, width: int, height: int) -> None:
 
 def _orientation(frame: "VideoFrame") -> list[Image.Transpose]:
     """Return the transpositions a frame's display matrix asks for: x' = a x + c y, y' = b x + d y."""
-    matrix: Any = frame.side_data.get("DISPLAYMATRIX")
+    try:
+        matrix: Any = frame.side_data.get("DISPLAYMATRIX")
+    except ValueError:  # PyAV reads no side data of a frame that has a kind it does not know, such as EXIF
+        turned = {90: Image.Transpose.ROTATE_90, 180: Image.Transpose.ROTATE_180, 270: Image.Transpose.ROTATE_270}
+        angle = round(frame.rotation) % 360
+        return [turned[angle]] if angle in turned else []
     if matrix is None:
         return []
     a, b, _, c, d = np.frombuffer(matrix, np.int32)[:5].astype(int)

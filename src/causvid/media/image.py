@@ -3,20 +3,32 @@
 Letters: H height, W width; h, w before fitting.
 """
 
+import io
+import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+
+from causvid.opening import open_regular
+
+_log = logging.getLogger(__name__)
 
 Fit = Literal["cover", "contain", "stretch"]
 
 # Listed, because Pillow would otherwise try formats that start other programs (EPS).
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000")
-PIXELS = 2**28 // 3
-"""Most pixels of an image: a quarter of a GiB of RGB, as in Pillow."""
+PIXELS = 2**26
+"""Most pixels of an image: a quarter of a GiB as Pillow holds it."""
+BYTES = 2**30
+"""Most bytes of the file of an image."""
+_LEVELS = {"1": 255, "L;2": 85, "L;4": 17}
+"""How Pillow spreads the levels of a PNG of fewer than 8 bits."""
 
 
 def fit_frame(frame: ArrayLike, height: int, width: int, fit: Fit = "cover") -> NDArray[np.uint8]:
@@ -31,7 +43,12 @@ def fit_frame(frame: ArrayLike, height: int, width: int, fit: Fit = "cover") -> 
     pixels = np.asarray(frame)
     if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8 or not pixels.size:
         raise ValueError(f"frame is {pixels.dtype} {list(pixels.shape)}: expected uint8 [h, w, 3]")
-    image, size, lanczos = Image.fromarray(pixels), (width, height), Image.Resampling.LANCZOS
+    return fit_image(Image.fromarray(pixels), height, width, fit)
+
+
+def fit_image(image: Image.Image, height: int, width: int, fit: Fit) -> NDArray[np.uint8]:
+    """Resize an RGB image as `fit_frame` does a frame."""
+    size, lanczos = (width, height), Image.Resampling.LANCZOS
     if fit == "cover":
         return np.array(ImageOps.fit(image, size, lanczos))
     if fit == "stretch":
@@ -52,41 +69,38 @@ def read_image(path: str | Path, *, height: int, width: int, fit: Fit = "cover")
     opened.
     """
     check_fit(height, width, fit)
-    return fit_frame(np.asarray(open_image(Path(path))), height, width, fit)
+    return fit_image(open_image(Path(path)), height, width, fit)
 
 
 def open_image(path: Path) -> Image.Image:
-    """Read an image as RGB at its original size, upright and over black; raise as `read_image` does."""
-    with open_file(path) as file, warnings.catch_warnings():
+    """Read an image as sRGB at its original size, upright and over black; raise as `read_image` does."""
+    with open_regular(path, most=BYTES) as file, picture_errors(path):
+        return upright(Image.open(file, formats=FORMATS))
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """Decode an open image as sRGB, upright and over black."""
+    if image.width * image.height > PIXELS:
+        raise ValueError(f"it has {image.width} × {image.height} pixels, expected at most {PIXELS} in all")
+    levels = 1
+    tiles = getattr(image, "tile", None)
+    if image.format == "PNG" and tiles:
+        levels = _LEVELS.get(str(tiles[0][3]), 1)
+    image.load()
+    return _rgb(ImageOps.exif_transpose(image), levels)
+
+
+@contextmanager
+def picture_errors(path: str | Path) -> Iterator[None]:
+    """Turn what Pillow raises for a damaged file into one line, and silence its warnings."""
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
-            image = Image.open(file, formats=FORMATS)
-            image.load()
-            return _rgb(ImageOps.exif_transpose(image))
+            yield
         except UnidentifiedImageError:
             raise ValueError(f"{path} is not an image: expected {', '.join(FORMATS)}") from None
         except Exception as error:  # a damaged file makes Pillow's readers raise nearly anything
             raise ValueError(f"{path} cannot be read as an image: {error or type(error).__name__}") from error
-
-
-def open_file(path: Path) -> BinaryIO:
-    """Open a file for reading.
-
-    Raises FileNotFoundError, IsADirectoryError, PermissionError; ValueError for an empty or special file.
-    """
-    if path.is_dir():
-        raise IsADirectoryError(f"{path} is a folder: expected a file")
-    if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist")
-    if not path.is_file():
-        raise ValueError(f"{path} is not a regular file")
-    if path.stat().st_size == 0:
-        raise ValueError(f"{path} is empty")
-    try:
-        return path.open("rb")
-    except PermissionError:
-        raise PermissionError(f"no permission to read {path}") from None
 
 
 def check_fit(height: int, width: int, fit: str) -> None:
@@ -103,10 +117,64 @@ def flatten(image: Image.Image) -> Image.Image:
     return Image.alpha_composite(black, image.convert("RGBA")).convert("RGB")
 
 
-def _rgb(image: Image.Image) -> Image.Image:
+def _rgb(image: Image.Image, levels: int) -> Image.Image:
+    """Convert to sRGB over black. levels: what a level of the file's transparent grey is in the decoded image."""
     if image.mode == "F":
         raise ValueError("its pixels are floating-point numbers, expected 8 or 16 bits")
+    profile, clear = image.info.get("icc_profile"), image.info.get("transparency")
+    alpha = None
     if image.mode.startswith("I"):  # 16-bit grey, which Pillow's conversion would clip to white
-        grey = np.clip(np.asarray(image, np.int64), 0, 65535)
-        image = Image.fromarray(((grey * 255 + 32767) // 65535).astype(np.uint8))
-    return flatten(image) if image.has_transparency_data else image.convert("RGB")
+        alpha = _mask(image, clear) if isinstance(clear, int) else None
+        image = _eight_bits(image)
+    elif image.has_transparency_data:
+        if isinstance(clear, int) and image.mode in ("1", "L"):
+            image.info["transparency"] = min(clear * levels, 255)
+        elif isinstance(clear, tuple) and max(clear, default=0) > 255:  # of 16 bits, where Pillow keeps the upper 8
+            image.info["transparency"] = tuple(part >> 8 for part in clear)
+        image = image.convert("RGBA")
+        alpha = image.getchannel("A")
+    image = _by_profile(image, profile) if profile else image.convert("RGB")
+    if alpha is None:
+        return image
+    black = Image.new("RGB", image.size)
+    black.paste(image, mask=alpha)
+    return black
+
+
+def _bands(image: Image.Image) -> Iterator[tuple[int, NDArray[np.int32]]]:
+    """Yield a grey image in bands of rows, each after the number of its first, so that no copy is as large."""
+    rows = max(1, 2**20 // image.width)
+    for top in range(0, image.height, rows):
+        part = image.crop((0, top, image.width, min(top + rows, image.height)))
+        yield top, np.clip(np.asarray(part, np.int64), 0, 65535).astype(np.int32)
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    grey = Image.new("L", image.size)
+    for top, band in _bands(image):
+        grey.paste(Image.fromarray(((band * 255 + 32767) // 65535).astype(np.uint8)), (0, top))
+    return grey
+
+
+def _mask(image: Image.Image, clear: int) -> Image.Image:
+    """Return the opacity of a grey image, one grey of which is transparent."""
+    mask = Image.new("L", image.size)
+    for top, band in _bands(image):
+        mask.paste(Image.fromarray(np.where(band == clear, 0, 255).astype(np.uint8)), (0, top))
+    return mask
+
+
+def _by_profile(image: Image.Image, profile: bytes) -> Image.Image:
+    """Convert to sRGB what an ICC profile describes; one that cannot be used is passed over with a warning."""
+    try:
+        described = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        if ImageCms.getProfileDescription(described).startswith("sRGB"):
+            return image.convert("RGB")
+        mode = {"GRAY": "L", "CMYK": "CMYK"}.get(described.profile.xcolor_space.strip(), "RGB")
+        plain = image if image.mode == mode else image.convert(mode)
+        converted = ImageCms.profileToProfile(plain, described, ImageCms.createProfile("sRGB"), outputMode="RGB")
+        assert converted is not None, "it is not converted in place"
+        return converted
+    except (ImageCms.PyCMSError, OSError, ValueError, TypeError) as error:
+        _log.warning("the colour profile of an image cannot be used: %s", error)
+        return image.convert("RGB")

@@ -6,11 +6,12 @@ Letters: H height, W width.
 import re
 from collections import deque
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from math import floor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +19,8 @@ from PIL import Image
 
 from causvid.media.clip import Clip, camera
 from causvid.media.clock import repair_times, resample
-from causvid.media.image import Fit, check_fit, fit_frame, open_image
+from causvid.media.image import Fit, check_fit, fit_image, open_image
+from causvid.media.picture import Picture, is_picture
 
 FRAME_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 LONGEST_END = 3600
@@ -47,14 +49,14 @@ def probe(source: str | Path) -> Probe:
         files = _frame_files(Path(source))
         width, height = open_image(files[0]).size
         return Probe(height, width, frames=len(files))
-    with Clip.open(source) as clip:
+    with _open(source) as clip:
         _, _, frame = next(clip.frames())
         width, height = clip.image(frame).size
-        seconds, rate = clip.seconds, clip.stream.average_rate
+        seconds, rate = clip.seconds, clip.rate
         return Probe(
             height,
             width,
-            frames=clip.stream.frames or None,
+            frames=clip.count,
             seconds=None if seconds is None else float(seconds),
             fps=float(rate) if rate else None,
         )
@@ -85,9 +87,9 @@ def read_video(
     count = None if last is None else max(1, floor(Fraction(last) * rate + Fraction(1, 2)))
 
     def fitted(image: Image.Image) -> NDArray[np.uint8]:
-        return fit_frame(np.asarray(image), height, width, fit)
+        return fit_image(image, height, width, fit)
 
-    def read(clip: Clip, origin: Fraction | None = None) -> Iterator[NDArray[np.uint8]]:
+    def read(clip: Any, origin: Fraction | None = None) -> Iterator[NDArray[np.uint8]]:
         timed = repair_times(clip.frames(), default=clip.frame_seconds, origin=origin)
         for frame, times in resample(timed, rate):
             if times:
@@ -95,12 +97,12 @@ def read_video(
                 yield from (pixels.copy() for _ in range(times))
 
     def whole() -> Iterator[NDArray[np.uint8]]:
-        with Clip.open(source) as clip:
+        with _open(source) as clip:
             yield from read(clip)
 
     def end() -> Iterator[NDArray[np.uint8]]:
         tail: deque[NDArray[np.uint8]] = deque(maxlen=count)
-        with suppress(ValueError), Clip.open(source) as clip:
+        with suppress(ValueError), _open(source) as clip:
             origin = clip.seek_end(Fraction(last or 0) + MARGIN)
             if origin is not None:
                 tail.extend(read(clip, origin))
@@ -111,6 +113,11 @@ def read_video(
         files = _frame_files(Path(source))
         return (fitted(open_image(file)) for file in files[-(count or len(files)) :])
     return whole() if last is None else end()
+
+
+def _open(source: str | Path) -> AbstractContextManager[Any]:
+    picture = camera(source) is None and is_picture(source)
+    return Picture.open(source) if picture else Clip.open(source)
 
 
 def _is_folder(source: str | Path) -> bool:
