@@ -7,6 +7,7 @@ import socket
 import struct
 import time
 from collections.abc import Callable
+from urllib.request import urlopen
 
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
@@ -18,8 +19,9 @@ from .conftest import Served
 
 
 def numbers(served: Served) -> dict[str, float]:
-    """Read every number, by its name and labels as Prometheus writes them."""
-    families = text_string_to_metric_families(httpx.get(f"{served.url}/metrics").text)
+    """Read every number, by its name and labels."""
+    with urlopen(f"{served.url}/metrics") as answer:
+        families = text_string_to_metric_families(answer.read().decode())
     return {
         "".join([sample.name, *(f"{{{name}={value}}}" for name, value in sample.labels.items())]): sample.value
         for family in families

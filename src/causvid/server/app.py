@@ -26,6 +26,8 @@ from causvid.server.settings import ServerSettings
 
 log = logging.getLogger("causvid.server")
 STATIC = Path(__file__).parent / "static"
+BESIDE = 2**20
+"""Bytes that a request may have beside the upload in it."""
 SWEEP = 5.0
 """Seconds between two looks for what is idle or has expired."""
 
@@ -88,7 +90,8 @@ def create_app(pipeline: Pipeline, settings: ServerSettings) -> FastAPI:
             await asyncio.to_thread(scheduler.stop)
             encoder.shutdown()
 
-    app = FastAPI(title="CausVid", lifespan=lifespan, docs_url=None, redoc_url=None)
+    largest = settings.upload_bytes + BESIDE
+    app = FastAPI(title="CausVid", lifespan=lifespan, docs_url=None, redoc_url=None, max_body_size=largest)
     app.include_router(routes.router(pipeline, app.state))
 
     @app.websocket("/v1/live")

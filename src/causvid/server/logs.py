@@ -16,8 +16,8 @@ log = logging.getLogger("causvid.server")
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 QUIET = frozenset({"/healthz", "/readyz", "/metrics"})
 """Paths that are asked every few seconds; only their failures are noted."""
-PROPER = (1000, 1001, 1005)
-"""Codes of RFC 6455 with which a client closes on purpose; after any other, its connection was lost."""
+PROPER = (1000, 1001, 1012)
+"""Codes of RFC 6455 with which a client, or this server when it stops, closes on purpose."""
 _KNOWN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "color_message"}
 
 
@@ -76,7 +76,8 @@ class RequestLog:
             message = await receive()
             if message["type"] == "websocket.disconnect" and code is None:
                 code = message.get("code", 1006)
-                lost = code not in PROPER
+                # uvicorn says 1005 both when no code was given, then with a reason, and when the connection was lost.
+                lost = code not in PROPER and not (code == 1005 and "reason" in message)
             return message
 
         async def sending(message: Message) -> None:

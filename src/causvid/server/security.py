@@ -1,4 +1,4 @@
-"""Who may use the server: host and origin checks, the token, the size of a body, and headers for browsers.
+"""Who may use the server: host and origin checks, the token, and headers for browsers.
 
 Pure ASGI, before everything else, for requests and WebSockets alike. A page on the web cannot use a server on loopback:
 its origin is refused, and so is a name that was made to point here (DNS rebinding).
@@ -9,7 +9,7 @@ import json
 import secrets
 from collections.abc import Iterable
 from http import HTTPStatus
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import SplitResult, parse_qs, urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
@@ -20,8 +20,6 @@ from causvid.server.settings import ServerSettings
 HEALTH = frozenset({"/healthz", "/readyz"})
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 TOKEN_LENGTH = 16
-MARGIN = 2**20
-"""Bytes of a body beside the upload in it."""
 HEADERS = {
     "content-security-policy": (
         "default-src 'self'; img-src 'self' blob: data:; media-src 'self' blob:; worker-src 'self' blob:; "
@@ -46,7 +44,7 @@ def check_settings(settings: ServerSettings) -> None:
     if settings.token is not None and (len(settings.token) < TOKEN_LENGTH or not settings.token.isascii()):
         raise ValueError(f"token: {TOKEN_LENGTH} ASCII characters are the least: `openssl rand -hex 16` makes one")
     for origin in settings.origins:
-        parts = urlsplit(origin)
+        parts = _split(origin)
         if parts.scheme not in ("http", "https") or origin != f"{parts.scheme}://{parts.netloc}":
             raise ValueError(f"origin={origin} is not an origin such as https://studio.example")
 
@@ -68,8 +66,7 @@ class Guard:
         check_settings(settings)
         self.app, self.settings = app, settings
         self._public = HEALTH.union(public)
-        self._hosts = {urlsplit(origin).hostname for origin in settings.origins}
-        self._most = settings.upload_bytes + MARGIN
+        self._hosts = {_split(origin).hostname for origin in settings.origins}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
@@ -87,7 +84,7 @@ class Guard:
 
         try:
             self._check(scope)
-            await self.app(scope, self._bounded(scope, receive), sending)
+            await self.app(scope, receive, sending)
         except HTTPException as error:
             if started:
                 raise
@@ -99,7 +96,7 @@ class Guard:
         if is_loopback(self.settings.host) and not self._knows(host):
             raise HTTPException(403, f"host {host[:80]!r} is not this server: `--origin` names others")
         unsafe = scope["type"] == "websocket" or scope["method"] not in SAFE
-        own = origin is not None and urlsplit(origin).netloc == host
+        own = origin is not None and _split(origin).netloc == host
         if unsafe and origin is not None and not own and origin not in self.settings.origins:
             raise HTTPException(403, f"pages of {origin[:80]!r} may not use this server: `--origin` lets them")
         token = self.settings.token
@@ -109,28 +106,16 @@ class Guard:
                 raise HTTPException(401, "the token is missing or wrong", {"www-authenticate": "Bearer"})
 
     def _knows(self, host: str) -> bool:
-        name = urlsplit(f"//{host}").hostname if host.isascii() else None
+        name = _split(f"//{host}").hostname
         return name is not None and (is_loopback(name) or name in self._hosts)
 
-    def _bounded(self, scope: Scope, receive: Receive) -> Receive:
-        """Return `receive` with a limit on what a request's body may hold."""
-        if scope["type"] == "websocket":
-            return receive
-        error = HTTPException(413, f"the body is larger than {self._most} bytes")
-        declared = Headers(scope=scope).get("content-length", "0")
-        if declared.isdigit() and int(declared) > self._most:
-            raise error
-        size = 0
 
-        async def counting() -> Message:
-            nonlocal size
-            message = await receive()
-            size += len(message.get("body", b""))
-            if size > self._most:
-                raise error
-            return message
-
-        return counting
+def _split(address: str) -> SplitResult:
+    """Take an address apart; an impossible one has no parts."""
+    try:
+        return urlsplit(address)
+    except ValueError:
+        return urlsplit("")
 
 
 def _token(scope: Scope, headers: Headers) -> str:
