@@ -6,7 +6,7 @@ Letters: T frames, H height, W width.
 import errno
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from fractions import Fraction
 from itertools import pairwise
@@ -62,9 +62,19 @@ class VideoWriter:
     On KeyboardInterrupt the file has the frames so far; on any other error nothing is left behind.
 
     fps: frames a second. height, width: pixels of the frames to `write`. scale: integer enlargement for display.
+    metadata: title, comment and the like, of a video file.
     """
 
-    def __init__(self, path: str | Path, *, fps: float, height: int, width: int, scale: int = 1) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        fps: float,
+        height: int,
+        width: int,
+        scale: int = 1,
+        metadata: Mapping[str, str] | None = None,
+    ) -> None:
         for name, value in (("fps", fps), ("height", height), ("width", width), ("scale", scale)):
             if value <= 0:
                 raise ValueError(f"{name}={value} is not positive")
@@ -77,10 +87,13 @@ class VideoWriter:
         self._partial = self.path.with_name(f".{self.path.name}.{os.getpid()}.partial")
         self._kind = _FrameFiles if suffix in ("", ".png") else _Gif if suffix == ".gif" else _Video
         self._sink: _Video | _Gif | _FrameFiles | None = None
+        self._metadata = metadata or {}
 
     def __enter__(self) -> Self:
         with self._naming_target():
             self._sink = self._kind(self._partial, self.path.suffix.lower(), self._rate, self._size)
+        if isinstance(self._sink, _Video):
+            self._sink.describe(self._metadata)
         return self
 
     def write(self, frames: ArrayLike) -> None:
@@ -154,6 +167,9 @@ class _Video:
         stream.time_base = stream.codec_context.time_base = 1 / rate
         self._stream = stream
         self._count = 0
+
+    def describe(self, metadata: Mapping[str, str]) -> None:
+        self._container.metadata.update(metadata)
 
     def add(self, image: Image.Image) -> None:
         import av
