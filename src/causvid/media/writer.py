@@ -62,19 +62,9 @@ class VideoWriter:
     On KeyboardInterrupt the file has the frames so far; on any other error nothing is left behind.
 
     fps: frames a second. height, width: pixels of the frames to `write`. scale: integer enlargement for display.
-    metadata: title, comment and the like, of a video file.
     """
 
-    def __init__(
-        self,
-        path: str | Path,
-        *,
-        fps: float,
-        height: int,
-        width: int,
-        scale: int = 1,
-        metadata: Mapping[str, str] | None = None,
-    ) -> None:
+    def __init__(self, path: str | Path, *, fps: float, height: int, width: int, scale: int = 1) -> None:
         for name, value in (("fps", fps), ("height", height), ("width", width), ("scale", scale)):
             if value <= 0:
                 raise ValueError(f"{name}={value} is not positive")
@@ -87,14 +77,16 @@ class VideoWriter:
         self._partial = self.path.with_name(f".{self.path.name}.{os.getpid()}.partial")
         self._kind = _FrameFiles if suffix in ("", ".png") else _Gif if suffix == ".gif" else _Video
         self._sink: _Video | _Gif | _FrameFiles | None = None
-        self._metadata = metadata or {}
 
     def __enter__(self) -> Self:
         with self._naming_target():
             self._sink = self._kind(self._partial, self.path.suffix.lower(), self._rate, self._size)
-        if isinstance(self._sink, _Video):
-            self._sink.describe(self._metadata)
         return self
+
+    def describe(self, metadata: Mapping[str, str]) -> None:
+        """Put a title, a comment and the like into a video file; before the first frame."""
+        if isinstance(self._sink, _Video):
+            self._sink.describe(metadata)
 
     def write(self, frames: ArrayLike) -> None:
         """Append frames, uint8 [T, H, W, 3]."""

@@ -109,7 +109,9 @@ async def _invalid(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
     place = ".".join(str(part) for part in first["loc"][1:])
-    return respond(400, f"{place}: {first['msg']}" if place else first["msg"], code="invalid_value", param=place or None)
+    return respond(
+        400, f"{place}: {first['msg']}" if place else first["msg"], code="invalid_value", param=place or None
+    )
 
 
 async def _http(request: Request, error: Exception) -> JSONResponse:

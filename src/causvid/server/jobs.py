@@ -258,9 +258,9 @@ class Jobs:
         if order.use is not None:
             request = request.model_copy(update={order.use: str(self._input(job.id))})
         height, width = self.size(request)
-        with VideoWriter(
-            self._target(job.id), fps=self._pipeline.fps, height=height, width=width, metadata=_provenance(job, order)
-        ) as writer:
+        size = {"height": height, "width": width}
+        with VideoWriter(self._target(job.id), fps=self._pipeline.fps, **size) as writer:
+            writer.describe(_provenance(job, order))
             for frames in self._frames(request, running):
                 if running.cancelled:
                     raise Cancelled
@@ -274,8 +274,8 @@ class Jobs:
         stream = self._scheduler.call(lambda: self._pipeline.stream(request)).result()
         if request.after is not None:
             height, width = self.size(request)
-            size = {"height": height, "width": width, "fps": self._pipeline.fps, "fit": request.fit}
-            for frame in read_video(request.after, **size):
+            fps, fit = self._pipeline.fps, request.fit
+            for frame in read_video(request.after, height=height, width=width, fps=fps, fit=fit):
                 yield frame[None]
         task = Task(
             stream,

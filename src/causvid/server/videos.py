@@ -24,7 +24,7 @@ from causvid.media import probe
 from causvid.pipeline import Pipeline
 from causvid.server.bodies import Values, is_form, nested, read_form, read_json, typed
 from causvid.server.errors import RESPONSES
-from causvid.server.jobs import Jobs
+from causvid.server.jobs import Jobs, Order
 from causvid.server.previews import spritesheet, thumbnail
 from causvid.server.protocol import Identifier, Prompt
 from causvid.server.settings import ServerSettings
@@ -138,7 +138,9 @@ def router(
 
     @routes.get("/videos")
     def listed(
-        limit: Annotated[int, Query(ge=1, le=100)] = 20, after: str | None = None, order: Literal["asc", "desc"] = "desc"
+        limit: Annotated[int, Query(ge=1, le=100)] = 20,
+        after: str | None = None,
+        order: Literal["asc", "desc"] = "desc",
     ) -> dict[str, Any]:
         """List videos by age, those that follow `after`."""
         found, more = jobs().store.page(limit=limit, after=after, order=order)
@@ -160,9 +162,7 @@ def router(
         return {"id": identifier, "object": "video.deleted", "deleted": True}
 
     @routes.get("/videos/{identifier}/content", response_class=FileResponse)
-    def content(
-        identifier: str, variant: Literal["video", "thumbnail", "spritesheet"] = "video"
-    ) -> FileResponse:
+    def content(identifier: str, variant: Literal["video", "thumbnail", "spritesheet"] = "video") -> FileResponse:
         """Return a finished video, or a picture of it."""
         video = jobs().file(identifier)
         if variant == "thumbnail":
@@ -210,3 +210,132 @@ class Desk:
             for identifier in sent:
                 with suppress(LookupError):
                     self._uploads().remove(identifier)
+
+    async def _take_data_url(self, values: Values, sent: list[str]) -> None:
+        """Store a picture that is given as a data URL."""
+        given = values.get("input_reference")
+        if not isinstance(given, dict) or not isinstance(url := given.get("image_url"), str):
+            return
+        name = "input_reference.image_url"
+        if given.get("file_id") is not None:
+            raise ValueError(f"{name}: give file_id or image_url, not both")
+        head, comma, data = url.partition(",")
+        if not (comma and head.startswith("data:") and head.endswith(";base64")):
+            raise ValueError(f"{name}: expected data:image/png;base64,…; other addresses are not fetched")
+        try:
+            content = io.BytesIO(base64.b64decode(data, validate=True))
+        except (binascii.Error, ValueError) as error:
+            raise ValueError(f"{name}: not base64: {error}") from None
+        found = await run_in_threadpool(self._uploads().add, name, content)
+        sent.append(found.id)
+        values["input_reference"] = {"file_id": found.id}
+
+    def create(self, asked: Creation) -> Job:
+        """Start a video from a prompt, and a picture if there is one."""
+        seconds = self._pipeline.clip_seconds if asked.seconds is None else asked.seconds
+        self._check_seconds(seconds)
+        request = self._request(asked, seconds)
+        reference = asked.input_reference
+        if reference is None:
+            if asked.fit is not None:
+                raise ValueError(f"fit={asked.fit}: there is no input_reference to fit")
+            return self._jobs().submit(request, seconds=self._rounded(seconds))
+        if reference.file_id is None:
+            raise ValueError("input_reference: expected a picture, its file_id, or its image_url")
+        file = self._uploads().path(reference.file_id, "image")
+        return self._jobs().submit(request, seconds=self._rounded(seconds), use="image", file=file)
+
+    def edit(self, asked: Remix, identifier: str, seconds: float | None = None) -> Job:
+        """Start video-to-video."""
+        video, origin = self._video(identifier)
+        length = self._length(video)
+        seconds = length if seconds is None else min(seconds, length)
+        self._check_seconds(seconds)
+        request = self._request(asked, seconds)
+        return self._jobs().submit(request, seconds=self._rounded(seconds), use="source", file=video, origin=origin)
+
+    def remix(self, asked: Remix, identifier: str) -> Job:
+        """Start video-to-video of a finished job, with its seed and size unless others are given."""
+        before = Order.model_validate_json(self._jobs().store.get(identifier).request).request
+        own: dict[str, int | None] = {"seed": before.seed}
+        if asked.size is None and asked.height is None and asked.width is None:
+            own |= {"height": before.height, "width": before.width}
+        fields = {name: value for name, value in own.items() if name not in asked.model_fields_set}
+        return self.edit(asked.model_copy(update=fields), identifier)
+
+    def extend(self, asked: Extension) -> Job:
+        """Start a video that begins with another."""
+        video, origin = self._video(asked.video.id)
+        length = self._length(video)
+        if length > self._settings.upload_seconds:
+            raise ValueError(f"video: has {length:g} seconds, expected at most {self._settings.upload_seconds:g}")
+        self._check_seconds(asked.seconds)
+        request = self._request(asked, asked.seconds)
+        seconds = length + self._rounded(asked.seconds)
+        return self._jobs().submit(request, seconds=seconds, use="after", file=video, origin=origin)
+
+    def shown(self, job: Job) -> dict[str, Any]:
+        """Return a job as clients see it."""
+        error = None if job.error is None else {"code": "failed", "message": job.error}
+        return {
+            "id": job.id,
+            "object": "video",
+            "model": job.model,
+            "status": job.status,
+            "progress": self._jobs().progress(job),
+            "created_at": job.created_at,
+            "completed_at": job.completed_at,
+            "expires_at": job.expires_at,
+            "size": job.size,
+            "seconds": job.seconds,
+            "prompt": job.prompt,
+            "remixed_from_video_id": job.origin,
+            "error": error,
+        }
+
+    def _request(self, asked: Making, seconds: float) -> GenerationRequest:
+        """Return the engine's request, with no file yet."""
+        values = asked.model_dump(exclude=set(OF_JOBS), exclude_none=True) | {"seconds": float(seconds)}
+        if asked.size is not None:
+            if asked.height is not None or asked.width is not None:
+                raise ValueError(f"size={asked.size}: give size, or height and width")
+            width, height = map(int, asked.size.split("x"))
+            values |= {"height": height, "width": width}
+        return GenerationRequest.make(**values)
+
+    def _video(self, identifier: str) -> tuple[Path, str | None]:
+        """Return a finished job's video, or an upload; and the job."""
+        try:
+            return self._uploads().path(identifier, "video"), None
+        except LookupError:
+            return self._jobs().file(identifier), identifier
+
+    def _length(self, video: Path) -> float:
+        """Return the seconds of a video, in whole frames of the model's."""
+        seconds = probe(video).seconds
+        assert seconds is not None, "an upload without a duration was refused"
+        return self._rounded(seconds)
+
+    def _rounded(self, seconds: float) -> float:
+        return max(1, round(seconds * self._pipeline.fps)) / self._pipeline.fps
+
+    def _check_seconds(self, seconds: float) -> None:
+        if seconds > self._settings.seconds:
+            raise ValueError(
+                f"seconds={seconds:g} is more than a video may have: expected at most {self._settings.seconds:g}"
+            )
+
+
+def _body(kind: type[Making]) -> dict[str, Any]:
+    """Describe a body: JSON, or a form in which pictures and videos are files."""
+    schema = kind.model_json_schema()
+    parts = schema.pop("$defs", {})
+    properties: dict[str, Any] = {}
+    for name, value in schema["properties"].items():
+        found = value if "$ref" not in str(value) else parts["Reference" if name == "video" else "Picture"]
+        properties[name] = found
+    schema["properties"] = properties
+    files = {name: {"type": "string", "format": "binary"} for name in properties.keys() & {"input_reference", "video"}}
+    form = schema | {"properties": properties | files}
+    content = {"application/json": {"schema": schema}, "multipart/form-data": {"schema": form}}
+    return {"requestBody": {"required": True, "content": content}}
