@@ -10,18 +10,22 @@ import os
 import shutil
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from queue import Queue
 from typing import Literal
 
-from numpy.typing import ArrayLike
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from causvid.config import Settings
 from causvid.engine.request import GenerationRequest
 from causvid.media import VideoWriter, read_video
+from causvid.models.autoencoder import pixel_frames
 from causvid.pipeline import Pipeline
 from causvid.server.errors import Busy, Conflict
 from causvid.server.scheduler import NEVER, Scheduler, Task
@@ -271,12 +275,17 @@ class Jobs:
 
     def _frames(self, request: GenerationRequest, running: Running) -> Iterator[ArrayLike]:
         """Yield the frames of the video that is continued, if one is, and the chunks as they are made."""
-        stream = self._scheduler.call(lambda: self._pipeline.stream(request)).result()
         if request.after is not None:
             height, width = self.size(request)
-            fps, fit = self._pipeline.fps, request.fit
-            for frame in read_video(request.after, height=height, width=width, fps=fps, fit=fit):
+            own, fit = self._pipeline.generation, request.fit
+            given = read_video(request.after, height=height, width=width, fps=own.fps, fit=fit)
+            # Read here, not by the stream: nobody else waits for it, and a header that lies cannot fill the disk.
+            end: deque[NDArray[np.uint8]] = deque(maxlen=pixel_frames(own.clip_frames))
+            for frame in islice(given, math.ceil(self._settings.upload_seconds * own.fps)):
+                end.append(frame)
                 yield frame[None]
+            request = request.model_copy(update={"after": list(end)})
+        stream = self._scheduler.call(lambda: self._pipeline.stream(request)).result()
         task = Task(
             stream,
             due=lambda: 0.0 if running.chunks.qsize() < READY else NEVER,

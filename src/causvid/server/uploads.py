@@ -23,6 +23,8 @@ from causvid.server.settings import ServerSettings
 Kind = Literal["image", "video"]
 PIECE = 2**20
 """Bytes copied at a time."""
+FASTEST = 240
+"""Frames a second of a video: each is decoded, also those that are not used."""
 MOVING = 2
 """Pictures of a file, from which on it is a video: an animated GIF is one."""
 
@@ -62,7 +64,7 @@ class Uploads:
             try:
                 kind, width, height, seconds = self._look(place)
             except ValueError as error:
-                raise ValueError(f"{name}: {str(error).removeprefix(str(place)).strip()}") from None
+                raise ValueError(f"{name}: it {str(error).removeprefix(str(place)).strip()}") from None
             place.rename(self._folder / f"{identifier}.{kind}")
         finally:
             place.unlink(missing_ok=True)
@@ -124,6 +126,8 @@ class Uploads:
             self._check_pixels(clip.stream.width, clip.stream.height)
         found = probe(place)
         self._check_pixels(found.width, found.height)
+        if found.fps is not None and found.fps > FASTEST:
+            raise ValueError(f"has {found.fps:g} frames a second: expected at most {FASTEST}")
         seconds = found.seconds
         if seconds is None and found.frames and found.fps:
             seconds = found.frames / found.fps
