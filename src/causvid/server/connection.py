@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -62,6 +63,8 @@ class Readers:
     def count(self, session: LiveSession) -> None:
         """Tell a session who reads it, and how far they are."""
         readers = self._events.get(session.identifier, set())
+        if session.readers and not readers:
+            session.left = time.monotonic()
         session.readers = len(readers)
         session.fetched = max((reader.position for reader in readers), default=0)
         session.studio.scheduler.wake()

@@ -63,6 +63,7 @@ class LiveSession:
         self.timings: dict[int, Timings] = {}
         self.fetched = 0  # by the quickest reader, None's without one; written by the event loop
         self.readers = 0
+        self.left = time.monotonic()  # when the last reader left
         self.rewinds = 0
         self.task = Task(stream, self._due, self._made, self._ended)
         self._replay = deque(journal.changes(stream.frames))

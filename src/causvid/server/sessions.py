@@ -26,6 +26,8 @@ T = TypeVar("T")
 log = logging.getLogger("causvid.server")
 SLEEP = 15.0
 """Seconds without a reader after which a session goes to disk and leaves its place."""
+GRACE = 2.0
+"""The same where somebody waits for a place: a reader that has lost its connection is back sooner."""
 
 
 @dataclass
@@ -39,7 +41,6 @@ class Sessions:
     open: dict[str, LiveSession] = field(default_factory=dict)
     waiting: deque["asyncio.Future[None]"] = field(default_factory=deque)
     clients: dict[str, str] = field(default_factory=dict)
-    _left: dict[str, float] = field(default_factory=dict)
     _starting: int = 0
     _locks: dict[str, asyncio.Lock] = field(default_factory=dict)
 
@@ -70,6 +71,7 @@ class Sessions:
         """
         async with self._locks.setdefault(identifier, asyncio.Lock()):
             if identifier in self.open:
+                self.open[identifier].left = time.monotonic()
                 return self.open[identifier]
             folder = self._folder(identifier)
             journal = Journal.open(folder)
@@ -92,6 +94,7 @@ class Sessions:
         """
         client = self.clients[session.identifier]
         self._check_client(client)
+        await self._make_room()
         if len(self.open) + self._starting >= self.places:
             raise Busy("no place is free for a fork: close a session", self._retry_after())
         self._starting += 1
@@ -140,11 +143,8 @@ class Sessions:
 
     async def sweep(self) -> None:
         """Put to sleep what nobody reads, close what is idle, delete what has expired."""
-        now = time.monotonic()
-        for identifier, session in list(self.open.items()):
-            if session.readers:
-                self._left.pop(identifier, None)
-            elif now - self._left.setdefault(identifier, now) > SLEEP and identifier in self.open:
+        for identifier in [identifier for identifier in self.open if self._unread(identifier) > SLEEP]:
+            if self._unread(identifier) > SLEEP:
                 await self.suspend(identifier)
         settings = self.studio.settings
         for folder in self.folder.iterdir() if self.folder.is_dir() else ():
@@ -225,6 +225,7 @@ class Sessions:
 
     async def _place(self, queued: Callable[[int], Awaitable[None]]) -> None:
         """Wait for a place and take it."""
+        await self._make_room()
         if len(self.open) + self._starting < self.places and not self.waiting:
             self._starting += 1
             return
@@ -239,6 +240,7 @@ class Sessions:
                     ahead = now
                     await queued(ahead)
                 await asyncio.wait([turn], timeout=0.5)
+                await self._make_room()
         except asyncio.CancelledError:
             if turn.done():
                 self._starting -= 1
@@ -247,6 +249,18 @@ class Sessions:
         finally:
             if turn in self.waiting:
                 self.waiting.remove(turn)
+
+    async def _make_room(self) -> None:
+        """Put to disk what has been unread longest, if there is no place."""
+        if len(self.open) + self._starting >= self.places:
+            unread = max(self.open, key=self._unread, default=None)
+            if unread is not None and self._unread(unread) > GRACE:
+                await self.suspend(unread)
+
+    def _unread(self, identifier: str) -> float:
+        """Return for how many seconds nobody has read an open session; 0 while somebody does."""
+        session = self.open.get(identifier)
+        return 0.0 if session is None or session.readers else time.monotonic() - session.left
 
     def _let_in(self) -> None:
         while self.waiting and len(self.open) + self._starting < self.places:
@@ -262,7 +276,6 @@ class Sessions:
 
     def _forget(self, identifier: str) -> None:
         self.clients.pop(identifier, None)
-        self._left.pop(identifier, None)
         self._locks.pop(identifier, None)
         self._let_in()
 
