@@ -22,6 +22,7 @@ def test_a_session_is_watched_and_steered(server: Served, tmp_path: Path) -> Non
         change = session.prompt(SWAN)
         changed = next(chunk for chunk in session if chunk.prompt == SWAN)
         assert changed.position >= change
+        session.pause()
         position = session.rewind(change)
         assert position <= change
         fork = session.fork(position)

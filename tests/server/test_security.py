@@ -64,7 +64,7 @@ def test_requests_without_the_token_are_refused(locked: Served, web: httpx.Clien
     for path in ("/v1/about", "/metrics", "/openapi.json", "/nowhere"):
         answer = web.get(path, headers=headers)
         assert answer.status_code == 401, path
-        assert answer.json()["error"]["type"] == "authentication_error"
+        assert answer.json()["error"]["code"] == "forbidden"
     assert handshake(locked, **headers) == 401
 
 

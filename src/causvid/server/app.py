@@ -18,6 +18,7 @@ from causvid.server.connection import Readers
 from causvid.server.live import LiveSession, Studio
 from causvid.server.logs import RequestLog
 from causvid.server.measure import measure
+from causvid.server.memory import release, settle
 from causvid.server.metrics import CONTENT_TYPE, Metrics
 from causvid.server.scheduler import Scheduler
 from causvid.server.security import Guard, check_settings
@@ -69,15 +70,19 @@ def create_app(pipeline: Pipeline, settings: ServerSettings) -> FastAPI:
             scheduler.largest = speed.batch
             chunk = 4 * pipeline.generation.chunk
             sessions.places = settings.sessions or speed.places(chunk, pipeline.fps, _free_memory() // 2)
+            settle()
             app.state.speed, app.state.ready = speed, True
             log.info(
                 "ready: %.0f ms a chunk, batches of %d, %d places", 1000 * speed.chunk, speed.batch, sessions.places
             )
 
         async def sweep() -> None:
+            busy = 0.0
             while True:
                 await asyncio.sleep(SWEEP)
                 await sessions.sweep()
+                if busy != (busy := scheduler.busy_seconds):
+                    await asyncio.to_thread(release)
 
         tasks = [asyncio.create_task(warm_up()), asyncio.create_task(sweep())]
         try:

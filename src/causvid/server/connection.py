@@ -149,6 +149,8 @@ async def serve(socket: WebSocket, sessions: Sessions, readers: Readers) -> None
             reader = await _open(socket, sessions, client)
         except TimeoutError:
             reader = None
+        except (WebSocketDisconnect, ConnectionError):
+            return  # the client left before it had an answer
         except Exception as error:
             await socket.send_text(_refusal(error, None).model_dump_json())
             reader = None

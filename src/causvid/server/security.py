@@ -5,16 +5,15 @@ its origin is refused, and so is a name that was made to point here (DNS rebindi
 """
 
 import ipaddress
-import json
 import secrets
 from collections.abc import Iterable
-from http import HTTPStatus
 from urllib.parse import SplitResult, parse_qs, urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from causvid.server.errors import respond
 from causvid.server.settings import ServerSettings
 
 HEALTH = frozenset({"/healthz", "/readyz"})
@@ -71,12 +70,9 @@ class Guard:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
             return await self.app(scope, receive, send)
-        started = False
 
         async def sending(message: Message) -> None:
-            nonlocal started
             if message["type"] in ("http.response.start", "websocket.http.response.start"):
-                started = True
                 headers = MutableHeaders(scope=message)
                 for name, value in HEADERS.items():
                     headers.setdefault(name, value)
@@ -84,11 +80,11 @@ class Guard:
 
         try:
             self._check(scope)
-            await self.app(scope, receive, sending)
         except HTTPException as error:
-            if started:
-                raise
-            await _refuse(scope, error, sending)
+            answer = respond(error.status_code, error.detail, code="forbidden")
+            answer.headers.update(error.headers or {})
+            return await answer(scope, receive, sending)  # to a WebSocket, in place of its handshake
+        await self.app(scope, receive, sending)
 
     def _check(self, scope: Scope) -> None:
         headers = Headers(scope=scope)
@@ -127,19 +123,3 @@ def _token(scope: Scope, headers: Headers) -> str:
         found = parse_qs(scope["query_string"].decode("latin-1")).get("token")
         return found[0] if found else ""
     return ""
-
-
-async def _refuse(scope: Scope, error: HTTPException, send: Send) -> None:
-    """Answer with an error object; to a WebSocket, in place of its handshake."""
-    kind = "authentication_error" if error.status_code == HTTPStatus.UNAUTHORIZED else "invalid_request_error"
-    body = json.dumps({"error": {"message": error.detail, "type": kind, "param": None, "code": None}}).encode()
-    before = ""
-    if scope["type"] == "websocket":
-        if "websocket.http.response" not in scope.get("extensions", {}):
-            await send({"type": "websocket.close", "code": 1008, "reason": error.detail})
-            return
-        before = "websocket."
-    headers = {"content-type": "application/json", "content-length": str(len(body)), **(error.headers or {})}
-    raw = [(name.encode(), value.encode()) for name, value in headers.items()]
-    await send({"type": f"{before}http.response.start", "status": error.status_code, "headers": raw})
-    await send({"type": f"{before}http.response.body", "body": body})
