@@ -89,6 +89,8 @@ async def converse(url: str, dice: random.Random, messages: int, seen: Counter[s
                 sent += 1
             else:
                 await connection.send(json.dumps({"type": "create", "request": {"prompt": PROMPT}, "format": "jpeg"}))
+                while dice.random() < 0.9 and json.loads(await connection.recv())["type"] != "opened":
+                    pass  # sometimes it does not wait for the answer
             alive = asyncio.create_task(listen(connection, seen))
             for _ in range(messages):
                 if alive.done():
