@@ -3,6 +3,7 @@
 import { $, make, setIcon } from "./dom.js";
 import { bestFormat } from "./decoder.js";
 import * as films from "./films.js";
+import { glow } from "./glow.js";
 import * as given from "./given.js";
 import * as keys from "./keys.js";
 import * as prompt from "./prompt.js";
@@ -178,15 +179,6 @@ function renderReadout() {
   const rate = panel.player.rate();
   $("fps").textContent = rate ? rate.toFixed(rate < 9.95 ? 1 : 0) : "–";
   $("latency").textContent = panel.latency === null ? "–" : `${panel.latency.toFixed(2)} s`;
-}
-
-// A soft light around the film, of its own colours.
-let glowed = 0;
-function glow(bitmap) {
-  if (glowed++ % 4) return;
-  const context = $("glow").getContext("2d");
-  context.globalAlpha = 0.5;
-  context.drawImage(bitmap, 0, 0, 9, 6);
 }
 
 function ready() {

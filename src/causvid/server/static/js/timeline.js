@@ -6,7 +6,6 @@ const SHORTEST = 20; // seconds that the lanes show at least; a longer film is f
 const room = $("lanes");
 const text = $("moment-text");
 const actions = $("moment-actions");
-const HINT = text.textContent;
 
 let lanes = [];
 let span = 0;
@@ -36,6 +35,8 @@ function measure() {
   const fps = lanes[0]?.panel.fps ?? 12;
   const longest = Math.max(SHORTEST * fps, ...lanes.map((lane) => lane.end * 1.06));
   // In steps of a tenth, so that the scale does not creep all the time.
+  const fullest = Math.max(0, ...lanes.map((lane) => lane.end));
+  $("film-hint").hidden = lanes.length !== 1 || fullest > 0.6 * Math.max(span, SHORTEST * fps);
   const wanted = SHORTEST * fps * 1.1 ** Math.ceil(Math.log(longest / (SHORTEST * fps)) / Math.log(1.1) - 1e-9);
   if (wanted === span) return;
   span = wanted;
@@ -52,7 +53,8 @@ export function choose(panel, position = 0, mark = null) {
   for (const lane of lanes) lane.choose(chosen?.panel === lane.panel ? position : null);
   const shown = chosen ?? { position: 0 };
   const prompt = mark?.prompt ?? panel?.marks.findLast((one) => one.position <= position)?.prompt ?? "";
-  text.textContent = chosen ? `${clock(shown.position, panel.fps)} ${prompt}` : HINT;
+  $("moment").hidden = chosen === null;
+  text.textContent = chosen ? `${clock(shown.position, panel.fps)} ${prompt}` : "";
   actions.hidden = chosen === null || panel.live;
   if (chosen && panel.live) text.textContent = "A film that follows a camera cannot be rewound or forked.";
   if (chosen) onChoose(panel);
