@@ -50,14 +50,17 @@ class Create(Settings):
 
 
 class Attach(Settings):
-    """Take up a session where a connection was lost. position: how many frames this reader has."""
+    """Take up a session where a connection was lost.
+
+    position: how many frames this reader has; by default it starts with the newest.
+    """
 
     type: Literal["attach"]
     version: Literal[1] = 1
     ref: Reference | None = None
     format: Format = "h264"
     session: Identifier
-    position: NonNegativeInt = 0
+    position: NonNegativeInt | None = None
 
 
 class SetPrompt(PromptChange):
