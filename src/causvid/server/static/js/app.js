@@ -8,22 +8,23 @@ import * as given from "./given.js";
 import * as keys from "./keys.js";
 import * as prompt from "./prompt.js";
 import * as route from "./route.js";
-import { about, exportAddress, loadAbout } from "./server.js";
+import { about, exportAddress, loadAbout, setVocabulary } from "./server.js";
 import * as settings from "./settings.js";
 import * as timeline from "./timeline.js";
 import * as variations from "./variations.js";
 import * as wordlist from "./wordlist.js";
-import { setWord, steer } from "./words.js";
+import { motionOf, setWord } from "./words.js";
 
 const QUIET = 10_000; // milliseconds that a problem stays in sight
 let problemTimer = 0;
 let changeTimer = 0;
+let forking = null;
 let example = "";
 let shownFor = null;
 
 function problem(message) {
   clearTimeout(problemTimer);
-  $("problem").textContent = message;
+  $("problem").textContent = message && message[0].toUpperCase() + message.slice(1).replace(/[^.!?]$/, "$&.");
   $("problem").hidden = !message;
   if (message) problemTimer = setTimeout(() => { $("problem").hidden = true; }, QUIET);
 }
@@ -43,8 +44,9 @@ async function attempt(work) {
 function play() {
   clearTimeout(changeTimer);
   if (!prompt.text()) prompt.setText(films.current()?.prompt || example);
-  const panel = films.current();
   return attempt(async () => {
+    await forking;
+    const panel = films.current();
     if (panel?.going) await change(prompt.text());
     else await begin();
     films.current()?.screen.focus({ preventScroll: true });
@@ -72,7 +74,8 @@ function edit(text, wait) {
 
 function turn(direction) {
   if (!films.current()?.going) return false;
-  edit(steer(prompt.text() || films.current().prompt, direction, about().vocabulary), 80);
+  const { vocabulary } = about();
+  edit(setWord(prompt.text() || films.current().prompt, "motion", motionOf(direction, vocabulary), vocabulary ?? {}), 80);
   return true;
 }
 
@@ -87,10 +90,11 @@ function rewind() {
   const moment = timeline.moment();
   if (!moment || moment.panel.live) return false;
   attempt(async () => {
-    const { panel, position } = moment;
-    await panel.rewind(position);
+    const { panel, position, mark } = moment;
     timeline.choose(null);
+    await panel.rewind(position, mark);
     films.activate(panel);
+    prompt.setText(panel.prompt);
     panel.screen.focus({ preventScroll: true });
   });
   return true;
@@ -99,13 +103,12 @@ function rewind() {
 function fork() {
   const panel = timeline.moment()?.panel ?? films.current();
   if (!panel?.going || panel.live) return false;
-  const position = timeline.moment()?.position ?? null;
-  attempt(async () => {
-    const forked = await films.fork(panel, position);
-    timeline.choose(null);
-    prompt.setText(forked.prompt);
-    prompt.focus(true);
-  });
+  const { position = null, mark = null } = timeline.moment() ?? {};
+  timeline.choose(null);
+  // What happens instead can be typed at once; it is sent when the fork is there.
+  prompt.setText(mark?.prompt ?? panel.prompt);
+  prompt.focus(true);
+  forking = attempt(() => films.fork(panel, position, mark));
   return true;
 }
 
@@ -148,7 +151,7 @@ function render() {
   $("welcome").hidden = films.count() > 0 || variations.open();
   $("stage").toggleAttribute("data-empty", !$("welcome").hidden);
   if (!panel) timeline.setLanes([]);
-  const said = panel ? panel.stateText() : "Ready";
+  const said = variations.open() ? "Choose a variation" : panel ? panel.stateText() : "Ready";
   if ($("state").textContent !== said) $("state").textContent = said;
   $("state").dataset.state = panel?.state ?? "ready";
   const paused = panel?.state === "paused";
@@ -214,6 +217,7 @@ async function start() {
     rewind,
     fork,
     step: (by) => films.current() !== null && timeline.step(films.current(), by),
+    forget: () => timeline.moment() !== null && timeline.choose(null),
     write: () => prompt.focus(true),
     leave: () => (films.current() ? films.current().screen.focus({ preventScroll: true }) : $("prompt").blur()),
   });
@@ -234,24 +238,34 @@ async function start() {
   setInterval(renderReadout, 500);
 
   const model = await attempt(loadAbout);
-  if (model) {
-    example = model.examples[0] ?? "a red fox hopping in a meadow";
-    $("prompt").placeholder = example;
-    settings.configure(model);
-    wordlist.build(model.vocabulary, (kind, word) => edit(setWord(prompt.text(), kind, word, model.vocabulary), 500));
-    $("examples").replaceChildren(
-      ...model.examples.slice(0, 4).map((text) => {
-        const button = make("button", { type: "button", className: "example", textContent: text });
-        button.addEventListener("click", () => {
-          prompt.setText(text);
-          play();
-        });
-        return button;
-      }),
-    );
-  }
+  if (model) await introduce(model);
   await reopen();
   if (!films.count()) prompt.focus();
+}
+
+// Say what the model is like, and what it knows.
+async function introduce(model) {
+  example = model.examples[0] ?? "a red fox hopping in a meadow";
+  $("prompt").placeholder = example;
+  settings.configure(model);
+  $("examples").replaceChildren(
+    ...model.examples.slice(0, 4).map((text) => {
+      const button = make("button", { type: "button", className: "example", textContent: text });
+      button.addEventListener("click", () => {
+        prompt.setText(text);
+        play();
+      });
+      return button;
+    }),
+  );
+  const vocabulary = (await attempt(() => wordlist.known(model.vocabulary))) ?? model.vocabulary;
+  setVocabulary(vocabulary);
+  wordlist.build(vocabulary, (kind, word) => edit(setWord(prompt.text(), kind, word, vocabulary), 500));
+  for (const button of document.querySelectorAll("[data-steer]")) {
+    const motion = motionOf(button.dataset.steer, vocabulary);
+    button.title = motion[0].toUpperCase() + motion.slice(1);
+    button.setAttribute("aria-label", button.title);
+  }
 }
 
 async function reopen() {

@@ -49,7 +49,7 @@ export async function open(sessions) {
 }
 
 // Fork the active film and show both futures side by side.
-export async function fork(from, position) {
+export async function fork(from, position, mark) {
   const format = await bestFormat();
   const forked = await from.fork(position);
   const panel = make(format);
@@ -57,12 +57,12 @@ export async function fork(from, position) {
   panel.lane.copyFrom(from.lane, forked.position);
   panel.prompt = from.prompt;
   add(panel);
-  panel.addEventListener("named", async () => {
-    // Another seed: two films of the same seed and prompt would be the same film.
-    await panel.adjust({ seed: from.seed + 1 }).catch(() => {});
-    await panel.resume().catch((error) => on.problem(error.message));
-  }, { once: true });
+  const named = new Promise((resolve) => panel.addEventListener("named", resolve, { once: true }));
   panel.attach(forked.session, forked.position, from.follows);
+  await named;
+  // Another seed: two films of the same seed and prompt would be the same film.
+  await panel.adjust({ seed: from.seed + 1 });
+  await panel.takeUp(mark);
   return panel;
 }
 

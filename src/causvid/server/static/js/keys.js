@@ -5,7 +5,7 @@ import { $ } from "./dom.js";
 const ARROWS = { ArrowLeft: "left", ArrowRight: "right", ArrowUp: "up", ArrowDown: "down" };
 const WRITES = "input:not([type=range], [type=radio]), textarea";
 
-// act: functions `steer(direction)`, `pause()`, `step(by)`, `rewind()`, `fork()`, `write()` and `leave()`; those that
+// act: functions `steer(direction)`, `pause()`, `step(by)`, `rewind()`, `fork()`, `forget()`, `write()` and `leave()`; those that
 // have nothing to act on return false, and the key keeps its meaning.
 export function listen(act) {
   addEventListener("keydown", (event) => {
@@ -26,6 +26,7 @@ function press(event, act) {
   if (key === "]") return act.step(1);
   if (key === "Backspace") return act.rewind();
   if (key === "\\") return act.fork();
+  if (key === "Escape") return act.forget();
   if (/^\p{L}$/u.test(key) && (target === document.body || target.matches(".screen"))) act.write();
   return false; // the letter itself goes into the prompt
 }

@@ -87,9 +87,13 @@ export class Lane {
       const position = (x / width) * this.span;
       const picture = this.pictureAt(position) ?? first;
       const shown = Math.min(first.width, end - x);
-      context.globalAlpha = position < (this.start ?? 0) ? 0.25 : 1;
       context.drawImage(picture, 0, 0, shown, HEIGHT, x, 0, shown, HEIGHT);
     }
+    context.globalCompositeOperation = "destination-out";
+    context.globalAlpha = 0.7;
+    context.fillRect(0, 0, ((this.start ?? 0) / this.span) * width, HEIGHT);
+    context.globalCompositeOperation = "source-over";
+    context.globalAlpha = 1;
   }
 
   render() {

@@ -91,16 +91,30 @@ export class Panel extends EventTarget {
     return this.connection.ask("resume");
   }
 
-  async rewind(position) {
-    const done = await this.connection.ask("rewind", { position });
+  // Go back to a moment and play on from there, under the prompt of a mark if there is one.
+  async rewind(position, mark = null) {
+    // Paused, so that nothing is made in between. One that has ended cannot be, and need not.
+    this.pause().catch(() => {});
+    let done;
+    try {
+      done = await this.connection.ask("rewind", { position });
+    } catch (error) {
+      await this.resume().catch(() => {});
+      throw error;
+    }
     this.connection.received = done.position;
     this.#decoder?.reset();
     this.player.clear();
     this.lane.cut(done.position);
     const still = this.lane.pictureAt(done.position);
     if (still) this.player.still(still, Math.max(0, done.position - 1));
-    if (this.state === "paused") await this.resume();
-    return done.position;
+    await this.takeUp(mark);
+  }
+
+  // Play on. A mark is where its prompt begins: whoever returns to it sees it again.
+  async takeUp(mark) {
+    const changes = mark && mark.prompt !== this.prompt ? [this.setPrompt(mark.prompt, { mode: mark.mode })] : [];
+    await Promise.all([...changes, this.resume()]);
   }
 
   fork(position) {

@@ -17,6 +17,10 @@ export async function loadAbout() {
   return model;
 }
 
+export function setVocabulary(vocabulary) {
+  model = { ...model, vocabulary };
+}
+
 export async function unknownWords(prompt) {
   const response = await fetch("/v1/words", {
     method: "POST",

@@ -57,7 +57,18 @@ export function choose(panel, position = 0, mark = null) {
   text.textContent = chosen ? `${clock(shown.position, panel.fps)} ${prompt}` : "";
   actions.hidden = chosen === null || panel.live;
   if (chosen && panel.live) text.textContent = "A film that follows a camera cannot be rewound or forked.";
-  if (chosen) onChoose(panel);
+  if (!chosen) return;
+  place(panel.lane, position);
+  onChoose(panel);
+}
+
+// Put the bubble with what can be done above the moment, inside the timeline's width.
+function place(lane, position) {
+  const bubble = $("moment");
+  const wide = $("film").clientWidth;
+  const left = (position / span) * wide - bubble.offsetWidth / 2;
+  bubble.style.left = `${Math.max(0, Math.min(left, wide - bubble.offsetWidth))}px`;
+  bubble.style.top = `${lane.element.offsetTop - bubble.offsetHeight - 8}px`;
 }
 
 // Choose the mark before (-1) or after (1) the chosen moment, or before now.

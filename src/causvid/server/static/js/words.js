@@ -18,7 +18,13 @@ const ASIDES = {
     static: "",
   },
 };
-export const STEERS = { left: "moving left", right: "moving right", up: "hopping", down: "standing still" };
+// What the arrow keys make of the subject: the first that the model knows.
+const STEERS = {
+  left: ["moving left"],
+  right: ["moving right"],
+  up: ["hopping", "floating"],
+  down: ["standing still", "spinning"],
+};
 
 const TRAVEL = "(?:moving|travelling|flying|walking|swimming|sailing|crawling|driving|gliding|going|running)";
 const MOTION = new RegExp(
@@ -73,8 +79,10 @@ export function namedWords(prompt, kind, vocabulary) {
   return vocabulary[kind].filter((value) => oneOf([value]).test(text));
 }
 
-export function steer(prompt, direction, vocabulary) {
-  return setWord(prompt, "motion", STEERS[direction], vocabulary ?? {});
+// Return the motion that an arrow key stands for. vocabulary: null for a model that knows more than can be listed.
+export function motionOf(direction, vocabulary) {
+  const [first, ...others] = STEERS[direction];
+  return [first, ...others].find((motion) => vocabulary?.motion?.includes(motion)) ?? first;
 }
 
 function replaceOr(text, pattern, phrase, add) {
