@@ -1,7 +1,7 @@
 """Who may use the server: tokens, hosts, origins, sizes of bodies, and the headers that browsers get."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from http.client import HTTPConnection
 
 import httpx
@@ -12,7 +12,7 @@ from websockets.sync.client import connect
 from causvid.server.security import check_settings
 from causvid.server.settings import ServerSettings
 
-from .conftest import Served
+from .conftest import Serve, Served
 
 TOKEN = "0123456789abcdef-not-a-secret"
 BEARER = {"Authorization": f"Bearer {TOKEN}"}
@@ -21,8 +21,9 @@ UPLOAD = 4096
 
 
 @pytest.fixture(scope="module")
-def locked(serve: Callable[..., Served]) -> Served:
-    return serve(token=TOKEN, origins=(STUDIO,), upload_bytes=UPLOAD)
+def locked(serve: Serve) -> Iterator[Served]:
+    with serve(token=TOKEN, origins=(STUDIO,), upload_bytes=UPLOAD) as served:
+        yield served
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +118,7 @@ def test_bodies_beyond_the_limit_are_refused(locked: Served, web: httpx.Client) 
         yield from (bytes(min(65536, size - start)) for start in range(0, size, 65536))
 
     assert web.post("/v1/words", content=parts(), headers=kind).status_code == 413
-    connection = HTTPConnection("127.0.0.1", locked.port)
+    connection = HTTPConnection(locked.url.removeprefix("http://"))
     connection.request("POST", "/v1/words", headers={"content-length": str(size), **kind})
     assert connection.getresponse().status == 413
     connection.close()

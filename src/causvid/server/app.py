@@ -13,7 +13,8 @@ from fastapi.responses import JSONResponse
 from fastapi.staticfiles import StaticFiles
 
 from causvid.pipeline import Pipeline
-from causvid.server import connection, routes
+from causvid.server import batch, connection, errors, routes
+from causvid.server.batch import Batch
 from causvid.server.connection import Readers
 from causvid.server.live import LiveSession, Studio
 from causvid.server.logs import RequestLog
@@ -55,7 +56,8 @@ def create_app(pipeline: Pipeline, settings: ServerSettings) -> FastAPI:
 
         settings.folder.mkdir(parents=True, exist_ok=True)
         studio = Studio(pipeline, scheduler, encoder, settings, announce, metrics.delivered)
-        sessions = Sessions(studio, settings.folder / "sessions", find=_find)
+        app.state.batch = Batch(pipeline, scheduler, settings)
+        sessions = Sessions(studio, settings.folder / "sessions", find=app.state.batch.find)
         sessions.folder.mkdir(exist_ok=True)
         app.state.sessions, app.state.ready = sessions, False
         metrics.watch(sessions)
@@ -72,6 +74,7 @@ def create_app(pipeline: Pipeline, settings: ServerSettings) -> FastAPI:
             sessions.places = settings.sessions or speed.places(chunk, pipeline.fps, _free_memory() // 2)
             settle()
             app.state.speed, app.state.ready = speed, True
+            app.state.batch.jobs.start()
             log.info(
                 "ready: %.0f ms a chunk, batches of %d, %d places", 1000 * speed.chunk, speed.batch, sessions.places
             )
@@ -81,6 +84,7 @@ def create_app(pipeline: Pipeline, settings: ServerSettings) -> FastAPI:
             while True:
                 await asyncio.sleep(SWEEP)
                 await sessions.sweep()
+                await asyncio.to_thread(app.state.batch.sweep)
                 if busy != (busy := scheduler.busy_seconds):
                     await asyncio.to_thread(release)
 
@@ -92,12 +96,15 @@ def create_app(pipeline: Pipeline, settings: ServerSettings) -> FastAPI:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             await sessions.shut_down()
+            await asyncio.to_thread(app.state.batch.jobs.stop)
             await asyncio.to_thread(scheduler.stop)
             encoder.shutdown()
 
     largest = settings.upload_bytes + BESIDE
     app = FastAPI(title="CausVid", lifespan=lifespan, docs_url=None, redoc_url=None, max_body_size=largest)
+    errors.install(app)
     app.include_router(routes.router(pipeline, app.state))
+    batch.install(app, pipeline, settings, lambda: app.state.batch)
 
     @app.websocket("/v1/live")
     async def live(socket: WebSocket) -> None:
@@ -136,10 +143,6 @@ def create_app(pipeline: Pipeline, settings: ServerSettings) -> FastAPI:
 def _studio_paths() -> set[str]:
     """Return the paths of the studio's files, which hold no secret and are needed to type the token in."""
     return {"/", *(f"/{file.relative_to(STATIC).as_posix()}" for file in STATIC.rglob("*") if file.is_file())}
-
-
-def _find(identifier: str, kind: str) -> Path:
-    raise ValueError(f"there is no {kind} {identifier}")
 
 
 def _free_memory() -> int:
