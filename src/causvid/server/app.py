@@ -60,6 +60,8 @@ def create_app(pipeline: Pipeline, settings: ServerSettings) -> FastAPI:
         sessions = Sessions(studio, settings.folder / "sessions", find=app.state.batch.find)
         sessions.folder.mkdir(exist_ok=True)
         app.state.sessions, app.state.ready = sessions, False
+        jobs = app.state.batch.jobs
+        metrics.jobs = lambda: {"queued": jobs.waiting, "in_progress": jobs.running}
         metrics.watch(sessions)
         scheduler.start()
 

@@ -21,9 +21,9 @@ Jobs = Callable[[], Mapping[str, int]]
 class Metrics:
     """Counts and times. jobs: returns how many batch jobs have each status."""
 
-    def __init__(self, jobs: Jobs = dict) -> None:
+    def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self.jobs = jobs
+        self.jobs: Jobs = dict
 
         def histogram(name: str, what: str) -> Histogram:
             return Histogram(f"causvid_{name}_seconds", what, buckets=BUCKETS, registry=self.registry)
