@@ -26,6 +26,12 @@ import typer
 from websockets.asyncio.client import ClientConnection, connect
 
 PROMPTS = ("a violet swan moving to the left over a lake", "a red fish hopping on a meadow")
+FRAMES = 12
+"""Of a chunk."""
+STALL = 10.0
+"""Seconds for which a reader stalls."""
+LONGEST = 400.0
+"""Seconds after which a round ends in any case."""
 SHARE, KEPT = 0.10, 0.02
 """Bounds: how far a session's share may be from the mean, and what memory may remain."""
 
@@ -57,29 +63,25 @@ async def create(url: str, number: int) -> tuple[ClientConnection, str]:
     return connection, message["session"]
 
 
-async def watch(viewer: Viewer, until: float) -> None:
-    """Read chunks, and steer now and then."""
+async def watch(viewer: Viewer) -> None:
+    """Read chunks, and steer now and then, until cancelled."""
     connection = viewer.socket
     assert connection is not None
-    while (left := until - time.monotonic()) > 0:
-        with contextlib.suppress(TimeoutError):
-            message = json.loads(await asyncio.wait_for(connection.recv(), left))
-            if message["type"] == "chunk":
-                await connection.recv()
-                viewer.arrived.append(time.monotonic())
-                if len(viewer.arrived) % 8 == viewer.number % 8:
-                    prompt = PROMPTS[len(viewer.arrived) % 2]
-                    await connection.send(json.dumps({"type": "prompt", "prompt": prompt}))
-                if viewer.stalls and len(viewer.arrived) % 10 == 0:
-                    await asyncio.sleep(1.0)
+    while True:
+        message = json.loads(await connection.recv())
+        if message["type"] == "chunk":
+            await connection.recv()
+            viewer.arrived.append(time.monotonic())
+            if len(viewer.arrived) % 8 == viewer.number % 8:
+                prompt = PROMPTS[len(viewer.arrived) % 2]
+                await connection.send(json.dumps({"type": "prompt", "prompt": prompt}))
+            if viewer.stalls and len(viewer.arrived) % 5 == 0:
+                await asyncio.sleep(STALL)
 
 
-async def drop(url: str, viewers: list[Viewer], count: int, until: float) -> int:
+async def drop(url: str, viewers: list[Viewer], count: int) -> int:
     """Attach to sessions, read a little, and reset the connection; return how often."""
-    done = 0
     for number in range(count):
-        if time.monotonic() > until:
-            break
         viewer = viewers[number % len(viewers)]
         connection = await connect(url.replace("http", "ws") + "/v1/live", max_size=None)
         await connection.send(json.dumps({"type": "attach", "session": viewer.session, "position": 0}))
@@ -88,9 +90,8 @@ async def drop(url: str, viewers: list[Viewer], count: int, until: float) -> int
         raw = connection.transport.get_extra_info("socket")
         raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         connection.transport.abort()
-        done += 1
         await asyncio.sleep(0.05)
-    return done
+    return count
 
 
 async def jobs(web: httpx.AsyncClient, count: int) -> list[str]:
@@ -129,7 +130,7 @@ async def close(viewer: Viewer) -> None:
     await viewer.socket.close()
 
 
-async def round_of(url: str, pid: int, *, sessions: int, batch: int, drops: int, seconds: float) -> dict[str, Any]:
+async def round_of(url: str, pid: int, *, sessions: int, batch: int, drops: int, chunks: int) -> dict[str, Any]:
     """Load the server once; return what was seen."""
     async with httpx.AsyncClient(base_url=url, timeout=60) as web:
         viewers = [Viewer(number, stalls=number % 4 == 3) for number in range(sessions)]
@@ -138,11 +139,18 @@ async def round_of(url: str, pid: int, *, sessions: int, batch: int, drops: int,
             viewer.socket, viewer.session = connection, name
         names = await jobs(web, batch)
         before = await served(web, viewers)
-        until = time.monotonic() + seconds
-        dropping = asyncio.create_task(drop(url, viewers, drops, until))
-        await asyncio.gather(*(watch(viewer, until) for viewer in viewers))
+        until = time.monotonic() + LONGEST
+        watching = [asyncio.create_task(watch(viewer)) for viewer in viewers]
+        dropping = asyncio.create_task(drop(url, viewers, drops))
+        after, fewest = before, 0
+        while fewest < FRAMES * chunks and time.monotonic() < until:
+            await asyncio.sleep(1)
+            after = await served(web, viewers)
+            fewest = min(b - a for a, b, v in zip(before, after, viewers, strict=True) if not v.stalls)
+        for task in watching:
+            task.cancel()
+        await asyncio.gather(*watching, return_exceptions=True)
         dropped = await dropping
-        after = await served(web, viewers)
         await asyncio.gather(*(close(viewer) for viewer in viewers))
         completed = await finish(web, names)
         await asyncio.sleep(8)  # the server gives memory back every five seconds
@@ -204,7 +212,7 @@ def main(
     sessions: Annotated[int, typer.Option(help="Live sessions.")] = 16,
     batch: Annotated[int, typer.Option(help="Batch jobs.")] = 8,
     drops: Annotated[int, typer.Option(help="Connections that are reset.")] = 100,
-    seconds: Annotated[float, typer.Option(help="How long each round plays.")] = 40,
+    chunks: Annotated[int, typer.Option(help="Of each session in a round; one more or less is 1/chunks.")] = 12,
     rounds: Annotated[int, typer.Option(help="How often all of it is done; the first also warms up.")] = 3,
 ) -> None:
     """Start a server, load it, stop it."""
@@ -217,7 +225,7 @@ def main(
         try:
             url = f"http://127.0.0.1:{port}"
             held = asyncio.run(
-                load(url, server.pid, rounds, sessions=sessions, batch=batch, drops=drops, seconds=seconds)
+                load(url, server.pid, rounds, sessions=sessions, batch=batch, drops=drops, chunks=chunks)
             )
         finally:
             began = time.monotonic()
