@@ -80,7 +80,10 @@ def test_a_token_in_the_query_changes_nothing(web: httpx.Client) -> None:
     assert web.post(f"/v1/words?token={TOKEN}", json={"prompt": "a"}).status_code == 401
 
 
-def test_health_needs_no_token(web: httpx.Client) -> None:
+def test_health_and_the_studio_need_no_token(web: httpx.Client) -> None:
+    for path in ("/", "/js/app.js"):
+        assert web.get(path).status_code == 200
+    assert web.get("/js/../v1/about").status_code == 401
     assert web.get("/healthz").status_code == 200
     assert web.get("/readyz").json() == {"status": "ready"}
 
