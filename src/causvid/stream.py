@@ -4,7 +4,8 @@ Letters: F latent frames, C H W a latent frame, T pixel frames.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from threading import RLock
 from typing import Any
@@ -86,14 +87,10 @@ class Stream(Iterator[Tensor]):
         self.session.queue.append(Adjustment.make(seed=seed, strength=strength))
 
     def __next__(self) -> Tensor:
-        with self._lock:
-            state = self.session.state() if self.request.rewind_seconds else None
-            frames = self.engine.advance([self.session])[0]
-            if frames is None:
-                raise StopIteration
-            if state is not None:
-                self._remember(state)
-            return frames
+        frames = advance([self])[0]
+        if frames is None:
+            raise StopIteration
+        return frames
 
     def snapshot(self) -> SessionState:
         """Return the state of the stream, as a value that later chunks do not change.
@@ -159,3 +156,19 @@ class Stream(Iterator[Tensor]):
         oldest = state.frames - round(self.request.rewind_seconds * self.fps)
         while len(self._states) > 1 and self._states[1].frames <= oldest:
             self._states.popleft()
+
+
+def advance(streams: Sequence[Stream]) -> list[Tensor | None]:
+    """Make the next chunk of each stream of one pipeline, those of equal shape as one batch; None for one at its end.
+
+    The frames are uint8 `[T, H, W, 3]` on the CPU. Each video is what `next` of its stream alone would have made.
+    """
+    with ExitStack() as stack:
+        for stream in sorted(streams, key=id):  # one order for all threads, or two of them could wait for each other
+            stack.enter_context(stream._lock)
+        states = [stream.session.state() if stream.request.rewind_seconds else None for stream in streams]
+        chunks = streams[0].engine.advance([stream.session for stream in streams])
+        for stream, state, frames in zip(streams, states, chunks, strict=True):
+            if state is not None and frames is not None:
+                stream._remember(state)
+        return chunks

@@ -6,7 +6,7 @@ import traceback
 
 import typer
 
-from causvid.cli import checkpoints, evaluate, generate, plan, train, video, world
+from causvid.cli import checkpoints, evaluate, generate, plan, serve, train, video, world
 
 app = typer.Typer(
     help="Streaming video from a sentence, and the training that makes it.",
@@ -22,6 +22,7 @@ app.command()(video.translate)
 app.command()(video.play)
 app.command()(video.decode)
 app.command()(plan.plan)
+app.command()(serve.serve)
 app.command()(train.train)
 app.command()(checkpoints.inspect)
 app.command()(checkpoints.convert)

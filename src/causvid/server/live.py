@@ -1,0 +1,361 @@
+"""A live session: a stream that is generated as it is watched, steered while it plays, and kept on disk.
+
+Three threads share it. The model's thread (`Scheduler`) makes chunks and carries out commands; the encoder's thread
+appends to the film and saves the state; the event loop's readers send what the film has. What the first two change is
+read by the others, never written.
+"""
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Executor
+from dataclasses import dataclass, replace
+
+import numpy as np
+from torch import Tensor
+
+from causvid.engine.request import PromptChange
+from causvid.engine.session import SessionState
+from causvid.pipeline import Pipeline
+from causvid.server.camera import Camera
+from causvid.server.film import Film
+from causvid.server.journal import Change, Journal
+from causvid.server.points import Points
+from causvid.server.protocol import Changed, Format, Mark, Opened, State, Timings
+from causvid.server.scheduler import NEVER, Scheduler, Task, Turn
+from causvid.server.settings import ServerSettings
+from causvid.server.wire import codec_name, encode_h264
+from causvid.stream import Stream
+
+log = logging.getLogger("causvid.server")
+LEAD = 0.25
+"""Seconds before the last frame is shown at which the next chunk is begun, beside what it takes."""
+SAVE_EVERY = 4
+"""Chunks after which the state is written."""
+BEHIND = 2
+"""Chunks that the quickest reader may still have to fetch while more are made."""
+
+
+@dataclass(frozen=True)
+class Studio:
+    """What all sessions share. encoder: an executor of one thread, so that chunks stay in order."""
+
+    pipeline: Pipeline
+    scheduler: Scheduler
+    encoder: Executor
+    settings: ServerSettings
+    announce: Callable[["LiveSession"], None]
+    delivered: Callable[["LiveSession", Timings], None]
+
+
+class LiveSession:
+    """One stream and its film. Unless said otherwise, methods belong to the model's thread."""
+
+    def __init__(
+        self, identifier: str, studio: Studio, stream: Stream, journal: Journal, *, film: Film, camera: Camera | None
+    ) -> None:
+        self.identifier, self.studio, self.stream = identifier, studio, stream
+        self.journal, self.film, self.camera = journal, film, camera
+        self.state: State = "playing"
+        self.error: str | None = None
+        self.points = Points(studio.settings.rewind_bytes)
+        self.timings: dict[int, Timings] = {}
+        self.fetched = 0  # by the quickest reader, None's without one; written by the event loop
+        self.readers = 0
+        self.left = time.monotonic()  # when the last reader left
+        self.rewinds = 0
+        self.task = Task(stream, self._due, self._made, self._ended)
+        self._replay = deque(journal.changes(stream.frames))
+        self._shown_until = 0.0
+        self._pace = 0.0
+        self._asked: float | None = None
+        self._unsaved = 0
+        self._film_frames = film.position
+        self._remember()
+
+    # What readers see; any thread.
+
+    @property
+    def pixel_size(self) -> tuple[int, int]:
+        """Return height and width of a frame."""
+        factor = self.studio.pipeline.bundle.autoencoder.spatial_factor
+        _, height, width = self.stream.session.geometry.shape
+        return height * factor, width * factor
+
+    @property
+    def marks(self) -> tuple[Mark, ...]:
+        """Return the prompts so far, those that wait included."""
+        waiting = sum(isinstance(change, PromptChange) for change in tuple(self.stream.session.queue))
+        changes = self.stream.changes
+        return tuple(
+            Mark(position=frames, prompt=change.prompt, mode=change.mode, waiting=number >= len(changes) - waiting)
+            for number, (frames, change) in enumerate(changes)
+        )
+
+    def changed(self, ahead: int | None = None) -> Changed:
+        """Return where the session stands."""
+        point = self.stream.session.point
+        return Changed(
+            state=self.state,
+            position=self.stream.frames,
+            oldest=self.oldest,
+            marks=self.marks,
+            seed=point.seed,
+            strength=point.strength,
+            ahead=ahead,
+        )
+
+    @property
+    def oldest(self) -> int:
+        """Return the frame to which the session can be rewound at most."""
+        return self.stream.frames if self.points.oldest is None else self.points.oldest
+
+    # Turns.
+
+    def _due(self) -> float:
+        if self.state != "playing" or self.readers == 0:
+            return NEVER
+        if self.camera is not None and not self.camera.has(self._wanted()):
+            return NEVER
+        chunk = self.stream.session.geometry.chunk * 4
+        if self.stream.frames - self.fetched > BEHIND * chunk:
+            return NEVER
+        return self._shown_until - LEAD - 2 * self._pace - time.monotonic()
+
+    def _wanted(self) -> int:
+        geometry = self.stream.session.geometry
+        size = geometry.first if self.stream.frames == 0 else geometry.chunk
+        return 1 + 4 * (size - 1) if self.stream.frames == 0 else 4 * size
+
+    def _made(self, frames: Tensor, turn: Turn) -> None:
+        now = time.monotonic()
+        self._pace = turn.made if self._pace == 0 else 0.8 * self._pace + 0.2 * turn.made
+        self._shown_until = max(now, self._shown_until) + len(frames) / self.stream.fps
+        point, latents = self.stream.session.point, self.stream.latent
+        assert latents is not None
+        applied = point.applied[-1]
+        effect = None
+        if self._asked is not None and not self.stream.session.queue:
+            effect, self._asked = now - self._asked, None
+        self._replay_due()
+        state = self._remember()
+        if self.stream.frames >= self.studio.settings.session_seconds * self.stream.fps:
+            self._stop("ended")
+            self.studio.scheduler.remove(self.task)
+        self._unsaved += 1
+        save = (
+            state
+            if state is not None and (self._unsaved >= SAVE_EVERY or applied.frames == self._film_frames)
+            else None
+        )
+        if save is not None:
+            self._unsaved = 0
+        self._film_frames = self.stream.frames
+        timings = Timings(waited=turn.waited, made=turn.made, encoded=0.0, effect=effect)
+        self.studio.encoder.submit(self._encode, frames.numpy(), latents, applied.change.prompt, timings, save)
+
+    def _ended(self, error: Exception | None) -> None:
+        if error is not None:
+            self.error = str(error) if isinstance(error, ValueError | OSError) else "the chunk could not be made"
+        self._stop("ended")
+
+    def _stop(self, state: State) -> None:
+        self.state = state
+        self.studio.announce(self)
+
+    def _remember(self) -> SessionState | None:
+        """Keep the state between two chunks; changes that wait belong to the journal."""
+        if self.camera is not None:
+            return None
+        state = replace(self.stream.snapshot(), queue=())
+        self.points.add(state)
+        return state
+
+    def _replay_due(self) -> None:
+        while self._replay and self._replay[0][0] <= self.stream.frames:
+            self.stream.session.queue.append(self._replay.popleft()[1])
+
+    # The encoder's thread.
+
+    def _encode(
+        self,
+        frames: "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]",
+        latents: Tensor,
+        prompt: str,
+        timings: Timings,
+        state: SessionState | None,
+    ) -> None:
+        try:
+            began = time.monotonic()
+            units = encode_h264(frames, fps=self.stream.fps)
+            piece = self.film.append(units, latents, prompt=prompt)
+            took = time.monotonic() - began
+            effect = None if timings.effect is None else timings.effect + took
+            timings = timings.model_copy(update={"encoded": took, "effect": effect})
+            self.timings = {**dict(list(self.timings.items())[-8:]), piece.position: timings}
+            self.studio.delivered(self, timings)
+            if state is not None:
+                self.save(state)
+        except Exception as error:
+            log.exception("session %s cannot be kept", self.identifier)
+            self.error = (
+                f"the film cannot be written: {error}" if isinstance(error, OSError) else "it cannot be encoded"
+            )
+            self.state = "ended"
+        self.studio.announce(self)
+
+    def save(self, state: SessionState) -> None:
+        """Write a state, from which a restart continues."""
+        from causvid.engine.storage import save_session
+
+        save_session(self.journal.state, state, model=self.studio.pipeline.fingerprint)
+
+    # Commands.
+
+    def start(self) -> None:
+        """Take turns from now on."""
+        self._replay_due()
+        self.studio.scheduler.add(self.task)
+
+    def change(self, change: Change) -> int:
+        """Queue a change; return the frame from which it takes effect.
+
+        Raises:
+            ValueError: if it cannot be used.
+        """
+        self._check_open()
+        if isinstance(change, PromptChange):
+            self.stream.engine.check(change.prompt)
+        elif change.strength is not None and self.stream.session.source is None:
+            raise ValueError("strength: this session does not follow a video")
+        self.journal.add(self.stream.frames, change)
+        self.stream.session.queue.append(change)
+        self._asked = self._asked or time.monotonic()
+        self.studio.announce(self)
+        return self.stream.frames
+
+    def pause(self, paused: bool) -> int:
+        """Pause or resume; return the next frame."""
+        self._check_open()
+        self.state = "paused" if paused else "playing"
+        self._shown_until = 0.0
+        self.studio.announce(self)
+        return self.stream.frames
+
+    def rewind(self, position: int) -> int:
+        """Return to the newest point at or before a frame; what came after is dropped. Return where it is now.
+
+        Raises:
+            ValueError: if no such point is remembered.
+        """
+        state = self._point(position)
+        ended = self.state == "ended"
+        self.studio.encoder.submit(lambda: None).result()  # the film is complete
+        self.save(state)
+        self.journal.rewind(state.frames)
+        self._replay.clear()
+        self.stream.restore(state)
+        self.points.drop_after(state.frames)
+        self.film.truncate(state.frames)
+        self._film_frames, self._unsaved, self._shown_until = state.frames, 0, 0.0
+        self.rewinds += 1
+        self.timings = {}
+        if ended:
+            self.state, self.error = "playing", None
+            self.studio.scheduler.add(self.task)
+        self.studio.announce(self)
+        return state.frames
+
+    def fork(self, position: int | None, identifier: str, journal: Journal) -> "LiveSession":
+        """Make a paused session that goes on from a point, by default from here.
+
+        Raises:
+            ValueError: if no such point is remembered.
+        """
+        state = self._point(self.stream.frames if position is None else position)
+        self.studio.encoder.submit(lambda: None).result()
+        stream = self.stream.fork()
+        stream.restore(state)
+        film = self.film.fork(journal.folder, state.frames)
+        fork = LiveSession(identifier, self.studio, stream, journal, film=film, camera=None)
+        fork.save(state)
+        if position is None:
+            for change in self.stream.session.queue:
+                fork.change(change)
+        fork.points.add(state)
+        fork.state = "paused"
+        return fork
+
+    def close(self) -> None:
+        """End the session for good; its film stays."""
+        if self.state != "closed":
+            self.studio.scheduler.remove(self.task)
+            self.studio.encoder.submit(lambda: None).result()
+            self.record()
+            self.journal.close()
+            self._stop("closed")
+
+    def suspend(self) -> None:
+        """Write the session to disk and take no more turns; it can be opened again."""
+        self.studio.scheduler.remove(self.task)
+        self.studio.encoder.submit(lambda: None).result()
+        if self.camera is None and self.state != "closed":
+            self.save(replace(self.stream.snapshot(), queue=()))
+            self.record()
+
+    def record(self) -> None:
+        """Write the timeline, where the session can be said as one."""
+        file = self.journal.folder / "timeline.toml"
+        try:
+            timeline = self.studio.pipeline.record(self.stream)
+        except ValueError:
+            file.unlink(missing_ok=True)
+            return
+        timeline.save(file)
+
+    def _check_open(self) -> None:
+        if self.state in ("ended", "closed"):
+            raise ValueError(f"the session has {self.state}" if self.state == "ended" else "the session is closed")
+
+    def _point(self, position: int) -> SessionState:
+        if self.state == "closed":
+            raise ValueError("the session is closed")
+        if self.camera is not None:
+            raise ValueError("a session that follows a camera cannot be rewound or forked, since it plays once")
+        state = self.points.before(position)
+        if state is None:
+            raise ValueError(f"position={position}: the session can go back to frame {self.oldest}")
+        return state
+
+    def opened(self, form: Format, ref: int | None) -> Opened:
+        """Return the first message to a reader; any thread."""
+        height, width = self.pixel_size
+        point = self.stream.session.point
+        return Opened(
+            ref=ref,
+            session=self.identifier,
+            format=form,
+            codec=_codec(height, width, self.stream.fps),
+            fps=self.stream.fps,
+            height=height,
+            width=width,
+            chunk=self.stream.session.geometry.chunk * 4,
+            position=self.stream.frames,
+            oldest=self.oldest,
+            state=self.state,
+            marks=self.marks,
+            seed=point.seed,
+            strength=point.strength,
+            live=self.camera is not None,
+        )
+
+
+_CODECS: dict[tuple[int, int, float], str] = {}
+
+
+def _codec(height: int, width: int, fps: float) -> str:
+    key = height, width, fps
+    if key not in _CODECS:
+        _CODECS[key] = codec_name(encode_h264(np.zeros((1, height, width, 3), np.uint8), fps=fps)[0])
+    return _CODECS[key]

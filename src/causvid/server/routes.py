@@ -1,0 +1,128 @@
+"""The routes beside batch jobs: what the model is and knows, and the films of live sessions."""
+
+import asyncio
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Body, Query
+from fastapi.responses import FileResponse
+from starlette.datastructures import State
+
+from causvid.pipeline import Pipeline
+from causvid.server import protocol
+from causvid.server.sessions import Sessions
+from causvid.server.wire import mux_mp4
+from causvid.timeline import versions
+
+EXAMPLES = (
+    "a violet swan moving to the left over a lake",
+    "a red fish hopping on a meadow",
+    "a paper airplane moving to the right over a snowy tundra",
+)
+Export = Literal["mp4", "toml", "latents"]
+MEDIA = {"mp4": "video/mp4", "toml": "application/toml", "latents": "application/octet-stream"}
+
+
+def example(pipeline: Pipeline) -> str:
+    """Return a sentence that shows what the model can do."""
+    known = [prompt for prompt in EXAMPLES if not pipeline.unknown_words(prompt)]
+    return (known or list(EXAMPLES))[0]
+
+
+def router(pipeline: Pipeline, state: State) -> APIRouter:
+    """Return the routes. state: the application's, which holds the sessions."""
+    routes = APIRouter(prefix="/v1")
+
+    def sessions() -> Sessions:
+        held: Sessions = state.sessions
+        return held
+
+    @routes.get("/about")
+    async def about() -> dict[str, Any]:
+        """Say what the model is, and what it knows where that can be said."""
+        own = pipeline.generation
+        return {
+            "fps": own.fps,
+            "height": own.height,
+            "width": own.width,
+            "chunk": 4 * own.chunk,
+            "steps": len(pipeline.sigmas),
+            "vocabulary": _vocabulary(pipeline),
+            "examples": [prompt for prompt in EXAMPLES if not pipeline.unknown_words(prompt)] or list(EXAMPLES),
+            "versions": versions(),
+        }
+
+    @routes.post("/words")
+    async def words(
+        prompt: Annotated[str, Body(embed=True, max_length=protocol.PROMPT_LENGTH)],
+    ) -> dict[str, list[str]]:
+        """List the words of a prompt that the model has never seen."""
+        return {"unknown": pipeline.unknown_words(prompt)}
+
+    @routes.get("/protocol")
+    async def messages() -> dict[str, Any]:
+        """Return the JSON schema of a live session's messages."""
+        return protocol.schema()
+
+    @routes.get("/sessions/{identifier}")
+    async def session(identifier: protocol.Identifier) -> dict[str, Any]:
+        """Say where a session stands."""
+        opened = sessions().open.get(identifier)
+        journal, film = sessions().film(identifier)
+        where = "closed" if journal.header.closed else "asleep"
+        return {
+            "id": identifier,
+            "object": "session",
+            "created_at": int(journal.header.created),
+            "state": where if opened is None else opened.state,
+            "frames": film.position,
+            "seconds": film.position / pipeline.fps,
+            "parent": journal.header.parent,
+        }
+
+    @routes.delete("/sessions/{identifier}")
+    async def close(identifier: protocol.Identifier) -> dict[str, Any]:
+        """Close a session; its film stays until it expires."""
+        await sessions().close(identifier)
+        return {"id": identifier, "object": "session", "closed": True}
+
+    @routes.get("/sessions/{identifier}/export")
+    async def export(
+        identifier: protocol.Identifier, form: Annotated[Export, Query(alias="format")] = "mp4"
+    ) -> FileResponse:
+        """Return the film so far as a video, as a timeline that makes it again, or as latents."""
+        manager = sessions()
+        journal, film = manager.film(identifier)
+        if not film.pieces:
+            raise ValueError("the session has no frames yet")
+        opened = manager.open.get(identifier)
+        if opened is not None and form == "toml":
+            await asyncio.wrap_future(opened.studio.scheduler.call(opened.record))
+        file = await asyncio.to_thread(_export, journal.folder, film, form, journal.header, pipeline)
+        return FileResponse(file, media_type=MEDIA[form], filename=f"causvid{file.suffix}")
+
+    return routes
+
+
+def _export(folder: Path, film: Any, form: Export, header: Any, pipeline: Pipeline) -> Path:
+    if form == "mp4":
+        file = folder / "export.mp4"
+        metadata = {"title": film.pieces[-1].prompt, "comment": f"made with causvid, seed {header.request.seed}"}
+        mux_mp4(film.units(), str(file), fps=pipeline.fps, metadata=metadata)
+        return file
+    if form == "latents":
+        file = folder / "export.safetensors"
+        film.save_latents(file, shape=header.shape, fps=pipeline.fps)
+        return file
+    file = folder / "timeline.toml"
+    if not file.is_file():
+        raise ValueError("a timeline cannot say this session: its seed or strength changed, or it followed a camera")
+    return file
+
+
+def _vocabulary(pipeline: Pipeline) -> dict[str, list[str]] | None:
+    """Return the words of the built-in world by kind, as far as the model knows them; None for another model."""
+    from causvid.worlds.storybook.vocabulary import ATTRIBUTES
+
+    known = {kind: [word for word in words if not pipeline.unknown_words(word)] for kind, words in ATTRIBUTES.items()}
+    return known if known["subject"] else None

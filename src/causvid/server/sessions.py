@@ -1,0 +1,292 @@
+"""All live sessions: who gets a place, who waits, what is put to sleep on disk, and what comes back from there.
+
+Everything here belongs to the event loop.
+"""
+
+import asyncio
+import logging
+import secrets
+import shutil
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+from causvid.engine.request import GenerationRequest
+from causvid.server.camera import Camera
+from causvid.server.errors import Busy
+from causvid.server.film import Film
+from causvid.server.journal import Header, Journal
+from causvid.server.live import LiveSession, Studio
+from causvid.server.protocol import SessionRequest
+
+T = TypeVar("T")
+log = logging.getLogger("causvid.server")
+SLEEP = 15.0
+"""Seconds without a reader after which a session goes to disk and leaves its place."""
+GRACE = 2.0
+"""The same where somebody waits for a place: a reader that has lost its connection is back sooner."""
+
+
+@dataclass
+class Sessions:
+    """folder: of all sessions. places: how many are open at once. find: the file of an upload or a finished job."""
+
+    studio: Studio
+    folder: Path
+    find: Callable[[str, str], Path]
+    places: int = 1
+    open: dict[str, LiveSession] = field(default_factory=dict)
+    waiting: deque["asyncio.Future[None]"] = field(default_factory=deque)
+    clients: dict[str, str] = field(default_factory=dict)
+    _starting: int = 0
+    _locks: dict[str, asyncio.Lock] = field(default_factory=dict)
+
+    async def create(
+        self, request: SessionRequest, client: str, queued: Callable[[int], Awaitable[None]]
+    ) -> LiveSession:
+        """Start a session, once there is a place. queued: is told how many wait before it, whenever that changes.
+
+        Raises:
+            ValueError: if the request cannot be used. Busy: if there is no place, and none in the queue.
+        """
+        self._check_client(client)
+        await self._place(queued)
+        try:
+            identifier = f"session_{secrets.token_urlsafe(18)}"
+            session = await self._call(lambda: self._create(identifier, request, client))
+            self._admit(session, client)
+            return session
+        finally:
+            self._starting -= 1
+            self._let_in()
+
+    async def attach(self, identifier: str, client: str, queued: Callable[[int], Awaitable[None]]) -> LiveSession:
+        """Return an open session, or take it up from disk.
+
+        Raises:
+            ValueError: if there is none, or it was closed. Busy: as `create`.
+        """
+        async with self._locks.setdefault(identifier, asyncio.Lock()):
+            if identifier in self.open:
+                self.open[identifier].left = time.monotonic()
+                return self.open[identifier]
+            folder = self._folder(identifier)
+            journal = Journal.open(folder)
+            if journal.header.closed:
+                raise ValueError(f"session {identifier} is closed: its film can be exported")
+            await self._place(queued)
+            try:
+                session = await self._call(lambda: self._reopen(identifier, journal))
+                self._admit(session, client)
+                return session
+            finally:
+                self._starting -= 1
+                self._let_in()
+
+    async def fork(self, session: LiveSession, position: int | None) -> LiveSession:
+        """Fork an open session; the fork is paused, and needs a place as any other.
+
+        Raises:
+            ValueError: if it has no such point. Busy: if there is no place.
+        """
+        client = self.clients[session.identifier]
+        self._check_client(client)
+        await self._make_room()
+        if len(self.open) + self._starting >= self.places:
+            raise Busy("no place is free for a fork: close a session", self._retry_after())
+        self._starting += 1
+        try:
+            identifier = f"session_{secrets.token_urlsafe(18)}"
+            parent = session.journal.header
+
+            def work() -> LiveSession:
+                (folder := self.folder / identifier).mkdir(parents=True)
+                try:
+                    for name in parent.files.values():
+                        shutil.copyfile(session.journal.folder / name, folder / name)
+                    header = parent.model_copy(update={"parent": session.identifier, "created": time.time()})
+                    fork = session.fork(position, identifier, Journal.create(folder, header))
+                    fork.start()
+                    return fork
+                except BaseException:
+                    shutil.rmtree(folder, ignore_errors=True)
+                    raise
+
+            fork = await self._call(work)
+            self._admit(fork, client)
+            return fork
+        finally:
+            self._starting -= 1
+
+    async def close(self, identifier: str) -> None:
+        """End a session for good; its film stays until it expires.
+
+        Raises:
+            ValueError: if there is none.
+        """
+        session = self.open.pop(identifier, None)
+        if session is not None:
+            await self._call(session.close)
+            self._forget(identifier)
+            log.info("session closed", extra={"session": identifier, "frames": session.stream.frames})
+        else:
+            journal = Journal.open(self._folder(identifier))
+            journal.close()
+
+    async def suspend(self, identifier: str) -> None:
+        """Put an open session to disk, where nobody reads it."""
+        session = self.open.pop(identifier)
+        await self._call(session.suspend if session.camera is None else session.close)
+        self._forget(identifier)
+        log.info("session put to disk", extra={"session": identifier, "frames": session.stream.frames})
+
+    async def sweep(self) -> None:
+        """Put to sleep what nobody reads, close what is idle, delete what has expired."""
+        for identifier in [identifier for identifier in self.open if self._unread(identifier) > SLEEP]:
+            if self._unread(identifier) > SLEEP:
+                await self.suspend(identifier)
+        settings = self.studio.settings
+        for folder in self.folder.iterdir() if self.folder.is_dir() else ():
+            if folder.name in self.open or not folder.is_dir():
+                continue
+            age = time.time() - max((file.stat().st_mtime for file in folder.iterdir()), default=0.0)
+            if age > settings.keep_seconds:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    async def shut_down(self) -> None:
+        """Put every session to disk."""
+        for identifier in list(self.open):
+            await self.suspend(identifier)
+
+    def film(self, identifier: str) -> tuple[Journal, Film]:
+        """Return the journal and the film of a session, open or not.
+
+        Raises:
+            ValueError: if there is none.
+        """
+        session = self.open.get(identifier)
+        if session is not None:
+            return session.journal, session.film
+        folder = self._folder(identifier)
+        return Journal.open(folder), Film(folder)
+
+    # In the model's thread.
+
+    def _create(self, identifier: str, request: SessionRequest, client: str) -> LiveSession:
+        pipeline = self.studio.pipeline
+        folder = self.folder / identifier
+        folder.mkdir(parents=True)
+        try:
+            files = {}
+            for name, kind in (("image", "image"), ("after", "video"), ("source", "video")):
+                wanted = getattr(request, name)
+                if wanted is not None and not (name == "source" and wanted == "camera"):
+                    file = self.find(wanted, kind)
+                    files[name] = name + file.suffix
+                    shutil.copyfile(file, folder / files[name])
+            camera = Camera() if request.source == "camera" else None
+            stream = pipeline.stream(self._request(request, folder, files, camera))
+            shape = stream.session.geometry.shape
+            journal = Journal.create(folder, Header(request=request, client=client, files=files, shape=shape))
+            session = LiveSession(identifier, self.studio, stream, journal, film=Film(folder), camera=camera)
+            session.start()
+            return session
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+
+    def _reopen(self, identifier: str, journal: Journal) -> LiveSession:
+        pipeline, header = self.studio.pipeline, journal.header
+        if header.request.source == "camera":
+            raise ValueError("the session followed a camera, and has ended with its connection")
+        if journal.state.exists():
+            stream = pipeline.resume(journal.state)
+        else:
+            stream = pipeline.stream(self._request(header.request, journal.folder, header.files, None))
+        film = Film(journal.folder)
+        film.truncate(stream.frames)
+        session = LiveSession(identifier, self.studio, stream, journal, film=film, camera=None)
+        session.start()
+        return session
+
+    def _request(
+        self, request: SessionRequest, folder: Path, files: dict[str, str], camera: Camera | None
+    ) -> GenerationRequest:
+        values = dict(request) | {name: folder / file for name, file in files.items()}
+        return GenerationRequest.make(**values | ({} if camera is None else {"source": camera}))
+
+    # Places.
+
+    def _check_client(self, client: str) -> None:
+        most = self.studio.settings.sessions_per_client
+        if sum(other == client for other in self.clients.values()) >= most:
+            raise Busy(f"{client} has {most} sessions, which is the most: close one", self._retry_after())
+
+    async def _place(self, queued: Callable[[int], Awaitable[None]]) -> None:
+        """Wait for a place and take it."""
+        await self._make_room()
+        if len(self.open) + self._starting < self.places and not self.waiting:
+            self._starting += 1
+            return
+        if len(self.waiting) >= self.studio.settings.queue:
+            raise Busy(f"all {self.places} places are taken, and the queue is full", self._retry_after())
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.waiting.append(turn)
+        try:
+            ahead = None
+            while not turn.done():
+                if turn in self.waiting and ahead != (now := self.waiting.index(turn)):
+                    ahead = now
+                    await queued(ahead)
+                await asyncio.wait([turn], timeout=0.5)
+                await self._make_room()
+        except asyncio.CancelledError:
+            if turn.done():
+                self._starting -= 1
+                self._let_in()
+            raise
+        finally:
+            if turn in self.waiting:
+                self.waiting.remove(turn)
+
+    async def _make_room(self) -> None:
+        """Put to disk what has been unread longest, if there is no place."""
+        if len(self.open) + self._starting >= self.places:
+            unread = max(self.open, key=self._unread, default=None)
+            if unread is not None and self._unread(unread) > GRACE:
+                await self.suspend(unread)
+
+    def _unread(self, identifier: str) -> float:
+        """Return for how many seconds nobody has read an open session; 0 while somebody does."""
+        session = self.open.get(identifier)
+        return 0.0 if session is None or session.readers else time.monotonic() - session.left
+
+    def _let_in(self) -> None:
+        while self.waiting and len(self.open) + self._starting < self.places:
+            self._starting += 1
+            self.waiting.popleft().set_result(None)
+
+    def _retry_after(self) -> int:
+        return 5
+
+    def _admit(self, session: LiveSession, client: str) -> None:
+        self.open[session.identifier] = session
+        self.clients[session.identifier] = client
+        log.info("session opened", extra={"session": session.identifier, "frames": session.stream.frames})
+
+    def _forget(self, identifier: str) -> None:
+        self.clients.pop(identifier, None)
+        self._locks.pop(identifier, None)
+        self._let_in()
+
+    def _folder(self, identifier: str) -> Path:
+        folder = self.folder / identifier
+        if not (folder / "session.json").is_file():
+            raise LookupError(f"there is no session {identifier}")
+        return folder
+
+    async def _call(self, work: Callable[[], T]) -> T:
+        return await asyncio.wrap_future(self.studio.scheduler.call(work))

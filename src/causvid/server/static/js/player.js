@@ -1,0 +1,110 @@
+// Pictures on a canvas at the native rate: a short buffer, a small clock, and a smooth enlargement.
+
+const BUFFER = 60; // milliseconds that the first picture waits, so that a late one is not seen as a stop
+const LARGEST = 1440; // pixels of the canvas, in width
+
+export class Player {
+  #queue = [];
+  #due = 0;
+  #shown = [];
+  #now = null;
+  #running = false;
+
+  // shown: called with the number of the frame and its bitmap, for every frame in order, those skipped included.
+  constructor(canvas, shown) {
+    this.canvas = canvas;
+    this.context = canvas.getContext("2d", { alpha: false });
+    this.shown = shown;
+    this.position = null; // the frame on the canvas
+    this.fps = 12;
+    this.catchUp = 0; // frames before it are not played, only shown as one goes by
+    new ResizeObserver(() => this.#fit()).observe(canvas);
+  }
+
+  configure({ fps, width, height }) {
+    Object.assign(this, { fps, width, height });
+    this.canvas.style.aspectRatio = `${width} / ${height}`;
+    this.#fit();
+  }
+
+  add(position, bitmap) {
+    if (this.#queue.length === 0) this.#due = Math.max(this.#due, performance.now() + (this.position === null ? 0 : BUFFER));
+    this.#queue.push({ position, bitmap });
+    // A page in the background draws nothing; when it is seen again it must not play what is long past.
+    while (this.#queue.length > 4 * this.fps || (this.#queue[0]?.position ?? Infinity) < this.catchUp - 1) this.#show(false);
+    if (!this.#running) {
+      this.#running = true;
+      requestAnimationFrame((now) => this.#tick(now));
+    }
+  }
+
+  // Drop what has not been shown: what comes next is another future.
+  clear() {
+    for (const { bitmap } of this.#queue) bitmap.close();
+    this.#queue = [];
+    this.#due = 0;
+    this.catchUp = 0;
+  }
+
+  // Show another picture until frames come, as after rewinding.
+  still(picture, position) {
+    this.context.drawImage(picture, 0, 0, this.canvas.width, this.canvas.height);
+    this.position = position;
+  }
+
+  // Frames shown in the last two seconds, a second.
+  rate() {
+    const since = performance.now() - 2000;
+    this.#shown = this.#shown.filter((time) => time > since);
+    return this.#shown.length < 2 ? 0 : (this.#shown.length - 1) / ((this.#shown.at(-1) - this.#shown[0]) / 1000);
+  }
+
+  close() {
+    this.clear();
+    this.#now?.close();
+    this.#now = null;
+  }
+
+  #tick(now) {
+    if (this.#queue.length === 0) {
+      this.#running = false;
+      return;
+    }
+    if (now >= this.#due) {
+      const period = 1000 / this.fps;
+      // More than a chunk and a half ahead is more than there is need for: play a little faster until it is gone.
+      const pace = this.#queue.length > 1.6 * this.fps ? 0.85 : 1;
+      this.#due = Math.max(this.#due + period * pace, now - period);
+      this.#shown.push(now);
+      this.#show(true);
+    }
+    requestAnimationFrame((time) => this.#tick(time));
+  }
+
+  #show(draw) {
+    const { position, bitmap } = this.#queue.shift();
+    this.position = position;
+    this.#now?.close();
+    this.#now = bitmap;
+    if (draw) this.#draw();
+    this.shown(position, bitmap);
+  }
+
+  #fit() {
+    if (!this.width) return;
+    // A whole multiple of the video's size: every pixel of it is enlarged alike.
+    const wanted = Math.min(LARGEST, this.canvas.clientWidth * Math.min(2, devicePixelRatio));
+    const times = Math.max(1, Math.ceil(wanted / this.width - 0.05));
+    if (this.canvas.width === this.width * times && this.canvas.height === this.height * times) return;
+    this.canvas.width = this.width * times;
+    this.canvas.height = this.height * times;
+    this.#draw();
+  }
+
+  #draw() {
+    if (!this.#now) return;
+    this.context.imageSmoothingEnabled = true;
+    this.context.imageSmoothingQuality = "high"; // a bicubic filter; "low" shows the grid of the small picture
+    this.context.drawImage(this.#now, 0, 0, this.canvas.width, this.canvas.height);
+  }
+}
