@@ -243,3 +243,12 @@ def test_as_many_seeds_as_prompts_are_wanted(pipeline: Pipeline) -> None:
         pipeline.generate_batch([PROMPT], seeds=[1, 2])
     with pytest.raises(ValueError, match="0 prompts"):
         pipeline.generate_batch([], seeds=[])
+
+
+def test_unknown_words_become_known_ones_of_their_kind() -> None:
+    pipeline = Pipeline.from_pretrained()
+    prompt = "woolly mammoths venturing through a snowy tundra"
+    assert pipeline.understood(prompt)[1] == [("mammoths", "mammoth"), ("venturing", "walking")]
+    assert pipeline.unknown_words(prompt) == ["through"]
+    plain = next(pipeline.stream("woolly mammoth walking through a snowy tundra", seed=1))
+    assert torch.equal(next(pipeline.stream(prompt, seed=1)), plain)

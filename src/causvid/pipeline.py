@@ -27,6 +27,7 @@ from causvid.models.autoencoder import pixel_frames
 from causvid.models.transformer import TextKeys, Transformer
 from causvid.stream import Stream
 from causvid.timeline import Playback, Shot, Timeline, record
+from causvid.worlds.storybook.nearest import nearest_words
 
 
 class Pipeline:
@@ -77,8 +78,19 @@ class Pipeline:
         return own_sigmas(self.generation)
 
     def unknown_words(self, prompt: str) -> list[str]:
-        """List the words of a prompt that the model has never seen."""
-        return self.bundle.text_encoder.unknown_words(prompt)
+        """List the words of a prompt that the model has never seen, and that stand for nothing it has."""
+        return self.bundle.text_encoder.unknown_words(self.understood(prompt)[0])
+
+    def understood(self, prompt: str) -> tuple[str, list[tuple[str, str]]]:
+        """Return a prompt as the model reads it, and the words that were replaced: `("venturing", "walking")`.
+
+        A model of a procedural world knows few words: others of the same kind take the place of those it does not, if
+        there are any. Every other model reads the prompt as it is.
+        """
+        text = self.bundle.text_encoder
+        if self.bundle.provenance.get("world") is None or not text.unknown_words(prompt):
+            return prompt, []
+        return nearest_words(prompt, text.tokenizer.vocabulary())
 
     @cached_property
     def fingerprint(self) -> str:
@@ -251,15 +263,19 @@ class Pipeline:
 
     def _encode(self, model: Transformer, prompts: Sequence[str]) -> TextKeys:
         weight = model.patch_in.weight
-        return model.encode_text(self.bundle.text_encoder.embed(prompts, weight.device).to(weight.dtype))
+        return model.encode_text(
+            self.bundle.text_encoder.embed([self.understood(prompt)[0] for prompt in prompts], weight.device).to(
+                weight.dtype
+            )
+        )
 
     def _embed(self, prompt: str) -> Tensor:
         weight = self.bundle.transformer.patch_in.weight
-        return self.bundle.text_encoder.embed([prompt], weight.device).to(weight.dtype)
+        return self.bundle.text_encoder.embed([self.understood(prompt)[0]], weight.device).to(weight.dtype)
 
     def _check_prompt(self, prompt: str) -> None:
         check_prompt(prompt)
-        self.bundle.text_encoder.tokens([prompt])
+        self.bundle.text_encoder.tokens([self.understood(prompt)[0]])
 
     def _check_batch(self, prompts: Sequence[str], seeds: Sequence[int]) -> None:
         if not prompts or len(prompts) != len(seeds):

@@ -239,9 +239,13 @@ def _ahead(chunks: Iterable[Any], stop: Event) -> Generator[Any, None, None]:
 
 
 def note_unknown_words(pipeline: "Pipeline", prompts: Iterable[str]) -> None:
-    """Say which words of the prompts the model has never seen."""
+    """Say which words of the prompts the model has never seen, and which others it reads in their place."""
     from causvid.loading.bundle import words_command
 
+    prompts = list(prompts)
+    replaced = dict.fromkeys(pair for prompt in prompts for pair in pipeline.understood(prompt)[1])
+    if replaced:
+        print(f"note: read as {', '.join(f'{word} → {other}' for word, other in replaced)}", file=sys.stderr)
     words = dict.fromkeys(word for prompt in prompts for word in pipeline.unknown_words(prompt))
     if words:
         known = f"`{words_command(pipeline.bundle.provenance)}` lists those it does"

@@ -62,7 +62,10 @@ _SHADES: tuple[tuple[str, ...], ...] = (
     ("brown", "chestnut", "tan", "beige", "bronze"),
 )
 # Verbs as they are in "to walk".
-_WALKING = "walk venture wander stroll march plod roam trot trudge stride hike lumber tramp waddle amble saunter pace"
+_WALKING = (
+    "walk venture wander stroll march plod roam trot trudge stride hike lumber tramp waddle amble saunter pace "
+    "run jog dash sprint gallop"
+)
 _VERBS: tuple[tuple[str, ...], ...] = (
     tuple(_WALKING.split()),
     ("fly", "soar", "sail", "flutter"),
