@@ -10,7 +10,7 @@ from pydantic import ValidationError, model_validator
 from causvid.config import AutoencoderConfig, GenerationConfig, Settings, TextConfig, TransformerConfig, one_line
 from causvid.recipe import TrainConfig
 
-StartAt = Literal["autoencoder", "teacher", "pairs"]
+StartAt = Literal["autoencoder", "teacher", "decoder", "pairs"]
 
 
 class Preset(Settings):

@@ -16,7 +16,7 @@ from causvid.flow import add_noise, randn_like
 from causvid.models.autoencoder_loss import autoencoder_loss, reconstruction_loss
 from causvid.preset import Preset
 from causvid.recipe import required
-from causvid.seeding import step_generator
+from causvid.seeding import lend_seed, step_generator
 from causvid.train.loop import Stage
 from causvid.train.objective import Metrics, Micro, Objective, autocast
 from causvid.train.roles import Roles, channels_last, teacher_visibility
@@ -40,6 +40,24 @@ def crop(pixels: Tensor, side: int, generator: torch.Generator) -> Tensor:
     places = torch.rand(len(pixels), 2, generator=generator, device=generator.device).tolist()
     corners = [(int(y * (height - side + 1)), int(x * (width - side + 1))) for y, x in places]
     return torch.stack([c[..., y : y + side, x : x + side] for c, (y, x) in zip(pixels, corners, strict=True)])
+
+
+def crop_both(latents: Tensor, pixels: Tensor, side: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Cut the same square of `side` pixels out of latents `[B, F, C, h, w]` and their clips; side 0 keeps all.
+
+    Raises:
+        ValueError: unless the square is whole latent positions, and fits.
+    """
+    if not side:
+        return latents, pixels
+    edge, rows, columns = pixels.shape[3] // latents.shape[3], *latents.shape[3:]
+    cells = side // edge
+    if side % edge or cells > min(rows, columns):
+        raise ValueError(f"crop={side} is not a multiple of {edge} up to {edge * min(rows, columns)}")
+    places = torch.rand(2, generator=generator, device=generator.device).tolist()
+    y, x = int(places[0] * (rows - cells + 1)), int(places[1] * (columns - cells + 1))
+    seen = latents[..., y : y + cells, x : x + cells]
+    return seen, pixels[..., y * edge : y * edge + side, x * edge : x * edge + side]
 
 
 def autoencoder_stage(preset: Preset, run: Run) -> Stage:
@@ -91,7 +109,13 @@ def decoder_stage(preset: Preset, run: Run) -> Stage:
     config = required(preset.recipe.decoder, "decoder")
     draw = clip_batches(preset, config, seed=run.seed, device=run.device)
     roles = Roles(preset, run)
-    model, before = roles.tiny_autoencoder(), roles.tiny_autoencoder()
+    model = roles.tiny_autoencoder()
+    if model.config != preset.autoencoder_sizes:
+        generator = step_generator(run.seed, "shortcut", 0)
+        clips = render_batch(preset, SHORTCUT_CLIPS, frames=config.frames, generator=generator, device=run.device)[0]
+        with lend_seed(step_generator(run.seed, "decoder weights", 0)):
+            model = model.with_new_decoder(preset.autoencoder_sizes, clips)
+        channels_last(model.eval().requires_grad_(False))
     model.decoder.requires_grad_()
     if model.finish is not None:
         model.finish.requires_grad_()
@@ -113,6 +137,7 @@ def decoder_stage(preset: Preset, run: Run) -> Stage:
         strength = config.strength * max(0.01, float(torch.rand((), generator=micro.choices)))
         with autocast(run.device):
             latents = denoised(pixels, captions_of(preset, scenes), strength, micro.noise)
+            latents, pixels = crop_both(latents, pixels, config.crop, micro.choices)
             return reconstruction_loss(
                 model.reconstruct(latents), pixels, edges=config.edges, motion=config.motion, energy=config.energy
             )
@@ -123,8 +148,8 @@ def decoder_stage(preset: Preset, run: Run) -> Stage:
         pixels, scenes = render_batch(preset, 6, frames=config.frames, generator=generator, device=run.device)
         prompts = captions_of(preset, scenes)
         latents = denoised(pixels, prompts, config.strength, generator)
-        both = torch.stack((before.decode(latents), objective.averaged(model).decode(latents)), dim=1).flatten(0, 1)
-        texts = [text for prompt in prompts for text in (f"before: {prompt}", f"now: {prompt}")]
+        both = torch.stack((pixels, objective.averaged(model).decode(latents)), dim=1).flatten(0, 1)
+        texts = [text for prompt in prompts for text in (prompt, "decoded")]
         write_samples(both, texts, folder, fps=preset.generation.fps)
 
     objective = Objective("decoder", loss, {"model": model}, config)
