@@ -62,10 +62,10 @@ class AutoencoderConfig(Settings):
     frame after 4i; with "last", as the published weights, on those to 4i + 3: pixels cannot be encoded as a stream.
     shortcut: a linear map of 4-frame patches beside each stack of convolutions, which learns what the map misses.
     overlap, which needs the shortcut: every patch is decoded from the neighbouring latent positions too, and the
-    picture is corrected across the borders of patches at the end, so that no grid shows. plain_encoder: only the
-    decoder is then that of `overlap.py`; the encoder is TAEHV's.
-    magnify: the video has so many times the rows and columns of what is encoded; frames are averaged down before, and
-    the decoder, one with `overlap`, draws what that took away.
+    picture is corrected across the borders of patches at the end, so that no grid shows; the stacks are those of
+    `overlap.py`.
+    magnify: the video has so many times the rows and columns of what is encoded and decoded. Frames are averaged down
+    before, and a last network of `enlarge_width` channels draws what that took away (`enlarge.py`).
     """
 
     latent_channels: PositiveInt = 16
@@ -81,34 +81,30 @@ class AutoencoderConfig(Settings):
     padding: Literal["first", "last"] = "last"
     shortcut: bool = False
     overlap: bool = False
-    plain_encoder: bool = False
     magnify: PositiveInt = 1
+    enlarge_width: PositiveInt = 32
 
     @property
-    def spatial_factor(self) -> int:
-        """Return how many pixels a latent position is high and wide."""
+    def coded_factor(self) -> int:
+        """Return how many pixels a latent position is high and wide in frames as they are encoded."""
         return self.patch << sum(self.decoder_space)
 
     @property
-    def encoded_factor(self) -> int:
-        """Return how many pixels a latent position is high and wide in the frames that the encoder sees."""
-        return self.patch << sum(self.encoder_space)
+    def spatial_factor(self) -> int:
+        """Return how many pixels a latent position is high and wide in the video."""
+        return self.coded_factor * self.magnify
 
     @model_validator(mode="after")
     def _check_factors(self) -> Self:
-        if self.encoded_factor * self.magnify != self.spatial_factor:
+        if sum(self.encoder_space) != sum(self.decoder_space):
             raise ValueError(
                 f"encoder_space={self.encoder_space} and decoder_space={self.decoder_space} scale by different factors"
-                + (f", magnify={self.magnify} apart" if self.magnify > 1 else "")
             )
         for name, stages in (("encoder_time", self.encoder_time), ("decoder_time", self.decoder_time)):
             if 2 ** sum(stages) != 4:
                 raise ValueError(f"{name}={stages} scales time by {2 ** sum(stages)}, expected 4")
         if self.overlap and not self.shortcut:
             raise ValueError("overlap=true needs shortcut=true")
-        for name in ("plain_encoder", "magnify"):
-            if getattr(self, name) != type(self).model_fields[name].default and not self.overlap:
-                raise ValueError(f"{name}={getattr(self, name)} needs overlap=true")
         return self
 
 

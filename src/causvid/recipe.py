@@ -127,7 +127,7 @@ class TeacherStage(StageConfig):
 class DecoderStage(PixelStage):
     """Training of the decoder on clips that the teacher denoised in `euler_steps` steps.
 
-    strength: the highest noise level that a clip is denoised from. edges, motion, crop: as for the autoencoder. energy:
+    strength: the highest noise level that a clip is denoised from. edges, motion: as for the autoencoder. energy:
     weight of the error of how much moves.
     """
 
@@ -136,7 +136,6 @@ class DecoderStage(PixelStage):
     edges: Rate = 1.0
     motion: Rate = 0.0
     energy: Rate = 0.0
-    crop: NonNegativeInt = 0
 
 
 class PairsStage(StageSettings):

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from causvid.config import AutoencoderConfig
 from causvid.models.autoencoder import TIME_FACTOR, AutoencoderState, check_pixels, check_shape
+from causvid.models.enlarge import Enlarge
 from causvid.models.overlap import (
     Finish,
     OverlapMap,
@@ -61,26 +62,25 @@ class TinyAutoencoder(nn.Module):
         self.latent_channels, self.spatial_factor = config.latent_channels, config.spatial_factor
         image_channels = 3 * config.patch**2
 
-        plain = not config.overlap or config.plain_encoder
-        self.encoder = (plain_encoder if plain else overlapping_encoder)(config, image_channels)
         self.finish: Finish | None = None
         if config.overlap:
+            self.encoder = overlapping_encoder(config, image_channels)
             self.decoder = overlapping_decoder(config)
             self.finish = Finish(config.decoder_widths[3], image_channels)
             last: nn.Module = self.finish.last
         else:
+            self.encoder = plain_encoder(config, image_channels)
             self.decoder = plain_decoder(config, image_channels)
             last = self.decoder[-1]
-        for stack, taehv in ((self.encoder, plain), (self.decoder, not config.overlap)):
-            if taehv:
-                stack.apply(initialise_plain)
+            self.apply(initialise_plain)
+        self.enlarge = Enlarge(config.magnify, config.enlarge_width) if config.magnify > 1 else None
         _centre(self.encoder[0], last)
 
         self.encoder_shortcut: PatchMap | None = None
         self.decoder_shortcut: PatchMap | OverlapMap | None = None
         if config.shortcut:
-            values = TIME_FACTOR * 3 * config.spatial_factor**2
-            self.encoder_shortcut = PatchMap(TIME_FACTOR * 3 * config.encoded_factor**2, config.latent_channels)
+            values = TIME_FACTOR * 3 * config.coded_factor**2
+            self.encoder_shortcut = PatchMap(values, config.latent_channels)
             self.decoder_shortcut = (OverlapMap if config.overlap else PatchMap)(config.latent_channels, values)
             self.register_buffer("scale", torch.ones(config.latent_channels, 1, 1))
             self.encoder_shortcut.requires_grad_(False)
@@ -109,8 +109,7 @@ class TinyAutoencoder(nn.Module):
         """
         if self.encoder_shortcut is None or self.decoder_shortcut is None:
             raise ValueError("shortcut=False: the configuration has no linear maps to initialise")
-        clip = self._pad(pixels)
-        grid = self._patches(self._shrink(clip))
+        grid = self._patches(self._shrink(self._pad(pixels)))
         patches = grid.permute(0, 1, 3, 4, 2).flatten(0, 3).double()
         mean = patches.mean(dim=0)
         variance, directions = torch.linalg.eigh((patches - mean).T @ (patches - mean) / len(patches))
@@ -118,35 +117,11 @@ class TinyAutoencoder(nn.Module):
         deviation, directions = variance[kept].sqrt(), directions[:, kept]
         self.encoder_shortcut.set(directions.T / deviation[:, None], -(mean @ directions) / deviation)
         if isinstance(self.decoder_shortcut, OverlapMap):
-            whole = _cut(clip, self.spatial_factor)
-            self.decoder_shortcut.fit(self.encoder_shortcut(grid), whole)
+            self.decoder_shortcut.fit(self.encoder_shortcut(grid), grid)
         else:
             self.decoder_shortcut.set(directions * deviation, mean)
         scale = deviation.sqrt()
         self.get_buffer("scale").copy_((scale / scale.square().mean().sqrt())[:, None, None])
-
-    @torch.no_grad()
-    def with_new_decoder(self, config: AutoencoderConfig, pixels: Tensor) -> "TinyAutoencoder":
-        """Return an autoencoder with this encoder, and so these latents, and an untrained decoder of another design.
-
-        Args:
-            config: its settings, those of the encoder the same. pixels: clips that its linear map is fitted to,
-                `[B, 1 + 4k, 3, H, W]`.
-
-        Raises:
-            ValueError: if the encoders differ, or the new decoder has no map that overlaps.
-        """
-        model = TinyAutoencoder(config).to(pixels.device)
-        kept = {name: value for name, value in self.state_dict().items() if not name.startswith("decoder")}
-        missing, unexpected = model.load_state_dict(kept, strict=False)
-        other = [*unexpected, *(name for name in missing if not name.startswith(("decoder", "finish")))]
-        if other or not isinstance(model.decoder_shortcut, OverlapMap):
-            raise ValueError(f"a new decoder needs overlap=true and the encoder as it is; {', '.join(other)} differ")
-        clips = pixels.split(16)
-        latents = torch.cat([model.encode(part) for part in clips]) / model.latent_scale
-        patches = torch.cat([_cut(model._pad(part), model.spatial_factor) for part in clips])
-        model.decoder_shortcut.fit(latents, patches)
-        return model
 
     @property
     def dtype(self) -> torch.dtype:
@@ -203,13 +178,15 @@ class TinyAutoencoder(nn.Module):
         picture: Tensor | None = None
         if self.decoder_shortcut is not None:
             patches = self.decoder_shortcut(scaled).unflatten(2, (TIME_FACTOR, -1)).flatten(1, 2)
-            picture = F.pixel_shuffle(patches, self.spatial_factor)
+            picture = F.pixel_shuffle(patches, self.config.coded_factor)
         if self.finish is not None:
             assert picture is not None
             x = self.finish(x, F.pixel_unshuffle(_fold(picture), self.config.patch))
         pixels = _unfold(F.pixel_shuffle(x, self.config.patch), batch)
         if picture is not None:
             pixels = pixels + picture
+        if self.enlarge is not None:
+            pixels = _unfold(self.enlarge(_fold(pixels)), batch)
         return (pixels[:, TIME_FACTOR - 1 :] if start else pixels).to(latent.dtype), state
 
     def _pad(self, pixels: Tensor) -> Tensor:
@@ -219,20 +196,16 @@ class TinyAutoencoder(nn.Module):
         return torch.cat([copies, pixels] if first else [pixels, copies], dim=1)
 
     def _shrink(self, pixels: Tensor) -> Tensor:
-        """Average frames down to what the encoder sees."""
+        """Average frames down to the size they are encoded at."""
         if self.config.magnify == 1:
             return pixels
         seen: Tensor = F.avg_pool2d(pixels.flatten(0, 1), self.config.magnify).unflatten(0, pixels.shape[:2])
         return seen
 
     def _patches(self, pixels: Tensor) -> Tensor:
-        return _cut(pixels, self.config.encoded_factor)
-
-
-def _cut(pixels: Tensor, edge: int) -> Tensor:
-    """Cut `[B, 4F, 3, H, W]` into 4-frame patches of `edge` pixels square: `[B, F, values, h, w]`."""
-    cells: Tensor = F.pixel_unshuffle(pixels, edge).unflatten(1, (-1, TIME_FACTOR))
-    return cells.flatten(2, 3)
+        """Cut `[B, 4F, 3, H, W]` into 4-frame patches of `coded_factor` pixels square: `[B, F, values, h, w]`."""
+        cells: Tensor = F.pixel_unshuffle(pixels, self.config.coded_factor).unflatten(1, (-1, TIME_FACTOR))
+        return cells.flatten(2, 3)
 
 
 @torch.no_grad()

@@ -16,7 +16,7 @@ from causvid.flow import add_noise, randn_like
 from causvid.models.autoencoder_loss import autoencoder_loss, reconstruction_loss
 from causvid.preset import Preset
 from causvid.recipe import required
-from causvid.seeding import lend_seed, step_generator
+from causvid.seeding import step_generator
 from causvid.train.loop import Stage
 from causvid.train.objective import Metrics, Micro, Objective, autocast
 from causvid.train.roles import Roles, channels_last, teacher_visibility
@@ -40,24 +40,6 @@ def crop(pixels: Tensor, side: int, generator: torch.Generator) -> Tensor:
     places = torch.rand(len(pixels), 2, generator=generator, device=generator.device).tolist()
     corners = [(int(y * (height - side + 1)), int(x * (width - side + 1))) for y, x in places]
     return torch.stack([c[..., y : y + side, x : x + side] for c, (y, x) in zip(pixels, corners, strict=True)])
-
-
-def crop_both(latents: Tensor, pixels: Tensor, side: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Cut the same square of `side` pixels out of latents `[B, F, C, h, w]` and their clips; side 0 keeps all.
-
-    Raises:
-        ValueError: unless the square is whole latent positions, and fits.
-    """
-    if not side:
-        return latents, pixels
-    edge, rows, columns = pixels.shape[3] // latents.shape[3], *latents.shape[3:]
-    cells = side // edge
-    if side % edge or cells > min(rows, columns):
-        raise ValueError(f"crop={side} is not a multiple of {edge} up to {edge * min(rows, columns)}")
-    places = torch.rand(2, generator=generator, device=generator.device).tolist()
-    y, x = int(places[0] * (rows - cells + 1)), int(places[1] * (columns - cells + 1))
-    seen = latents[..., y : y + cells, x : x + cells]
-    return seen, pixels[..., y * edge : y * edge + side, x * edge : x * edge + side]
 
 
 def autoencoder_stage(preset: Preset, run: Run) -> Stage:
@@ -109,16 +91,11 @@ def decoder_stage(preset: Preset, run: Run) -> Stage:
     config = required(preset.recipe.decoder, "decoder")
     draw = clip_batches(preset, config, seed=run.seed, device=run.device)
     roles = Roles(preset, run)
-    model = roles.tiny_autoencoder()
-    if model.config != preset.autoencoder_sizes:
-        generator = step_generator(run.seed, "shortcut", 0)
-        clips = render_batch(preset, SHORTCUT_CLIPS, frames=config.frames, generator=generator, device=run.device)[0]
-        with lend_seed(step_generator(run.seed, "decoder weights", 0)):
-            model = model.with_new_decoder(preset.autoencoder_sizes, clips)
-        channels_last(model.eval().requires_grad_(False))
+    model = roles.autoencoder_to_refine()
     model.decoder.requires_grad_()
-    if model.finish is not None:
-        model.finish.requires_grad_()
+    for part in (model.finish, model.enlarge):
+        if part is not None:
+            part.requires_grad_()
     text, teacher = roles.text_encoder(), roles.teacher()
 
     @torch.no_grad()
@@ -137,7 +114,6 @@ def decoder_stage(preset: Preset, run: Run) -> Stage:
         strength = config.strength * max(0.01, float(torch.rand((), generator=micro.choices)))
         with autocast(run.device):
             latents = denoised(pixels, captions_of(preset, scenes), strength, micro.noise)
-            latents, pixels = crop_both(latents, pixels, config.crop, micro.choices)
             return reconstruction_loss(
                 model.reconstruct(latents), pixels, edges=config.edges, motion=config.motion, energy=config.energy
             )
