@@ -15,14 +15,9 @@ class Enlarge(nn.Module):
     def __init__(self, magnify: int, width: int) -> None:
         super().__init__()
         self.magnify = magnify
-        sizes = (3, width, width, width)
-        self.seen = nn.ModuleList(nn.Conv2d(a, b, 3, padding=1) for a, b in zip(sizes, sizes[1:], strict=False))
-        self.last = nn.Conv2d(width, 3 * magnify**2, 3, padding=1)
-        for layer in self.seen:
-            nn.init.kaiming_normal_(layer.weight, a=0.1)
-            nn.init.zeros_(layer.bias)
+        self.seen = nn.ModuleList(_conv(inputs, width) for inputs in (3, width, width))
+        self.last = _conv(width, 3 * magnify**2)
         nn.init.zeros_(self.last.weight)
-        nn.init.zeros_(self.last.bias)
 
     def forward(self, frames: Tensor) -> Tensor:
         """Map frames `[N, 3, H, W]` to `[N, 3, H m, W m]`."""
@@ -31,3 +26,11 @@ class Enlarge(nn.Module):
             x = F.leaky_relu(layer(x), 0.1)
         plain = F.interpolate(frames, scale_factor=self.magnify, mode="bicubic", align_corners=False)
         return plain + F.pixel_shuffle(self.last(x), self.magnify)
+
+
+def _conv(inputs: int, outputs: int) -> nn.Conv2d:
+    conv = nn.Conv2d(inputs, outputs, 3, padding=1)
+    nn.init.kaiming_normal_(conv.weight, a=0.1)
+    assert conv.bias is not None
+    nn.init.zeros_(conv.bias)
+    return conv
