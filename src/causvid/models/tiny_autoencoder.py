@@ -73,7 +73,9 @@ class TinyAutoencoder(nn.Module):
             self.decoder = plain_decoder(config, image_channels)
             last = self.decoder[-1]
             self.apply(initialise_plain)
-        self.enlarge = Enlarge(config.magnify, config.enlarge_width) if config.magnify > 1 else None
+        self.enlarge: Enlarge | None = None
+        if config.magnify > 1:
+            self.enlarge = Enlarge(config.magnify, config.enlarge_width, edge=config.coded_factor)
         _centre(self.encoder[0], last)
 
         self.encoder_shortcut: PatchMap | None = None
@@ -150,12 +152,22 @@ class TinyAutoencoder(nn.Module):
 
     def reconstruct(self, latent: Tensor) -> Tensor:
         """Do what `decode` does but leave pixels beyond [0, 1] as they are, so that a loss has a gradient there."""
+        return self.magnified(self.draw(latent))
+
+    def draw(self, latent: Tensor) -> Tensor:
+        """Turn a whole latent into pixels at the size that clips are encoded at, `[B, 1 + 4k, 3, H, W]`."""
         return self._decode(latent, None)[0]
+
+    def magnified(self, pixels: Tensor) -> Tensor:
+        """Enlarge what `draw` returned, or squares of whole patches of it, to the size of the video."""
+        if self.enlarge is None:
+            return pixels
+        return _unfold(self.enlarge(_fold(pixels)), len(pixels))
 
     def decode_chunk(self, latent: Tensor, state: AutoencoderState | None) -> tuple[Tensor, AutoencoderState]:
         """Decode the next latent frames of a stream, as `Autoencoder.decode_chunk` has it."""
         pixels, state = self._decode(latent, state)
-        return pixels.clamp(0, 1), state
+        return self.magnified(pixels).clamp(0, 1), state
 
     def _encode(self, pixels: Tensor, state: AutoencoderState | None) -> tuple[Tensor, AutoencoderState]:
         check_pixels(pixels, self.spatial_factor, start=state is None)
@@ -185,8 +197,6 @@ class TinyAutoencoder(nn.Module):
         pixels = _unfold(F.pixel_shuffle(x, self.config.patch), batch)
         if picture is not None:
             pixels = pixels + picture
-        if self.enlarge is not None:
-            pixels = _unfold(self.enlarge(_fold(pixels)), batch)
         return (pixels[:, TIME_FACTOR - 1 :] if start else pixels).to(latent.dtype), state
 
     def _pad(self, pixels: Tensor) -> Tensor:
