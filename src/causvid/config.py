@@ -73,6 +73,8 @@ class AutoencoderConfig(Settings):
     overlap, which needs the shortcut: every patch is decoded from the neighbouring latent positions too, and the
     picture is corrected across the borders of patches at the end, so that no grid shows; the stacks are those of
     `overlap.py`.
+    magnify: the video has so many times the rows and columns of what is encoded and decoded. Frames are averaged down
+    before, and a last network of `enlarge_width` channels draws what that took away (`enlarge.py`).
     """
 
     latent_channels: Channels = 16
@@ -88,11 +90,18 @@ class AutoencoderConfig(Settings):
     padding: Literal["first", "last"] = "last"
     shortcut: bool = False
     overlap: bool = False
+    magnify: Annotated[int, Field(ge=1, le=4)] = 1
+    enlarge_width: Channels = 32
+
+    @property
+    def coded_factor(self) -> int:
+        """Return how many pixels a latent position is high and wide in frames as they are encoded."""
+        return self.patch << sum(self.decoder_space)
 
     @property
     def spatial_factor(self) -> int:
-        """Return how many pixels a latent position is high and wide."""
-        return self.patch << sum(self.decoder_space)
+        """Return how many pixels a latent position is high and wide in the video."""
+        return self.coded_factor * self.magnify
 
     @model_validator(mode="after")
     def _check_factors(self) -> Self:

@@ -11,7 +11,7 @@ from causvid.config import AutoencoderConfig, GenerationConfig, Settings, TextCo
 from causvid.opening import read_text
 from causvid.recipe import TrainConfig
 
-StartAt = Literal["autoencoder", "teacher", "pairs"]
+StartAt = Literal["autoencoder", "teacher", "decoder", "pairs"]
 
 
 class Preset(Settings):

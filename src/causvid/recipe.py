@@ -128,7 +128,8 @@ class DecoderStage(PixelStage):
     """Training of the decoder on clips that the teacher denoised in `euler_steps` steps.
 
     strength: the highest noise level that a clip is denoised from. edges, motion: as for the autoencoder. energy:
-    weight of the error of how much moves.
+    weight of the error of how much moves. enlarge_only: the layer that magnifies is trained, and nothing else, on
+    squares of `crop` pixels of the video; 0 takes whole frames.
     """
 
     strength: float = Field(default=0.5, gt=0, le=1)
@@ -136,6 +137,8 @@ class DecoderStage(PixelStage):
     edges: Rate = 1.0
     motion: Rate = 0.0
     energy: Rate = 0.0
+    enlarge_only: bool = False
+    crop: NonNegativeInt = 0
 
 
 class PairsStage(StageSettings):

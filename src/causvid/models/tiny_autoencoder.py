@@ -1,4 +1,4 @@
-"""A tiny causal video autoencoder of TAEHV's design: per-frame convolutions, and blocks that remember one frame.
+"""A tiny causal video autoencoder: TAEHV's, or one that draws across the borders of its patches.
 
 Legend: B batch, T frames (pixel or latent), C channels, H W pixels, h w latent positions.
 
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from causvid.config import AutoencoderConfig
 from causvid.models.autoencoder import TIME_FACTOR, AutoencoderState, check_pixels, check_shape
+from causvid.models.enlarge import Enlarge
 from causvid.models.overlap import (
     Finish,
     OverlapMap,
@@ -24,62 +25,7 @@ from causvid.models.overlap import (
     overlapping_decoder,
     overlapping_encoder,
 )
-
-
-class MemoryBlock(nn.Module):
-    """Three convolutions over a frame and the one before it, added to the frame."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.conv = nn.Sequential(
-            _conv(2 * width, width),
-            nn.ReLU(inplace=True),
-            _conv(width, width),
-            nn.ReLU(inplace=True),
-            _conv(width, width),
-        )
-
-    def forward(self, x: Tensor, memory: Tensor) -> Tensor:
-        """Map `[T*B, C, H, W]` to the same shape. `memory` `[B, C, H, W]` is the frame before the first."""
-        previous = torch.cat([memory, x[: -memory.shape[0]]])
-        return F.relu(self.conv(torch.cat([x, previous], dim=1)) + x)
-
-
-class TemporalPool(nn.Module):
-    """Merge every `stride` consecutive frames into one by a learned projection."""
-
-    def __init__(self, width: int, stride: int) -> None:
-        super().__init__()
-        self.stride = stride
-        self.conv = nn.Conv2d(width * stride, width, 1, bias=False)
-
-    def forward(self, x: Tensor, batch: int) -> Tensor:
-        """Map `[T*B, C, H, W]` to `[T/stride*B, C, H, W]`."""
-        frames = x.unflatten(0, (-1, self.stride, batch)).transpose(1, 2)
-        pooled: Tensor = self.conv(frames.flatten(0, 1).flatten(1, 2))
-        return pooled
-
-
-class TemporalGrow(nn.Module):
-    """Split every frame into `stride` consecutive ones by a learned projection."""
-
-    def __init__(self, width: int, stride: int) -> None:
-        super().__init__()
-        self.stride = stride
-        self.conv = nn.Conv2d(width, width * stride, 1, bias=False)
-
-    def forward(self, x: Tensor, batch: int) -> Tensor:
-        """Map `[T*B, C, H, W]` to `[T*stride*B, C, H, W]`."""
-        frames: Tensor = self.conv(x).unflatten(1, (self.stride, -1)).unflatten(0, (-1, batch))
-        return frames.transpose(1, 2).flatten(0, 2)
-
-
-class SoftClamp(nn.Module):
-    """Bend values smoothly into (-3, 3), so that a stray latent cannot saturate the decoder."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map any shape to the same shape."""
-        return torch.tanh(x / 3) * 3
+from causvid.models.plain import MemoryBlock, TemporalGrow, TemporalPool, initialise_plain, plain_decoder, plain_encoder
 
 
 class PatchMap(nn.Module):
@@ -123,16 +69,19 @@ class TinyAutoencoder(nn.Module):
             self.finish = Finish(config.decoder_widths[3], image_channels)
             last: nn.Module = self.finish.last
         else:
-            self.encoder = _encoder(config, image_channels)
-            self.decoder = _decoder(config, image_channels)
+            self.encoder = plain_encoder(config, image_channels)
+            self.decoder = plain_decoder(config, image_channels)
             last = self.decoder[-1]
-            self.apply(_initialise)
+            self.apply(initialise_plain)
+        self.enlarge: Enlarge | None = None
+        if config.magnify > 1:
+            self.enlarge = Enlarge(config.magnify, config.enlarge_width, edge=config.coded_factor)
         _centre(self.encoder[0], last)
 
         self.encoder_shortcut: PatchMap | None = None
         self.decoder_shortcut: PatchMap | OverlapMap | None = None
         if config.shortcut:
-            values = TIME_FACTOR * 3 * config.spatial_factor**2
+            values = TIME_FACTOR * 3 * config.coded_factor**2
             self.encoder_shortcut = PatchMap(values, config.latent_channels)
             self.decoder_shortcut = (OverlapMap if config.overlap else PatchMap)(config.latent_channels, values)
             self.register_buffer("scale", torch.ones(config.latent_channels, 1, 1))
@@ -162,7 +111,7 @@ class TinyAutoencoder(nn.Module):
         """
         if self.encoder_shortcut is None or self.decoder_shortcut is None:
             raise ValueError("shortcut=False: the configuration has no linear maps to initialise")
-        grid = self._patches(self._pad(pixels))
+        grid = self._patches(self._shrink(self._pad(pixels)))
         patches = grid.permute(0, 1, 3, 4, 2).flatten(0, 3).double()
         mean = patches.mean(dim=0)
         variance, directions = torch.linalg.eigh((patches - mean).T @ (patches - mean) / len(patches))
@@ -203,19 +152,29 @@ class TinyAutoencoder(nn.Module):
 
     def reconstruct(self, latent: Tensor) -> Tensor:
         """Do what `decode` does but leave pixels beyond [0, 1] as they are, so that a loss has a gradient there."""
+        return self.magnified(self.draw(latent))
+
+    def draw(self, latent: Tensor) -> Tensor:
+        """Turn a whole latent into pixels at the size that clips are encoded at, `[B, 1 + 4k, 3, H, W]`."""
         return self._decode(latent, None)[0]
+
+    def magnified(self, pixels: Tensor) -> Tensor:
+        """Enlarge what `draw` returned, or squares of whole patches of it, to the size of the video."""
+        if self.enlarge is None:
+            return pixels
+        return _unfold(self.enlarge(_fold(pixels)), len(pixels))
 
     def decode_chunk(self, latent: Tensor, state: AutoencoderState | None) -> tuple[Tensor, AutoencoderState]:
         """Decode the next latent frames of a stream, as `Autoencoder.decode_chunk` has it."""
         pixels, state = self._decode(latent, state)
-        return pixels.clamp(0, 1), state
+        return self.magnified(pixels).clamp(0, 1), state
 
     def _encode(self, pixels: Tensor, state: AutoencoderState | None) -> tuple[Tensor, AutoencoderState]:
         check_pixels(pixels, self.spatial_factor, start=state is None)
         batch = len(pixels)
         if state is None:
             pixels = self._pad(pixels)
-        clip = pixels.to(self.dtype)
+        clip = self._shrink(pixels.to(self.dtype))
         x = F.pixel_unshuffle(_fold(clip), self.config.patch)
         x, state = _run(self.encoder, x, batch, state)
         latent = _unfold(x, batch)
@@ -231,7 +190,7 @@ class TinyAutoencoder(nn.Module):
         picture: Tensor | None = None
         if self.decoder_shortcut is not None:
             patches = self.decoder_shortcut(scaled).unflatten(2, (TIME_FACTOR, -1)).flatten(1, 2)
-            picture = F.pixel_shuffle(patches, self.spatial_factor)
+            picture = F.pixel_shuffle(patches, self.config.coded_factor)
         if self.finish is not None:
             assert picture is not None
             x = self.finish(x, F.pixel_unshuffle(_fold(picture), self.config.patch))
@@ -246,9 +205,16 @@ class TinyAutoencoder(nn.Module):
         copies = (pixels[:, :1] if first else pixels[:, -1:]).expand(-1, TIME_FACTOR - 1, -1, -1, -1)
         return torch.cat([copies, pixels] if first else [pixels, copies], dim=1)
 
+    def _shrink(self, pixels: Tensor) -> Tensor:
+        """Average frames down to the size they are encoded at."""
+        if self.config.magnify == 1:
+            return pixels
+        seen: Tensor = F.avg_pool2d(pixels.flatten(0, 1), self.config.magnify).unflatten(0, pixels.shape[:2])
+        return seen
+
     def _patches(self, pixels: Tensor) -> Tensor:
-        """Cut `[B, 4F, 3, H, W]` into 4-frame patches of `spatial_factor` pixels square: `[B, F, values, h, w]`."""
-        cells: Tensor = F.pixel_unshuffle(pixels, self.spatial_factor).unflatten(1, (-1, TIME_FACTOR))
+        """Cut `[B, 4F, 3, H, W]` into 4-frame patches of `coded_factor` pixels square: `[B, F, values, h, w]`."""
+        cells: Tensor = F.pixel_unshuffle(pixels, self.config.coded_factor).unflatten(1, (-1, TIME_FACTOR))
         return cells.flatten(2, 3)
 
 
@@ -266,31 +232,6 @@ def _centre(first: nn.Module, last: nn.Module) -> None:
     first.bias.copy_(-0.5 * first.weight.sum(dim=(1, 2, 3)))
     last.weight.mul_(0.1)
     last.bias.fill_(0.5)
-
-
-@torch.no_grad()
-def _initialise(module: nn.Module) -> None:
-    """Start close to a plain pyramid: memory blocks and temporal layers pass frames on, the other layers keep variance.
-
-    With torch's default each convolution after a ReLU shrinks its signal, and the decoder ignores its latent for
-    hundreds of steps.
-    """
-    if any(weight.is_meta for weight in module.parameters()):
-        return  # nothing to start from; and such sums import torch's compiler, a second or more
-    if isinstance(module, nn.Conv2d):
-        if module.kernel_size == (3, 3):
-            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
-    elif isinstance(module, MemoryBlock):
-        last = module.conv[-1]
-        assert isinstance(last, nn.Conv2d)
-        last.weight.mul_(0.1)
-    elif isinstance(module, (TemporalPool, TemporalGrow)):
-        weight = module.conv.weight
-        width = min(weight.shape[:2])
-        rows, columns = weight.shape[0] // width, weight.shape[1] // width
-        weight.copy_(torch.eye(width).repeat(rows, columns)[..., None, None] / columns)
 
 
 def _run(
@@ -315,29 +256,6 @@ def _run(
     return x, AutoencoderState(tuple(memories))
 
 
-def _encoder(config: AutoencoderConfig, image_channels: int) -> nn.Sequential:
-    widths = config.encoder_widths
-    layers: list[nn.Module] = [_conv(image_channels, widths[0]), nn.ReLU(inplace=True)]
-    for i in range(3):
-        layers.append(TemporalPool(widths[i], 2 if config.encoder_time[i] else 1))
-        layers.append(_conv(widths[i], widths[i + 1], stride=2 if config.encoder_space[i] else 1, bias=False))
-        layers.extend(MemoryBlock(widths[i + 1]) for _ in range(config.blocks))
-    layers.append(_conv(widths[3], config.latent_channels))
-    return nn.Sequential(*layers)
-
-
-def _decoder(config: AutoencoderConfig, image_channels: int) -> nn.Sequential:
-    widths, blocks = config.decoder_widths, config.decoder_blocks or (config.blocks,) * 3
-    layers: list[nn.Module] = [SoftClamp(), _conv(config.latent_channels, widths[0]), nn.ReLU(inplace=True)]
-    for i in range(3):
-        layers.extend(MemoryBlock(widths[i]) for _ in range(blocks[i]))
-        layers.append(nn.Upsample(scale_factor=2) if config.decoder_space[i] else nn.Identity())
-        layers.append(TemporalGrow(widths[i], 2 if config.decoder_time[i] else 1))
-        layers.append(_conv(widths[i], widths[i + 1], bias=False))
-    layers.extend([nn.ReLU(inplace=True), _conv(widths[3], image_channels)])
-    return nn.Sequential(*layers)
-
-
 def _fold(x: Tensor) -> Tensor:
     """`[B, T, C, H, W]` to `[T*B, C, H, W]`."""
     return x.transpose(0, 1).flatten(0, 1)
@@ -347,7 +265,3 @@ def _unfold(x: Tensor, batch: int) -> Tensor:
     """`[T*B, C, H, W]` to `[B, T, C, H, W]`."""
     frames: Tensor = x.unflatten(0, (-1, batch))
     return frames.transpose(0, 1)
-
-
-def _conv(inputs: int, outputs: int, *, stride: int = 1, bias: bool = True) -> nn.Conv2d:
-    return nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=bias)

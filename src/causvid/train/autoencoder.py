@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from causvid.config import AutoencoderConfig
 from causvid.data.renders import captions_of, clip_batches, render_batch
 from causvid.engine.solver import guided_velocity, solve
 from causvid.flow import add_noise, randn_like
@@ -40,6 +41,30 @@ def crop(pixels: Tensor, side: int, generator: torch.Generator) -> Tensor:
     places = torch.rand(len(pixels), 2, generator=generator, device=generator.device).tolist()
     corners = [(int(y * (height - side + 1)), int(x * (width - side + 1))) for y, x in places]
     return torch.stack([c[..., y : y + side, x : x + side] for c, (y, x) in zip(pixels, corners, strict=True)])
+
+
+def crop_both(
+    drawn: Tensor, pixels: Tensor, side: int, sizes: AutoencoderConfig, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Cut the same square of `side` pixels out of clips `[B, T, 3, H, W]`, and out of them as they were drawn.
+
+    Raises:
+        ValueError: unless the square is whole patches and fits.
+    """
+    if not side:
+        return drawn, pixels
+    edge = sizes.spatial_factor
+    rows, columns = (length // edge for length in pixels.shape[3:])
+    cells = side // edge
+    if side % edge or cells > min(rows, columns):
+        raise ValueError(f"crop={side} is not a multiple of {edge} up to {edge * min(rows, columns)}")
+    places = torch.rand(2, generator=generator, device=generator.device).tolist()
+    y, x = int(places[0] * (rows - cells + 1)), int(places[1] * (columns - cells + 1))
+
+    def square(clips: Tensor, unit: int) -> Tensor:
+        return clips[..., y * unit : (y + cells) * unit, x * unit : (x + cells) * unit]
+
+    return square(drawn, sizes.coded_factor), square(pixels, edge)
 
 
 def autoencoder_stage(preset: Preset, run: Run) -> Stage:
@@ -91,10 +116,10 @@ def decoder_stage(preset: Preset, run: Run) -> Stage:
     config = required(preset.recipe.decoder, "decoder")
     draw = clip_batches(preset, config, seed=run.seed, device=run.device)
     roles = Roles(preset, run)
-    model, before = roles.tiny_autoencoder(), roles.tiny_autoencoder()
-    model.decoder.requires_grad_()
-    if model.finish is not None:
-        model.finish.requires_grad_()
+    model = roles.autoencoder_to_refine()
+    for part in (model.enlarge,) if config.enlarge_only else (model.decoder, model.finish, model.enlarge):
+        if part is not None:
+            part.requires_grad_()
     text, teacher = roles.text_encoder(), roles.teacher()
 
     @torch.no_grad()
@@ -113,8 +138,11 @@ def decoder_stage(preset: Preset, run: Run) -> Stage:
         strength = config.strength * max(0.01, float(torch.rand((), generator=micro.choices)))
         with autocast(run.device):
             latents = denoised(pixels, captions_of(preset, scenes), strength, micro.noise)
+            with torch.set_grad_enabled(not config.enlarge_only):
+                drawn = model.draw(latents)
+            drawn, pixels = crop_both(drawn, pixels, config.crop, model.config, micro.choices)
             return reconstruction_loss(
-                model.reconstruct(latents), pixels, edges=config.edges, motion=config.motion, energy=config.energy
+                model.magnified(drawn), pixels, edges=config.edges, motion=config.motion, energy=config.energy
             )
 
     @torch.no_grad()
@@ -123,8 +151,8 @@ def decoder_stage(preset: Preset, run: Run) -> Stage:
         pixels, scenes = render_batch(preset, 6, frames=config.frames, generator=generator, device=run.device)
         prompts = captions_of(preset, scenes)
         latents = denoised(pixels, prompts, config.strength, generator)
-        both = torch.stack((before.decode(latents), objective.averaged(model).decode(latents)), dim=1).flatten(0, 1)
-        texts = [text for prompt in prompts for text in (f"before: {prompt}", f"now: {prompt}")]
+        both = torch.stack((pixels, objective.averaged(model).decode(latents)), dim=1).flatten(0, 1)
+        texts = [text for prompt in prompts for text in (prompt, "decoded")]
         write_samples(both, texts, folder, fps=preset.generation.fps)
 
     objective = Objective("decoder", loss, {"model": model}, config)

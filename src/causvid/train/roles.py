@@ -166,12 +166,23 @@ class Roles:
         model = model.to(self.run.device).eval().requires_grad_(False)
         return channels_last(model) if isinstance(model, TinyAutoencoder) else model
 
-    def tiny_autoencoder(self) -> TinyAutoencoder:
-        """Return the autoencoder as it was before stage `decoder`, frozen; `ValueError` if it is Wan's."""
+    def autoencoder_to_refine(self) -> TinyAutoencoder:
+        """Return the autoencoder as it was before stage `decoder`, frozen; new where only its preset magnifies.
+
+        Raises:
+            ValueError: if it is Wan's, or differs otherwise from the preset's.
+        """
         model = self.autoencoder(decoder=False)
         if isinstance(model, WanAutoencoder):
             raise ValueError(f"start={self.preset.start} has Wan's autoencoder, whose decoder is not trained here")
-        return model
+        sizes = self.preset.autoencoder_sizes
+        if model.config == sizes:
+            return model
+        with lend_seed(step_generator(self.run.seed, "decoder weights", 0)):
+            larger = TinyAutoencoder(sizes)
+        untrained = {name: value for name, value in larger.state_dict().items() if name.startswith("enlarge.")}
+        copy_weights(model.state_dict() | untrained, larger, source=f"start={self.preset.start}")
+        return channels_last(larger.to(self.run.device).eval().requires_grad_(False))
 
     def new_text_encoder(self) -> TextEncoder:
         """Make a text encoder to train: that of `start`, or one whose tokenizer knows every word of the world.
