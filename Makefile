@@ -13,6 +13,7 @@ TORCH_INDEX ?=
 demo: $(STAMP)
 	@$(BIN)/causvid generate "$(PROMPT)" -o $(OUT) --seconds 6 --seed 2
 	@echo "The video is $(abspath $(OUT))"
+	@echo "To steer one while it plays: $(BIN)/causvid serve, then open http://127.0.0.1:8000"
 
 test: lint
 	$(BIN)/pytest -m "not gpu and not slow"

@@ -18,7 +18,7 @@ def test_a_session_is_watched_and_steered(server: Served, tmp_path: Path) -> Non
     with Client(server.url).session(FISH, seed=3) as session:
         chunks = list(itertools.islice(session, 2))
         assert [chunk.position for chunk in chunks] == [0, len(chunks[0].frames)]
-        assert chunks[1].decode().shape == (session.opened["chunk"], 64, 96, 3)
+        assert chunks[1].decode().shape == (session.opened["chunk"], 128, 192, 3)
         change = session.prompt(SWAN)
         changed = next(chunk for chunk in session if chunk.prompt == SWAN)
         assert changed.position >= change
@@ -33,7 +33,7 @@ def test_a_session_is_watched_and_steered(server: Served, tmp_path: Path) -> Non
         assert sum(1 for _ in film.decode(video=0)) == position
     with Client(server.url).attach(fork, format="jpeg") as second:
         second.resume()
-        assert next(iter(second)).decode().shape[1:] == (64, 96, 3)
+        assert next(iter(second)).decode().shape[1:] == (128, 192, 3)
         second.close()
 
 

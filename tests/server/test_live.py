@@ -54,7 +54,7 @@ def test_film_is_stream(server: Served, built_in: Pipeline) -> None:
         async with talk(server.url) as client:
             await client.say("create", ref=7, request={"prompt": RED, "seed": 3})
             opened = await client.until("opened", ref=7)
-            assert (opened["height"], opened["width"], opened["fps"]) == (64, 96, 12)
+            assert (opened["height"], opened["width"], opened["fps"]) == (128, 192, 12)
             await client.frames(25)
             assert alike(shown(client), made(built_in, 25, {}, seed=3))
 

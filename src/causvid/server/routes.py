@@ -55,9 +55,9 @@ def router(pipeline: Pipeline, state: State) -> APIRouter:
     @routes.post("/words")
     async def words(
         prompt: Annotated[str, Body(embed=True, max_length=protocol.PROMPT_LENGTH)],
-    ) -> dict[str, list[str]]:
-        """List the words of a prompt that the model has never seen."""
-        return {"unknown": pipeline.unknown_words(prompt)}
+    ) -> dict[str, Any]:
+        """List the words of a prompt that the model has never seen, and those that it reads as others."""
+        return {"unknown": pipeline.unknown_words(prompt), "replaced": pipeline.understood(prompt)[1]}
 
     @routes.get("/protocol")
     async def messages() -> dict[str, Any]:
