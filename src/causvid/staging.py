@@ -21,10 +21,10 @@ NAME_BYTES = 255
 """Longest name of a file, in bytes, where the system does not say."""
 
 
-def check_file(path: Path, *, longer: int = 0) -> Path:
+def check_file(path: Path, *, longer: int = 0, folder: bool = False) -> Path:
     """Return `path` if a regular file can be created or replaced there; touch nothing.
 
-    longer: how many bytes longer than its own the names beside it will be.
+    longer: by how many bytes the names of what is written are longer than its own. folder: it may be one.
 
     Raises:
         ValueError: if it has no name of a file, or one that is too long. FileNotFoundError: if its folder is missing,
@@ -33,18 +33,18 @@ def check_file(path: Path, *, longer: int = 0) -> Path:
     """
     if path.name in ("", "..") or "\0" in path.name:
         raise ValueError(f"output {str(path)!r} has no name of a file")
-    folder = path.parent
+    parent = path.parent
     try:
-        if not folder.is_dir():
-            raise FileNotFoundError(f"the folder of the output does not exist: {folder}")
-        if not os.access(folder, os.W_OK | os.X_OK):
-            raise PermissionError(f"no permission to write in the folder {folder}")
-        length, most = len(os.fsencode(path.name)) + longer, _longest_name(folder)
+        if not parent.is_dir():
+            raise FileNotFoundError(f"the folder of the output does not exist: {parent}")
+        if not os.access(parent, os.W_OK | os.X_OK):
+            raise PermissionError(f"no permission to write in the folder {parent}")
+        length, most = len(os.fsencode(path.name)) + longer, _longest_name(parent)
         if length > most:
             raise ValueError(f"output {path.name[:40]}… is a name of {length} bytes: expected at most {most}")
         if path.is_symlink() and not path.exists():
             raise FileNotFoundError(f"output {path} is a link to {os.readlink(path)}, which does not exist")
-        if path.exists() and not path.is_file():
+        if path.exists() and not path.is_file() and not (folder and path.is_dir()):
             kind = "a folder" if path.is_dir() else "a pipe" if stat.S_ISFIFO(path.stat().st_mode) else "a device"
             raise FileExistsError(f"output {path} is {kind}: expected the name of a file")
     except OSError as error:

@@ -132,7 +132,10 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(tmp_path, mon
         path.write_bytes(b"half")
         raise OSError(28, "No space left on device", str(path))
 
-    with monkeypatch.context() as patch, pytest.raises(OSError, match=r"checkpoint\.pt cannot be written: no space left"):
+    with (
+        monkeypatch.context() as patch,
+        pytest.raises(OSError, match=r"checkpoint\.pt cannot be written: no space left"),
+    ):
         patch.setattr(torch, "save", full)
         train(Toy().stage, Run(tmp_path, deadline=0))
     assert checkpoint_step(tmp_path) == 1
