@@ -62,8 +62,8 @@ class Keeping:
         for path in filter(None, (self.save_timeline, self.latents)):
             check_file(path)
         for path in filter(None, (output, self.save_timeline, self.latents)):
-            for given in filter(None, inputs):
-                if path.exists() and Path(given).exists() and path.samefile(given):
+            for given in inputs:
+                if given is not None and path.exists() and Path(given).exists() and path.samefile(given):
                     raise ValueError(f"output {path} is what it is made from: choose another name")
 
 
@@ -164,8 +164,8 @@ def write_video(
     """Write frames, uint8 [T, H, W, 3], while later ones are being made.
 
     began: when they were asked for, by `time.perf_counter`; latency and speed count from there. before: frames that are
-    there already, and come first. sound: a video whose sound is kept, beside `before` alone if there is any. Ctrl-C ends
-    the file after the chunks that are finished; without any there is none.
+    there already, and come first. sound: a video whose sound is kept, beside `before` alone if there is any. Ctrl-C
+    ends the file after the chunks that are finished; without any there is none.
     """
     times: list[float] = []
     frames = 0
