@@ -5,6 +5,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -216,11 +217,11 @@ def test_unknown_words_are_named_and_still_make_a_video(pipeline: Pipeline) -> N
         ({"source": [], "strength": 1.5}, "strength=1.5"),
         ({"source": "absent.mp4"}, "absent.mp4 does not exist"),
         ({"after": "absent.mp4"}, "absent.mp4 does not exist"),
-        ({"after": []}, "has no frames"),
+        ({"after": []}, "after is empty"),
         ({"after": "absent.safetensors"}, "absent.safetensors is missing"),
         ({"after": torch.zeros(1, 4, 4, 8, 8)}, r"latents are \[1, 4, 4, 8, 8\], expected \[1, F, 4, 4, 6\]"),
         ({"image": "absent.png"}, "absent.png does not exist"),
-        ({"image": "absent.png", "after": []}, "image, after and source: give one"),
+        ({"image": "absent.png", "after": "absent.mp4"}, "image, after and source: give one"),
     ],
 )
 def test_bad_input_is_refused_at_once_in_one_line(pipeline: Pipeline, options: dict[str, Any], message: str) -> None:
@@ -252,3 +253,61 @@ def test_unknown_words_become_known_ones_of_their_kind() -> None:
     assert pipeline.unknown_words(prompt) == ["through"]
     plain = next(pipeline.stream("woolly mammoth walking through a snowy tundra", seed=1))
     assert torch.equal(next(pipeline.stream(prompt, seed=1)), plain)
+
+
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        ({"seed": True}, "seed=True"),
+        ({"seed": "3"}, "seed='3'"),
+        ({"seconds": "3"}, "seconds='3'"),
+        ({"seconds": True}, "seconds=True"),
+        ({"steps": 2.0}, "steps=2.0"),
+        ({"height": "32"}, "height='32'"),
+        ({"adapt": "yes", "source": ["absent.mp4"]}, "adapt='yes'"),
+        ({"strength": "0.5"}, "strength='0.5'"),
+        ({"sigmas": ("1", 0.5)}, "sigmas.0='1'"),
+        ({"image": 3}, "image is of type int"),
+        ({"after": 3}, "after is of type int"),
+        ({"source": 2.5}, "source is of type float"),
+        ({"source": []}, "source is empty"),
+        ({"source": ()}, "source is empty"),
+        ({"prompt": 3}, "prompt=3"),
+        ({"prompt": None}, "prompt"),
+        ({"image": np.zeros((4, 4), np.uint8)}, r"uint8 \[4, 4\]"),
+        ({"after": torch.zeros(4, 4)}, r"latents are \[4, 4\]"),
+        ({"rewind_seconds": "1"}, "rewind_seconds='1'"),
+    ],
+)
+def test_a_wrong_type_is_refused_by_name(pipeline: Pipeline, options: dict[str, Any], name: str) -> None:
+    given = dict(options)
+    with pytest.raises((ValueError, TypeError), match=name) as caught:
+        pipeline.stream(given.pop("prompt", "a red swan"), **given)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("frames", [[np.zeros((4, 4), np.uint8)], [np.zeros((4, 4, 3))], ["a", "b"], []])
+def test_frames_that_are_none_are_refused_at_the_first_chunk(pipeline: Pipeline, frames: list[Any]) -> None:
+    with pytest.raises((ValueError, TypeError), match="expected"):
+        next(pipeline.stream("a red swan", source=iter(frames)))
+
+
+@pytest.mark.parametrize("device", ["banana", "cuda:99", "meta:x", 3.5, None])
+def test_a_device_that_is_not_there_is_refused_by_name(device: Any) -> None:
+    with pytest.raises(ValueError, match=f"device={device!r} is not available"):
+        Pipeline.from_pretrained(device=device)
+
+
+def test_wrong_types_of_a_batch_are_refused_by_name(pipeline: Pipeline) -> None:
+    for arguments, name in (
+        ({"prompts": "a swan", "seeds": [0] * 6}, "prompts='a swan'"),
+        ({"prompts": ["a swan"], "seeds": 3}, "seeds=3"),
+        ({"prompts": ["a swan"], "seeds": [True]}, "seed=True"),
+        ({"prompts": [3], "seeds": [0]}, "prompt=3"),
+        ({"prompts": ["a swan"], "seeds": [0], "seconds": "3"}, "seconds='3'"),
+        ({"prompts": ["a swan"], "seeds": [0], "steps": "3"}, "steps='3'"),
+    ):
+        with pytest.raises((ValueError, TypeError), match=name):
+            pipeline.generate_batch(**arguments)
+    with pytest.raises(TypeError, match="timeline is of type str"):
+        pipeline.play("film.toml")  # type: ignore[arg-type]

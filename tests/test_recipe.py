@@ -1,20 +1,22 @@
 """Settings of training are refused where they cannot be meant."""
 
-from typing import Any
+from typing import Any, get_args
 
 import pytest
-from pydantic import ValidationError
+from annotated_types import Ge, Gt, Le, Lt
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 
 from causvid.preset import Preset, load_preset
-from causvid.recipe import required
+from causvid.recipe import Phase, TrainConfig, required
 
 NAN, INFINITY = float("nan"), float("inf")
 STAGES = ("autoencoder", "classifier", "teacher", "decoder", "ode", "dmd")
 EVERY = [
-    *(("steps", value) for value in (0, -3, 1.5, "many")),
-    *(("accumulate", value) for value in (0, -1)),
-    *(("learning_rate", value) for value in (-1e-3, NAN, INFINITY)),
-    *(("warmup", value) for value in (-1,)),
+    *(("steps", value) for value in (0, -3, 1.5, "many", "5", True, 10**30)),
+    *(("accumulate", value) for value in (0, -1, 10**12)),
+    *(("learning_rate", value) for value in (-1e-3, NAN, INFINITY, 1e30, "0.1")),
+    *(("warmup", value) for value in (-1, 10**12)),
     *(("cooldown", value) for value in (-0.1, 1.1)),
     *(("betas", value) for value in ((0.9, 1.0), (-0.1, 0.9), (0.9,))),
     *(("weight_decay", value) for value in (-1.0, NAN)),
@@ -29,6 +31,10 @@ SOME = [
     ("classifier", "frames", 5),
     ("classifier", "batch", 0),
     ("data", "clips", 0),
+    ("data", "clips", 10**12),
+    ("data", "batch", 10**9),
+    ("autoencoder", "crop", 10**12),
+    ("dmd", "guidance", INFINITY),
     ("data", "batch", 0),
     ("teacher", "image", 1.5),
     ("teacher", "drop_prompt", -0.1),
@@ -81,3 +87,18 @@ def test_the_smallest_meaningful_settings_are_accepted(stage: str, name: str, va
 def test_a_stage_without_settings_says_what_to_add() -> None:
     with pytest.raises(ValueError, match=r"stage=decoder has no settings: add \[train\.decoder\] to the preset"):
         required(None, "decoder")
+
+
+def numbers(settings: type[BaseModel]) -> list[tuple[str, FieldInfo]]:
+    """List the fields of a group of settings that are numbers."""
+    fields = settings.model_fields.items()
+    return [(f"{settings.__name__}.{name}", field) for name, field in fields if field.annotation in (int, float)]
+
+
+def test_every_number_has_a_bound_on_both_sides() -> None:
+    groups = [Phase, *(get_args(field.annotation)[0] for field in TrainConfig.model_fields.values())]
+    found = [one for group in groups for one in numbers(group)]
+    for name, field in found:
+        bounds = {type(bound) for bound in field.metadata}
+        assert bounds & {Ge, Gt} and bounds & {Le, Lt}, name
+    assert len(found) > 60

@@ -343,3 +343,47 @@ def test_restoring_forgets_what_could_be_rewound_to(small: Pipeline) -> None:
         stream.restore(state)
     take(stream, 1)
     assert len(stream._states) == 1 and stream.rewind(1) == 12
+
+
+def test_wrong_types_of_changes_are_refused_by_name(small: Pipeline) -> None:
+    stream = small.stream("a red swan", rewind_seconds=3)
+    next(stream)
+    for call, name in (
+        (lambda: stream.set_prompt(3), "prompt=3"),
+        (lambda: stream.set_prompt("a swan", mode=True), "mode=True"),
+        (lambda: stream.set_prompt("a swan", mode="blend", chunks="3"), "chunks='3'"),
+        (lambda: stream.set_prompt("a swan", carry=True), "carry=True"),
+        (lambda: stream.rewind(True), "frames=True"),
+        (lambda: stream.rewind("1"), "frames='1'"),
+        (lambda: stream.rewind(1.5), "frames=1.5"),
+        (lambda: stream.adjust(strength="x"), "strength='x'"),
+        (lambda: stream.adjust(strength="0.5"), "strength='0.5'"),
+        (lambda: stream.adjust(seed=True), "seed=True"),
+        (lambda: stream.restore(3), "state is of type int"),
+    ):
+        with pytest.raises((ValueError, TypeError), match=name):
+            call()
+    assert stream.prompt == "a red swan" and len(stream.changes) == 1
+
+
+def test_the_new_prompt_is_shown_once_while_it_is_applied(small: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = small.stream("a red swan")
+    next(stream)
+    stream.set_prompt("a blue mammoth")
+    seen: list[list[str]] = []
+
+    def spy(name: str) -> None:
+        method = getattr(stream.engine, name)
+
+        def look(*arguments: Any, **options: Any) -> Any:
+            seen.append([change.prompt for _, change in stream.changes])
+            result = method(*arguments, **options)
+            seen.append([change.prompt for _, change in stream.changes])
+            return result
+
+        monkeypatch.setattr(stream.engine, name, look)
+
+    for name in ("embed", "_settle", "_evict", "_apply", "apply", "_denoise"):
+        spy(name)
+    next(stream)
+    assert len(seen) >= 12 and all(prompts == ["a red swan", "a blue mammoth"] for prompts in seen)

@@ -52,7 +52,7 @@ class Pipeline:
             ValueError: if a part is missing, damaged, or does not fit the others.
         """
         fields = dict(model) if isinstance(model, ModelSpec) else {"model": model}
-        return cls(assemble(ModelSpec.make(**{**fields, **parts}), device=device))
+        return cls(assemble(ModelSpec.make(**{**fields, **parts}), device=_found(device)))
 
     def save_pretrained(self, path: str | Path, *, dtype: torch.dtype = torch.float32) -> None:
         """Write the model as a bundle, with the card it was loaded with, replacing one that is there.
@@ -107,10 +107,8 @@ class Pipeline:
         Raises:
             ValueError, OSError: if a value cannot be used; at once, not when the first chunk is asked for.
         """
-        if isinstance(prompt, str):
-            request = GenerationRequest.make(prompt=prompt, **options)
-        else:
-            request = GenerationRequest.make(**{**dict(prompt), **options})
+        given = dict(prompt) if isinstance(prompt, GenerationRequest) else {"prompt": prompt}
+        request = GenerationRequest.make(**{**given, **options})
         return self._hold(self._start(request))
 
     def check(self, request: GenerationRequest) -> None:
@@ -148,6 +146,8 @@ class Pipeline:
         Raises:
             ValueError, OSError: if a value cannot be used; at once, not when the shot it belongs to is reached.
         """
+        if not isinstance(timeline, Timeline):
+            raise TypeError(f"timeline is of type {type(timeline).__name__}: expected a Timeline")
         pixel_length(self.generation, timeline.seconds)
         images = {}
         for number, shot in enumerate(timeline.shots):
@@ -191,7 +191,7 @@ class Pipeline:
         Raises:
             ValueError: if a value cannot be used.
         """
-        self._check_batch(prompts, seeds)
+        self._check_batch(prompts, seeds, seconds=seconds, steps=steps)
         length = pixel_length(self.generation, self.clip_seconds if seconds is None else seconds)
         engine = self._engine()
         sessions = [
@@ -277,12 +277,14 @@ class Pipeline:
         check_prompt(prompt)
         self.bundle.text_encoder.tokens([self.understood(prompt)[0]])
 
-    def _check_batch(self, prompts: Sequence[str], seeds: Sequence[int]) -> None:
+    def _check_batch(self, prompts: Sequence[str], seeds: Sequence[int], **options: object) -> None:
+        if isinstance(prompts, str) or not isinstance(prompts, Sequence) or not isinstance(seeds, Sequence):
+            raise TypeError(f"prompts={prompts!r}, seeds={seeds!r}: expected a list of each")
         if not prompts or len(prompts) != len(seeds):
             raise ValueError(f"{len(prompts)} prompts and {len(seeds)} seeds: expected as many of each, at least one")
         for prompt, seed in zip(prompts, seeds, strict=True):
+            GenerationRequest.make(prompt=prompt, seed=seed, **options)
             self._check_prompt(prompt)
-            GenerationRequest.make(prompt=prompt, seed=seed)
 
     def _latent_shape(self, height: int | None, width: int | None) -> tuple[int, int, int]:
         """Turn a size in pixels into (C, H, W) of a latent frame."""
@@ -293,3 +295,11 @@ class Pipeline:
     def _pixel_size(self, height: int | None, width: int | None) -> tuple[int, int]:
         _, rows, columns = self._latent_shape(height, width)
         return rows * self.bundle.autoencoder.spatial_factor, columns * self.bundle.autoencoder.spatial_factor
+
+
+def _found(device: torch.device | str) -> torch.device:
+    """Return a device of this machine."""
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError, TypeError):
+        raise ValueError(f"device={device!r} is not available on this machine") from None

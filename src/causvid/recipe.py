@@ -3,14 +3,21 @@
 import itertools
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
-from pydantic import Field, NonNegativeInt, PositiveInt, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from causvid.config import Positive, Settings
+from causvid.config import Settings
 
-Share = Annotated[float, Field(ge=0, le=1)]
-Decay = Annotated[float, Field(ge=0, lt=1)]
+Count = Annotated[int, Field(ge=1, le=10**9, strict=True)]
+Some = Annotated[int, Field(ge=0, le=10**9, strict=True)]
+"""A count that may be 0."""
+Clips = Annotated[int, Field(ge=1, le=2**16, strict=True)]
+"""Clips that are in memory together."""
+Frames = Annotated[int, Field(ge=1, le=2**16, strict=True)]
+Share = Annotated[float, Field(ge=0, le=1, strict=True)]
+Decay = Annotated[float, Field(ge=0, lt=1, strict=True)]
 """Of an exponential average: how much of it is kept at an update; 0 keeps the latest value only."""
-Rate = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Rate = Annotated[float, Field(ge=0, le=10**6, strict=True)]
+Weight = Annotated[float, Field(gt=0, le=10**12, strict=True)]
 S = TypeVar("S", bound=Settings)
 
 
@@ -35,14 +42,14 @@ class StageConfig(StageSettings):
 
     changeable: ClassVar[Any] = {"steps"}
 
-    steps: PositiveInt
-    accumulate: PositiveInt = 1
+    steps: Count
+    accumulate: Count = 1
     learning_rate: Rate
-    warmup: NonNegativeInt = 100
+    warmup: Some = 100
     cooldown: Share = 0.2
     betas: tuple[Decay, Decay] = (0.9, 0.99)
     weight_decay: Rate = 0.0
-    max_norm: Positive = 1.0
+    max_norm: Weight = 1.0
     ema: Decay = 0.0
 
 
@@ -52,9 +59,9 @@ class PixelStage(StageConfig):
     pool: clips rendered once to draw every batch from; 0 renders new ones for every batch.
     """
 
-    batch: PositiveInt
-    frames: PositiveInt
-    pool: NonNegativeInt = 0
+    batch: Clips
+    frames: Frames
+    pool: Some = 0
 
     @field_validator("frames")
     @classmethod
@@ -77,27 +84,27 @@ class AutoencoderStage(PixelStage):
     edges: Rate = 0.0
     motion: Rate = 0.0
     borders: Rate = 0.0
-    crop: NonNegativeInt = 0
+    crop: Some = 0
 
 
 class ClassifierStage(PixelStage):
     """Training of the attribute classifier, which sees up to `frames` pixel frames, enough to tell a motion."""
 
-    frames: Annotated[int, Field(ge=9)]
+    frames: Annotated[int, Field(ge=9, le=2**16, strict=True)]
 
 
 class DataStage(StageSettings):
     """The store of rendered and encoded clips; `batch` of them are rendered together."""
 
-    clips: PositiveInt
-    batch: PositiveInt = 16
+    clips: Count
+    batch: Clips = 16
 
 
 class Phase(Settings):
     """One part of the teacher's curriculum: clips of `frames` latent frames until `until` of the stage is done."""
 
-    frames: PositiveInt
-    batch: PositiveInt
+    frames: Frames
+    batch: Clips
     until: Share
 
 
@@ -114,7 +121,7 @@ class TeacherStage(StageConfig):
     causal: bool = False
     image: Share = 0.0
     drop_prompt: Share = 0.1
-    phases: tuple[Phase, ...]
+    phases: Annotated[tuple[Phase, ...], Field(max_length=100)]
 
     @model_validator(mode="after")
     def _check_phases(self) -> Self:
@@ -132,13 +139,13 @@ class DecoderStage(PixelStage):
     squares of `crop` pixels of the video; 0 takes whole frames.
     """
 
-    strength: float = Field(default=0.5, gt=0, le=1)
-    euler_steps: PositiveInt = 3
+    strength: float = Field(default=0.5, gt=0, le=1, strict=True)
+    euler_steps: Count = 3
     edges: Rate = 1.0
     motion: Rate = 0.0
     energy: Rate = 0.0
     enlarge_only: bool = False
-    crop: NonNegativeInt = 0
+    crop: Some = 0
 
 
 class PairsStage(StageSettings):
@@ -149,9 +156,9 @@ class PairsStage(StageSettings):
 
     changeable: ClassVar[Any] = {"clips"}
 
-    clips: PositiveInt
-    batch: PositiveInt
-    steps: PositiveInt
+    clips: Count
+    batch: Clips
+    steps: Count
     image: Share = 0.0
 
 
@@ -162,7 +169,7 @@ class OdeStage(StageConfig):
     others every chunk has another noise level.
     """
 
-    batch: PositiveInt
+    batch: Clips
     clean_past: Share = 0.0
 
 
@@ -175,11 +182,11 @@ class DmdStage(StageConfig):
     """
 
     start: Literal["ode", "teacher"] = "ode"
-    batch: PositiveInt
+    batch: Clips
     student_input: Literal["data", "rollout"]
     critic_learning_rate: Rate
-    critic_updates: PositiveInt = 5
-    guidance: Positive
+    critic_updates: Count = 5
+    guidance: Weight
     image: Share = 0.0
 
 

@@ -54,10 +54,14 @@ class Stream(Iterator[Tensor]):
     @property
     def changes(self) -> tuple[tuple[int, PromptChange], ...]:
         """Return every prompt with the number of pixel frames it came after, in order; those that wait come last."""
+        # The thread that generates applies a change before it takes it off the queue: read in this order, and without
+        # what is in both, none is missed and none is there twice.
+        waiting = tuple(self.session.queue)
         point = self.session.point
-        waiting = [change for change in tuple(self.session.queue) if isinstance(change, PromptChange)]
         done = [(one.frames, one.change) for one in point.applied]
-        return (*done, *((point.frames, change) for change in waiting))
+        known = {id(change) for _, change in done}
+        new = (change for change in waiting if isinstance(change, PromptChange) and id(change) not in known)
+        return (*done, *((point.frames, change) for change in new))
 
     @property
     def prompt(self) -> str:
@@ -107,6 +111,8 @@ class Stream(Iterator[Tensor]):
         Raises:
             ValueError: if the state is of other sizes, or the stream follows a live video.
         """
+        if not isinstance(state, SessionState):
+            raise TypeError(f"state is of type {type(state).__name__}: expected what `snapshot` returned")
         with self._lock:
             self.session.restore(state)
             self._states.clear()
@@ -128,8 +134,8 @@ class Stream(Iterator[Tensor]):
         Raises:
             ValueError: if `frames` is below 1, or the stream does not remember a state that far back.
         """
-        if frames < 1:
-            raise ValueError(f"frames={frames} is not at least 1")
+        if isinstance(frames, bool) or not isinstance(frames, int) or frames < 1:
+            raise ValueError(f"frames={frames!r} is not at least 1: expected a whole number")
         with self._lock:
             reached = [state for state in self._states if state.frames <= self.frames - frames]
             if not reached:

@@ -273,3 +273,17 @@ class TestThreads:
         for row in done:
             order = [next(i for i, chunk in enumerate(expected) if torch.equal(chunk, one)) for one in row]
             assert order == sorted(order)
+
+
+@pytest.mark.parametrize("bad", [[], ["no frame"], [np.zeros((3, 4), np.uint8)]])
+@pytest.mark.parametrize("first", [True, False])
+def test_a_bad_source_costs_the_other_sessions_no_frames(small: Pipeline, bad: list[Any], first: bool) -> None:
+    frames = [np.full((32, 48, 3), 20 * n, np.uint8) for n in range(13)]
+    alone = list(small.stream("a red swan", source=iter(frames)))
+    good = small.stream("a red swan", source=iter(frames))
+    spoiled = small.stream("a red swan", source=iter(bad))
+    sessions = [spoiled.session, good.session] if first else [good.session, spoiled.session]
+    with pytest.raises((ValueError, TypeError)):
+        good.engine.advance(sessions)
+    assert good.frames == 0
+    assert all(torch.equal(*pair) for pair in zip(alone, good, strict=True))

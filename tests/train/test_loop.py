@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import signal
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,7 +15,7 @@ from torch import nn
 
 from causvid.recipe import StageConfig
 from causvid.train import run
-from causvid.train.checkpoint import last_row
+from causvid.train.checkpoint import last_row, load_checkpoint
 from causvid.train.loop import Stage, train
 from causvid.train.objective import Metrics, Micro, Objective
 from causvid.train.run import Run, deadline_in
@@ -131,7 +132,10 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(tmp_path, mon
         path.write_bytes(b"half")
         raise OSError(28, "No space left on device", str(path))
 
-    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
+    with (
+        monkeypatch.context() as patch,
+        pytest.raises(OSError, match=r"checkpoint\.pt cannot be written: no space left"),
+    ):
         patch.setattr(torch, "save", full)
         train(Toy().stage, Run(tmp_path, deadline=0))
     assert checkpoint_step(tmp_path) == 1
@@ -178,6 +182,31 @@ def test_a_damaged_checkpoint_is_refused_in_one_line(content, tmp_path):
     with pytest.raises(ValueError, match=r"checkpoint\.pt is damaged: delete it") as error:
         train(Toy().stage, Run(tmp_path))
     assert "\n" not in str(error.value)
+
+
+def test_no_flipped_bit_of_a_checkpoint_changes_what_is_resumed(tmp_path):
+    train(Toy().stage, Run(tmp_path, deadline=0))
+    path = tmp_path / "toy" / "checkpoint.pt"
+    whole, refused = path.read_bytes(), 0
+    state = Toy().stage.state
+    load_checkpoint(path, state, settings={}, device=torch.device("cpu"))
+    kept = repr([part.state_dict() for part in state.values()])
+    directory = whole.index(b"PK\x01\x02")
+    flips = random.Random(0).sample(range(8 * len(whole)), 200)
+    flips += [8 * byte + 4 for byte in range(directory, len(whole))]
+    for bit in flips:
+        spoiled = bytearray(whole)
+        spoiled[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(spoiled)
+        state = Toy().stage.state
+        try:
+            load_checkpoint(path, state, settings={}, device=torch.device("cpu"))
+        except ValueError as error:
+            assert str(path) in str(error) and "\n" not in str(error)
+            refused += 1
+        else:  # a bit of padding, or of a date
+            assert repr([part.state_dict() for part in state.values()]) == kept
+    assert refused > len(flips) // 4
 
 
 def test_a_checkpoint_of_something_else_is_refused_in_one_line(tmp_path):

@@ -1,5 +1,6 @@
 """The command line: a module here for each group of commands."""
 
+import io
 import os
 import sys
 import traceback
@@ -7,6 +8,7 @@ import traceback
 import typer
 
 from causvid.cli import checkpoints, evaluate, generate, plan, serve, train, video, world
+from causvid.interrupt import terminable
 
 app = typer.Typer(
     help="Streaming video from a sentence, and the training that makes it.",
@@ -35,12 +37,17 @@ world_app.command()(world.words)
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line and exit: 0 when done, 2 on a user's mistake, which gets one line, 130 after Ctrl-C.
+    """Run the command line and exit: 0 when done, 2 on a user's mistake, which gets one line, 130 after
+    Ctrl-C or SIGTERM.
 
     CAUSVID_DEBUG=1 shows where an error was raised.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal may not have every letter of a name
+            stream.reconfigure(errors="backslashreplace")
     try:
-        status = app(arguments, standalone_mode=False)
+        with terminable():
+            status = app(arguments, standalone_mode=False)
     except (typer.TyperException, ValueError, OSError) as error:
         if os.environ.get("CAUSVID_DEBUG") == "1":
             traceback.print_exc()

@@ -50,10 +50,10 @@ def generate(
     """Make a video of a sentence, chunk by chunk."""
     if variations > 1:
         for file in _variation_files(output, variations, options["seed"]):
-            keeping.check(file)
+            keeping.check(file, image)
         if keeping.save_timeline is not None or keeping.latents is not None:
             raise ValueError(f"variations={variations}: timeline and latents are kept of one video, give its seed")
-    keeping.check(output)
+    keeping.check(output, image)
     check_request(prompt, parts, seconds=seconds, **options)
     check_files(image)
     pipeline = load(parts, device, teacher=teacher)

@@ -18,6 +18,7 @@ from causvid.engine.request import LATENTS
 from causvid.interrupt import gentle_interrupt
 from causvid.loading.spec import ModelSpec
 from causvid.media import VideoWriter, check_target
+from causvid.staging import check_file
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -49,8 +50,8 @@ class Keeping:
         Path | None, typer.Option(help="Write the clean latents, to extend or decode again: .safetensors.")
     ] = None
 
-    def check(self, output: Path) -> None:
-        """Raise an error unless all of it can be written; touch nothing."""
+    def check(self, output: Path, *inputs: str | Path | None) -> None:
+        """Raise an error unless all of it can be written, over none of the inputs; touch nothing."""
         from causvid.timeline import check_suffix
 
         check_target(output)
@@ -59,8 +60,11 @@ class Keeping:
         if self.latents is not None and self.latents.suffix != LATENTS:
             raise ValueError(f"latents={self.latents} has suffix {self.latents.suffix!r}, expected {LATENTS}")
         for path in filter(None, (self.save_timeline, self.latents)):
-            if not path.parent.is_dir():
-                raise FileNotFoundError(f"the folder of {path} does not exist")
+            check_file(path)
+        for path in filter(None, (output, self.save_timeline, self.latents)):
+            for given in inputs:
+                if given is not None and path.exists() and Path(given).exists() and path.samefile(given):
+                    raise ValueError(f"output {path} is what it is made from: choose another name")
 
 
 @dataclass(frozen=True)
@@ -108,11 +112,11 @@ def make_timeline(
 
 
 def play_timeline(
-    pipeline: "Pipeline", timeline: "Timeline", output: Path, keeping: Keeping, *, before: Iterable[Any] = ()
+    pipeline: "Pipeline", timeline: "Timeline", output: Path, keeping: Keeping, *, before: Iterable[Any] | None = None
 ) -> None:
     """Play a timeline into a file, print a line that sums up, and keep what is to be kept.
 
-    before: frames, uint8 [T, H, W, 3], that the video starts with.
+    before: frames, uint8 [T, H, W, 3], that the video starts with: those it continues, with their sound.
     """
     if keeping.latents is not None and any(shot.image for shot in timeline.shots[1:]):
         raise ValueError("latents: a video that starts over with an image has none that belong together")
@@ -127,7 +131,10 @@ def play_timeline(
             latents.append(playback.latent.cpu())
             yield frames
 
-    written = write_video(made(), output, fps=pipeline.fps, scale=keeping.scale, began=began, before=before)
+    sound = timeline.source if before is None else timeline.after
+    written = write_video(
+        made(), output, fps=pipeline.fps, scale=keeping.scale, began=began, before=before, sound=sound
+    )
     if keeping.save_timeline is not None:
         from causvid.timeline import versions
 
@@ -145,12 +152,20 @@ def play_timeline(
 
 
 def write_video(
-    made: Iterable[Any], output: Path, *, fps: float, scale: int | None, began: float, before: Iterable[Any] = ()
+    made: Iterable[Any],
+    output: Path,
+    *,
+    fps: float,
+    scale: int | None,
+    began: float,
+    before: Iterable[Any] | None = None,
+    sound: str | None = None,
 ) -> Written:
     """Write frames, uint8 [T, H, W, 3], while later ones are being made.
 
     began: when they were asked for, by `time.perf_counter`; latency and speed count from there. before: frames that are
-    there already, and come first. Ctrl-C ends the file after the chunks that are finished; without any there is none.
+    there already, and come first. sound: a video whose sound is kept, beside `before` alone if there is any. Ctrl-C
+    ends the file after the chunks that are finished; without any there is none.
     """
     times: list[float] = []
     frames = 0
@@ -170,11 +185,15 @@ def write_video(
                     height, width = pixels.shape[1:3]
                     enlarge = scale or max(1, -(-DISPLAY_WIDTH // width))
                     writer = file.enter_context(VideoWriter(output, fps=fps, height=height, width=width, scale=enlarge))
+                    if sound is not None:
+                        writer.keep_sound(sound)
                 writer.write(pixels)
 
             reading = time.perf_counter()
-            for pixels in takewhile(lambda _: not stop.is_set(), before):
+            for pixels in takewhile(lambda _: not stop.is_set(), before or ()):
                 write(pixels)
+            if before is not None and writer is not None:
+                writer.end_sound()
             began += time.perf_counter() - reading
             for pixels in chunks:
                 times.append(time.perf_counter() - began)

@@ -22,7 +22,7 @@ from causvid.cli.output import (
 )
 from causvid.engine.request import LATENTS
 from causvid.loading.spec import ModelSpec
-from causvid.media import check_target, probe, read_video
+from causvid.media import probe, read_video
 from causvid.media.clip import camera
 
 if TYPE_CHECKING:
@@ -48,12 +48,12 @@ def extend(
     device: DeviceOption = None,
 ) -> None:
     """Continue a video: the file holds it, at the model's size and rate, and what follows."""
-    keeping.check(output)
+    keeping.check(output, video)
     check_request(prompt, parts, seconds=seconds, **options)
     check_files(video)
     pipeline = load(parts, device)
     timeline = make_timeline(pipeline, parts, {"prompt": prompt}, seconds=seconds, after=video, **options)
-    before = iter(()) if only_new else _given(pipeline, video, timeline)
+    before = None if only_new else _given(pipeline, video, timeline)
     play_timeline(pipeline, timeline, output, keeping, before=before)
 
 
@@ -75,7 +75,7 @@ def translate(
     device: DeviceOption = None,
 ) -> None:
     """Video-to-video: regenerate a video chunk by chunk as a sentence says, keeping what it shows where."""
-    keeping.check(output)
+    keeping.check(output, video)
     if strength is not None:
         options["strength"] = strength
     check_request(prompt, parts, seconds=seconds, **options)
@@ -96,7 +96,7 @@ def play(
     device: DeviceOption = None,
 ) -> None:
     """Play a timeline, written by hand or by --save-timeline, into a file; options here win over what it says."""
-    keeping.check(output)
+    keeping.check(output, timeline)
     from causvid.timeline import Timeline
 
     found = Timeline.load(timeline)
@@ -117,7 +117,7 @@ def decode(
     device: DeviceOption = None,
 ) -> None:
     """Decode the latents of a run into a video; of the model, only the autoencoder is read."""
-    check_target(output)
+    Keeping().check(output, latents)
     check_model(parts)
     if not latents.exists():
         raise ValueError(f"latents {latents} is missing")

@@ -9,39 +9,36 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from causvid.files.writing import new_file
+from causvid.files.writing import read_tensors, write_tensors
 
 
 def save_tensors(tensors: dict[str, Tensor], path: Path, *, captions: Sequence[str] | None = None) -> None:
     """Write tensors, and captions in the file's metadata; the file appears whole or not at all."""
-    # Copies, since safetensors refuses tensors that share memory, as a text encoder's embedding does under two names.
-    whole = torch.contiguous_format
-    copies = {name: t.detach().to("cpu", copy=True, memory_format=whole) for name, t in tensors.items()}
-    with new_file(path) as partial:
-        save_file(copies, partial, metadata=None if captions is None else {"captions": json.dumps(captions)})
+    write_tensors(path, tensors, {} if captions is None else {"captions": json.dumps(captions)})
 
 
 def is_whole(path: Path) -> bool:
-    """Tell whether a file that `save_tensors` wrote is there and of its full length."""
+    """Tell whether a file that `save_tensors` wrote is there and as it was written."""
     try:
-        with safe_open(path, framework="pt"):
-            return True
-    except (OSError, SafetensorError):
+        return path.is_file() and bool(read_tensors(path))
+    except ValueError:
         return False
 
 
 def load_tensors(path: Path, *, made_by: str) -> dict[str, Tensor]:
     """Read what an earlier stage wrote; a `ValueError` names that stage if the file is missing or damaged."""
+    return _load(path, made_by=made_by)[0]
+
+
+def _load(path: Path, *, made_by: str) -> tuple[dict[str, Tensor], dict[str, str]]:
     if not path.is_file():
         raise ValueError(f"{path} is missing: run `causvid train {made_by}` first, with the same --out")
     try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise ValueError(f"{path} is damaged ({error}): run `causvid train {made_by}` again") from None
+        return read_tensors(path)
+    except ValueError as error:
+        raise ValueError(f"{error}: run `causvid train {made_by}` again") from None
 
 
 @dataclass(frozen=True)
@@ -74,7 +71,10 @@ class Shards:
         tensors: list[Tensor] = []
         captions: list[str] = []
         for path in map(self.path, range(self.count)):
-            tensors.append(load_tensors(path, made_by=self.folder.name)[name])
-            with safe_open(path, framework="pt") as file:
-                captions += json.loads(file.metadata()["captions"])
+            stored, metadata = _load(path, made_by=self.folder.name)
+            try:
+                tensors.append(stored[name])
+                captions += json.loads(metadata["captions"])
+            except (KeyError, ValueError):
+                raise ValueError(f"{path} has no {name} with captions: delete it, and it is made again") from None
         return torch.cat(tensors).to(device), captions

@@ -3,9 +3,11 @@
 It knows no model: `engine.limits` turns it into what a given model needs.
 """
 
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, StrictBool, model_validator
 
 from causvid.config import Settings
 
@@ -15,6 +17,7 @@ Fit = Literal["cover", "contain", "stretch"]
 Seed = Annotated[int, Field(ge=0, lt=2**63, strict=True)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)]
 Frames = Annotated[int, Field(ge=0, strict=True)]
+Level = Annotated[float, Field(gt=0, le=1, strict=True)]
 Pixels = Annotated[int, Field(ge=1, le=2**14, strict=True)]
 LATENTS = ".safetensors"
 """Suffix of a file of latents, as which a run is kept and continued."""
@@ -36,7 +39,7 @@ class GenerationOptions(Settings):
     seconds: Seconds | None = Field(default=None, description="Length. Default: that of the clips it was trained on.")
     seed: Seed = Field(default=0, description="The same seed gives the same video.")
     steps: Annotated[int, Field(ge=1, strict=True)] | None = Field(default=None, description="Denoising steps a chunk.")
-    sigmas: tuple[float, ...] | None = Field(default=None, description="Noise levels instead, from 1 down, without 0.")
+    sigmas: tuple[Level, ...] | None = Field(default=None, description="Noise levels instead, from 1 down, without 0.")
     height: Pixels | None = Field(default=None, description="Pixels, where the model allows it.")
     width: Pixels | None = Field(default=None, description="Pixels, where the model allows it.")
     window: Frames | None = Field(default=None, description="Latent frames of history it sees.")
@@ -47,11 +50,16 @@ class GenerationOptions(Settings):
     strength: Annotated[float, Field(gt=0, le=1, strict=True)] = Field(
         default=STRENGTH, description="How much of the source may change: 1 keeps nothing of it."
     )
-    adapt: bool = Field(default=False, description="Change less of what moves more.")
+    adapt: bool = Field(default=False, strict=True, description="Change less of what moves more.")
     fit: Fit = Field(default="cover", description="How a picture of another shape is brought to size.")
 
     @model_validator(mode="after")
     def _check_start(self) -> Self:
+        for name, value in (("after", self.after), ("source", self.source)):
+            if not (value is None or isinstance(value, str | Path | Iterable)):
+                raise ValueError(f"{name} is of type {type(value).__name__}: expected a video, a file or frames")
+            if isinstance(value, Sequence) and not value:
+                raise ValueError(f"{name} is empty: expected a video, a file or frames")
         if self.after is not None and self.source is not None:
             raise ValueError("after and source: give one, a video starts in one way")
         return self
@@ -66,7 +74,7 @@ class GenerationRequest(GenerationOptions):
     the prompt. A video is a file, `webcam`, or an iterable of frames, uint8 `[H, W, 3]`, at the model's own rate.
     """
 
-    prompt: str = Field(description="What to show, in a sentence.")
+    prompt: str = Field(strict=True, description="What to show, in a sentence.")
     image: Any = Field(default=None, description="Start with this picture as the first frame.")
     rewind_seconds: Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False, strict=True)] = Field(
         default=0.0, description="How far back the stream can be rewound; each chunk of it costs a copy of the cache."
@@ -74,6 +82,8 @@ class GenerationRequest(GenerationOptions):
 
     @model_validator(mode="after")
     def _check_image(self) -> Self:
+        if not (self.image is None or isinstance(self.image, str | Path) or hasattr(self.image, "__array__")):
+            raise ValueError(f"image is of type {type(self.image).__name__}: expected a file or uint8 [H, W, 3]")
         if self.image is not None and (self.after is not None or self.source is not None):
             raise ValueError("image, after and source: give one, a video starts in one way")
         return self
@@ -95,17 +105,17 @@ class Transition(Settings):
         frames together.
     """
 
-    prompt: str
+    prompt: Annotated[str, Field(strict=True)]
     mode: PromptMode = "recache"
-    keep_sink: bool | None = None
-    carry: PositiveInt | None = None
-    dissolve: bool = True
+    keep_sink: StrictBool | None = None
+    carry: Annotated[int, Field(ge=1, strict=True)] | None = None
+    dissolve: StrictBool = True
 
 
 class PromptChange(Transition):
     """A prompt that takes effect at the next chunk; `chunks` is how many a blend takes."""
 
-    chunks: Annotated[int, Field(ge=1, le=10_000)] = 3
+    chunks: Annotated[int, Field(ge=1, le=10_000, strict=True)] = 3
 
     @property
     def steps(self) -> int:
@@ -117,7 +127,7 @@ class Adjustment(Settings):
     """Other values that take effect at the next chunk: a new seed, another strength of video-to-video."""
 
     seed: Seed | None = None
-    strength: Annotated[float, Field(gt=0, le=1)] | None = None
+    strength: Annotated[float, Field(gt=0, le=1, strict=True)] | None = None
 
 
 Change = PromptChange | Adjustment

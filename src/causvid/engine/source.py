@@ -70,6 +70,7 @@ class Source:
         self._open_at, self._autoencoder, self._device = open_at, autoencoder, device
         self._first, self._chunk = first, chunk
         self._frames = open_at(self.position.frames)
+        self._ready: tuple[SourceChunk, SourcePosition] | None = None
 
     def saved(self) -> SourcePosition:
         """Return how far the video was read, for one that can be read again.
@@ -101,24 +102,38 @@ class Source:
         )
 
     def next(self) -> SourceChunk | None:
-        """Encode the next chunk, its end filled with the last frame; None at the end of the video."""
+        """Return the next chunk, its end filled with the last frame, and move on; None at the end of the video."""
+        chunk = self.peek()
+        if self._ready is not None:
+            self.position, self._ready = self._ready[1], None
+        return chunk
+
+    def peek(self) -> SourceChunk | None:
+        """Encode the next chunk, and keep it until `next` returns it.
+
+        Raises:
+            ValueError: if there are no frames at all, or one cannot be used.
+        """
+        if self._ready is not None:
+            return self._ready[0]
         now = self.position
         wanted = pixel_frames(self._first) if now.encoder is None else TIME_FACTOR * self._chunk
         frames = list(itertools.islice(self._frames, wanted))
         if not frames:
-            if now.latest is None:
-                raise ValueError("the source has no frames: expected at least one")
+            if not now.frames:
+                raise ValueError("source is empty: expected a video, a file or frames")
             return None
         padded = [*frames, *[frames[-1]] * (wanted - len(frames))]
         latents, encoder = self._autoencoder.encode_chunk(to_pixels(padded, self._device), now.encoder)
         before = [] if now.latest is None else [now.latest.numpy()]
-        self.position = replace(
+        position = replace(
             now,
             frames=now.frames + len(frames),
             encoder=encoder,
             latest=torch.from_numpy(np.array(padded[-1])),
         )
-        return SourceChunk(latents, len(frames), motion([*before, *padded]))
+        self._ready = SourceChunk(latents, len(frames), motion([*before, *padded])), position
+        return self._ready[0]
 
 
 def open_source(

@@ -68,7 +68,13 @@ class Engine:
 
         The first chunk has 1 + 4 (first - 1) frames, every other 4 chunk; the last is cut to the length asked for.
         Changes that wait in a session's queue take effect first.
+
+        Raises:
+            ValueError, OSError: if the source of a session cannot be read; the others then lose nothing.
         """
+        for session in sessions:  # all, before any moves on
+            if session.source is not None and not _has_ended(session):
+                session.source.peek()
         drafts = {id(session): self._draft(session) for session in sessions}
         live = [draft for draft in drafts.values() if draft is not None]
         self._settle([draft.session for draft in live])
@@ -83,9 +89,9 @@ class Engine:
 
     def _draft(self, session: Session) -> Draft | None:
         """Take the session's next piece of source and its queued changes; None if it has ended."""
-        geometry = session.geometry
-        if geometry.length is not None and session.point.frames >= geometry.length:
+        if _has_ended(session):
             return None
+        geometry = session.geometry
         source = None if session.source is None else session.source.next()
         if session.source is not None and source is None:
             return None
@@ -272,6 +278,11 @@ class Engine:
         session.continued = latents
         session.point = replace(point, history=history, decoder=decoder, latest=part, residual=residual)
         self._prefill(session)
+
+
+def _has_ended(session: Session) -> bool:
+    """Tell whether a session has all the frames that were asked for."""
+    return session.geometry.length is not None and session.point.frames >= session.geometry.length
 
 
 def crossfade(former: Tensor, latter: Tensor, *, frames: int) -> Tensor:

@@ -1,36 +1,43 @@
 """Folders and files of weights that appear whole or not at all."""
 
+import errno
 import json
 import os
-import tempfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from causvid.files.checkpoint import INDEX, Entry
+from causvid.staging import NEW, OLD, staging
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 SHARD_BYTES = 5 * 10**9
+CHECKSUM = "crc32"
 Read = Callable[[Sequence[str]], Iterable[tuple[str, Tensor]]]
 
 
 @contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
-    """Yield a temporary folder beside `folder`, which it replaces once the block ends without an error."""
+    """Yield a temporary folder beside `folder`, which it replaces once the block ends without an error.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as name:
-        place = Path(name) / "new"
+    with _naming(folder), staging(folder.parent) as hidden:
+        place = hidden / NEW
         place.mkdir()
         yield place
         for weights in place.rglob("*.safetensors"):  # safetensors lets nobody else read what it writes
             weights.chmod(place.stat().st_mode & 0o666)
-        old = Path(name) / "old"
+        old = hidden / OLD
         if folder.exists():
             folder.rename(old)
         try:
@@ -46,31 +53,77 @@ def new_file(file: Path) -> Iterator[Path]:
     """Yield a temporary path beside `file`, which it replaces once the block ends without an error.
 
     Raises:
-        OSError: if `file` is a folder, a device or another thing that a file must not replace.
+        OSError: if it cannot be written, or `file` is a folder, a device or another thing that must not be replaced.
     """
     file = file.resolve()
     if file.exists() and not file.is_file():
         raise OSError(f"{file} is not a regular file: choose another name")
     file.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{file.name}.", dir=file.parent) as name:
-        place = Path(name) / file.name
+    with _naming(file), staging(file.parent) as hidden:
+        place = hidden / file.name
         yield place
         os.replace(place, file)
+
+
+@contextmanager
+def _naming(target: Path) -> Iterator[None]:
+    """Turn what libraries raise for a full disk into an error that names the target."""
+    try:
+        yield
+    except SafetensorError as error:
+        raise OSError(f"{target} cannot be written: {error}") from None
+    except RuntimeError as error:
+        if "PytorchStreamWriter" not in str(error) and "inline_container" not in str(error):
+            raise
+        raise OSError(f"{target} cannot be written: {str(error).splitlines()[0]}; is the disk full?") from None
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        raise OSError(error.errno, f"{target} cannot be written: no space left") from None
 
 
 def write_tensors(file: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
     """Write a safetensors file that appears whole or not at all; tensors may share memory and be on any device.
 
+    Its metadata carry a checksum of everything else in it.
+
     Raises:
         OSError: if it cannot be written.
     """
-    whole = {name: part.cpu().clone(memory_format=torch.contiguous_format) for name, part in tensors.items()}
+    # Copies, since safetensors refuses tensors that share memory, as a text encoder's embedding does under two names.
+    contiguous = torch.contiguous_format
+    whole = {name: part.detach().to("cpu", copy=True, memory_format=contiguous) for name, part in tensors.items()}
+    with new_file(file) as place:
+        save_file(whole, place, metadata={**metadata, CHECKSUM: checksum(whole, metadata)})
+        place.chmod(0o644)
+
+
+def read_tensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Read all tensors and the metadata of a safetensors file; compare the checksum, if it has one.
+
+    Raises:
+        ValueError: if the file is damaged.
+    """
     try:
-        with new_file(file) as place:
-            save_file(whole, place, metadata=dict(metadata))
-            place.chmod(0o644)
-    except SafetensorError as error:
-        raise OSError(f"{file} cannot be written: {error}") from None
+        with safe_open(file, framework="pt") as opened:
+            metadata = dict(opened.metadata() or {})
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{file} is damaged ({error})") from None
+    expected = metadata.pop(CHECKSUM, None)
+    if expected is not None and expected != checksum(tensors, metadata):
+        raise ValueError(f"{file} is damaged (its checksum is another)")
+    return tensors, metadata
+
+
+def checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+    """Return a CRC-32 of metadata, names, types, shapes and values."""
+    crc = zlib.crc32(json.dumps(dict(metadata), sort_keys=True).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        crc = zlib.crc32(f"{name} {tensor.dtype} {list(tensor.shape)}".encode(), crc)
+        crc = zlib.crc32(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data, crc)
+    return f"{crc:08x}"
 
 
 def write_weights(

@@ -4,24 +4,31 @@ Letters: T frames, H height, W width.
 """
 
 import errno
+import glob
+import math
 import os
-import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, BinaryIO, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
 from PIL import Image
 
+from causvid.media import encoder
+from causvid.media.encoder import Encoder
+from causvid.staging import check_file, staging
+
 if TYPE_CHECKING:
     from torch import Tensor
 
-SUFFIXES = (".mp4", ".webm", ".mkv", ".gif", ".png")
+SUFFIXES = (*encoder.SUFFIXES, ".gif", ".png")
+LONGEST_SIDE = 2**14
+"""Most pixels of a side that every codec here takes."""
 _KNOWN = f"{', '.join(SUFFIXES)}, or a folder for numbered PNG frames"
 _SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
@@ -31,28 +38,28 @@ def check_target(path: str | Path) -> Path:
 
     A name without a suffix, or an existing folder, means a folder of PNG frames; it must be new or empty.
 
-    Raises ValueError for an unknown suffix, FileNotFoundError for a missing parent folder, PermissionError for one
-    that is not writable, FileExistsError for an existing file or folder that must not be replaced.
+    Raises:
+        ValueError: for an unknown suffix, and a name that no file can have. FileNotFoundError: for a missing parent
+        folder, and a link to nothing. PermissionError: for a folder that is not writable. FileExistsError: for what
+        exists and must not be replaced.
     """
     path = Path(path)
-    folder = path.is_dir() or not path.suffix
-    if not folder and path.suffix.lower() not in SUFFIXES:
-        raise ValueError(f"output {path} has unknown suffix {path.suffix!r}: expected {_KNOWN}")
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"the folder of the output does not exist: {path.parent}")
-    if not os.access(path.parent, os.W_OK | os.X_OK):
-        raise PermissionError(f"no permission to write in the folder {path.parent}")
+    if path.suffix.lower() in SUFFIXES:
+        frames = path.suffix.lower() == ".png"
+        check_file(path, longer=len("-00000") if frames else 0)
+        if frames and next(path.parent.glob(_numbered(path, "[0-9]*", glob.escape)), None):
+            raise FileExistsError(
+                f"frames named {_numbered(path, '…')} exist already in {path.parent}: choose another name"
+            )
+        return path
+    check_file(path, folder=True)
     if path.is_dir():
-        if path.suffix.lower() in SUFFIXES:
-            raise FileExistsError(f"output {path} is a folder: expected the name of a file")
         if any(path.iterdir()):
             raise FileExistsError(f"the folder {path} is not empty: choose a new one for the frames")
-    elif folder and path.exists():
+    elif path.suffix:
+        raise ValueError(f"output {path} has unknown suffix {path.suffix!r}: expected {_KNOWN}")
+    elif path.exists():
         raise FileExistsError(f"output {path} is a file without a suffix: expected {_KNOWN}")
-    elif path.suffix.lower() == ".png" and next(path.parent.glob(_numbered(path, "[0-9]*")), None):
-        raise FileExistsError(
-            f"frames named {_numbered(path, '…')} exist already in {path.parent}: choose another name"
-        )
     return path
 
 
@@ -61,32 +68,64 @@ class VideoWriter:
 
     On KeyboardInterrupt the file has the frames so far; on any other error nothing is left behind.
 
+    target: a path, or a file object, which gets fragmented MP4 as frames arrive, for a player that begins at once.
     fps: frames a second. height, width: pixels of the frames to `write`. scale: integer enlargement for display.
+
+    Raises:
+        ValueError: if a value is out of range. OSError: as `check_target` does, and if the file cannot be written.
     """
 
-    def __init__(self, path: str | Path, *, fps: float, height: int, width: int, scale: int = 1) -> None:
-        for name, value in (("fps", fps), ("height", height), ("width", width), ("scale", scale)):
-            if value <= 0:
-                raise ValueError(f"{name}={value} is not positive")
-        self.path = check_target(path)
+    def __init__(
+        self,
+        target: str | Path | BinaryIO,
+        *,
+        fps: float,
+        height: int,
+        width: int,
+        scale: int = 1,
+    ) -> None:
+        if isinstance(fps, bool) or not isinstance(fps, int | float) or not 0 < fps < math.inf:
+            raise ValueError(f"fps={fps!r} is not positive")
+        for name, value in (("height", height), ("width", width), ("scale", scale)):
+            if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
+                raise ValueError(f"{name}={value!r} is not positive: expected a whole number")
+        if max(height, width) * scale > LONGEST_SIDE:
+            raise ValueError(f"{width * scale} x {height * scale} pixels: expected at most {LONGEST_SIDE} a side")
         self.frames = 0
         self._shape = (height, width, 3)
         self._size = (width * scale, height * scale)
         self._rate = Fraction(fps).limit_denominator(1001)
-        suffix = "" if self.path.is_dir() else self.path.suffix.lower()
-        self._partial = self.path.with_name(f".{self.path.name}.{os.getpid()}.partial")
-        self._kind = _FrameFiles if suffix in ("", ".png") else _Gif if suffix == ".gif" else _Video
-        self._sink: _Video | _Gif | _FrameFiles | None = None
+        self._hidden = ExitStack()
+        self._sink: Encoder | _Gif | _FrameFiles | None = None
+        self._partial = Path()
+        if isinstance(target, str | Path):
+            self._target: Path | BinaryIO = check_target(target).resolve()
+            self._suffix = "" if self._target.is_dir() else self._target.suffix.lower()
+        else:
+            self._target, self._suffix = target, ".mp4"
 
     def __enter__(self) -> Self:
         with self._naming_target():
-            self._sink = self._kind(self._partial, self.path.suffix.lower(), self._rate, self._size)
+            if not isinstance(self._target, Path):
+                self._sink = Encoder(self._target, self._suffix, self._rate, self._size)
+                return self
+            try:
+                self._partial = self._hidden.enter_context(staging(self._target.parent)) / f"new{self._suffix}"
+                self._sink = self._open(self._partial)
+            except BaseException:
+                self._hidden.close()
+                raise
         return self
 
     def describe(self, metadata: Mapping[str, str]) -> None:
         """Put a title, a comment and the like into a video file; before the first frame."""
-        if isinstance(self._sink, _Video):
+        if isinstance(self._sink, Encoder):
             self._sink.describe(metadata)
+
+    def _open(self, partial: Path) -> "Encoder | _Gif | _FrameFiles":
+        if self._suffix in encoder.SUFFIXES:
+            return Encoder(partial, self._suffix, self._rate, self._size)
+        return _Gif(partial, self._rate) if self._suffix == ".gif" else _FrameFiles(partial)
 
     def write(self, frames: ArrayLike) -> None:
         """Append frames, uint8 [T, H, W, 3]."""
@@ -103,9 +142,20 @@ class VideoWriter:
                 self._sink.add(image)
                 self.frames += 1
 
+    def keep_sound(self, video: str | Path) -> None:
+        """Write a video's sound beside the frames, as far as both go; to be called first. GIF and PNG have none."""
+        if isinstance(self._sink, Encoder):
+            with self._naming_target():
+                self._sink.keep_sound(video)
+
+    def end_sound(self) -> None:
+        """Let the frames that follow be silent."""
+        if isinstance(self._sink, Encoder):
+            self._sink.end_sound()
+
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         finish = self.frames > 0 and (kind is None or issubclass(kind, KeyboardInterrupt))
-        try:
+        with self._hidden:
             assert self._sink is not None
             if finish:
                 with self._naming_target():
@@ -113,90 +163,33 @@ class VideoWriter:
                     self._publish()
             else:
                 self._sink.abandon()
-        finally:
-            if self._partial.is_dir():
-                shutil.rmtree(self._partial, ignore_errors=True)
-            else:
-                self._partial.unlink(missing_ok=True)
         if kind is None and not finish:
-            raise ValueError(f"no frames were written to {self.path}")
+            raise ValueError(f"no frames were written to {self._target}")
 
     def _publish(self) -> None:
-        if self.path.suffix.lower() != ".png":
-            os.replace(self._partial, self.path)
+        if not isinstance(self._target, Path):
+            return
+        if self._suffix != ".png":
+            os.replace(self._partial, self._target)
             return
         for file in sorted(self._partial.iterdir()):
-            os.replace(file, self.path.with_name(_numbered(self.path, file.stem)))
+            os.replace(file, self._target.with_name(_numbered(self._target, file.stem)))
 
     @contextmanager
     def _naming_target(self) -> Iterator[None]:
+        import av
+
         try:
             yield
-        except OSError as error:
+        except (OSError, av.error.FFmpegError) as error:
             reason = "no space left" if error.errno in _SPACE else error.strerror or str(error)
-            raise OSError(error.errno, f"cannot write {self.path}: {reason}") from error
-
-
-class _Video:
-    """mp4, webm and lossless mkv through PyAV."""
-
-    def __init__(self, partial: Path, suffix: str, rate: Fraction, size: tuple[int, int]) -> None:
-        import av
-
-        # Created here first, because the operating system's error is clearer than the muxer's.
-        partial.touch()
-        # bitexact omits random identifiers and dates: the same frames make the same file.
-        muxer = "matroska" if suffix == ".mkv" else suffix[1:]
-        self._container = av.open(str(partial), "w", format=muxer, options={"fflags": "+bitexact"})
-        codec, pixels, options = _codec(suffix)
-        stream = self._container.add_stream(codec, rate=rate, options=options)
-        assert isinstance(stream, av.VideoStream)
-        # yuv420p allows no odd sides: their last row and column are repeated.
-        right, below = (side % 2 if pixels == "yuv420p" else 0 for side in size)
-        self._padding = ((0, below), (0, right), (0, 0))
-        stream.width, stream.height = size[0] + right, size[1] + below
-        stream.pix_fmt = pixels
-        stream.time_base = stream.codec_context.time_base = 1 / rate
-        self._stream = stream
-        self._count = 0
-
-    def describe(self, metadata: Mapping[str, str]) -> None:
-        self._container.metadata.update(metadata)
-
-    def add(self, image: Image.Image) -> None:
-        import av
-
-        frame = av.VideoFrame.from_ndarray(np.pad(np.asarray(image), self._padding, mode="edge"), format="rgb24")
-        frame.pts = self._count
-        self._count += 1
-        self._container.mux(self._stream.encode(frame))
-
-    def finish(self) -> None:
-        self._container.mux(self._stream.encode())
-        self._container.close()
-
-    def abandon(self) -> None:
-        with suppress(OSError):  # the file is removed anyway
-            self._container.close()
-
-
-def _codec(suffix: str) -> tuple[str, str, dict[str, str]]:
-    """Return the name, the pixel format and the options of a suffix's encoder."""
-    import av
-
-    if suffix == ".mkv":
-        return "ffv1", "bgr0", {"level": "3"}
-    if suffix == ".webm":
-        return "libvpx-vp9", "yuv420p", {"crf": "24", "b": "0", "deadline": "realtime", "cpu-used": "5"}
-    if "libx264" in av.codecs_available:
-        return "libx264", "yuv420p", {"crf": "17", "preset": "veryfast"}
-    return "mpeg4", "yuv420p", {"q:v": "3"}
+            raise OSError(error.errno, f"cannot write {self._target}: {reason}") from error
 
 
 class _Gif:
     """A palette for each frame, chosen as it arrives; Pillow writes the file at the end, from all of them."""
 
-    def __init__(self, partial: Path, suffix: str, rate: Fraction, size: tuple[int, int]) -> None:
+    def __init__(self, partial: Path, rate: Fraction) -> None:
         self._partial, self._rate = partial, rate
         self._images: list[Image.Image] = []
         partial.touch()
@@ -218,7 +211,7 @@ class _Gif:
 class _FrameFiles:
     """A folder of 00000.png, 00001.png, …"""
 
-    def __init__(self, partial: Path, suffix: str, rate: Fraction, size: tuple[int, int]) -> None:
+    def __init__(self, partial: Path) -> None:
         partial.mkdir()
         self._partial, self._count = partial, 0
 
@@ -231,8 +224,8 @@ class _FrameFiles:
     def abandon(self) -> None: ...
 
 
-def _numbered(path: Path, number: str) -> str:
-    return f"{path.stem}-{number}{path.suffix}"
+def _numbered(path: Path, number: str, spell: Callable[[str], str] = str) -> str:
+    return f"{spell(path.stem)}-{number}{spell(path.suffix)}"
 
 
 def to_bytes(pixels: "Tensor") -> "Tensor":

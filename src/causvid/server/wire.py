@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from causvid.media import fit_frame
+from causvid.media.encoder import Colours
 
 Frames = NDArray[np.uint8]
 """Frames of uint8 `[T, H, W, 3]`."""
@@ -36,14 +37,12 @@ def encode_h264(frames: Frames, *, fps: float) -> list[bytes]:
         "threads": "1",
         "g": str(len(frames)),
         "profile": "main",
-        "colorspace": "smpte170m",
-        "color_primaries": "smpte170m",
-        "color_trc": "smpte170m",
-        "color_range": "tv",
     }
+    colours = Colours(codec.height)
+    colours.tag(codec)
     units = []
     for number, pixels in enumerate(frames):
-        frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+        frame = colours.convert(av.VideoFrame.from_ndarray(pixels, format="rgb24"))
         frame.pts = number
         units += [bytes(packet) for packet in codec.encode(frame)]
     units += [bytes(packet) for packet in codec.encode(None)]

@@ -4,7 +4,6 @@ Metrics are a row of JSON every few steps, and TensorBoard's curves where it is 
 """
 
 import json
-import pickle
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -12,6 +11,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
+from zipfile import BadZipFile, ZipFile
 
 import torch
 
@@ -50,11 +50,8 @@ def save_checkpoint(
         OSError: if it cannot be written; the checkpoint before it is then still there.
     """
     saved = {name: part.state_dict() for name, part in state.items()}
-    try:
-        with new_file(path) as partial:
-            torch.save({**vars(progress), "started_with": dict(settings), "state": saved}, partial)
-    except RuntimeError as error:  # torch's, for a disk that is full
-        raise OSError(f"{path} cannot be written: {str(error).splitlines()[0]}") from None
+    with new_file(path) as partial:
+        torch.save({**vars(progress), "started_with": dict(settings), "state": saved}, partial)
 
 
 def load_checkpoint(
@@ -68,8 +65,14 @@ def load_checkpoint(
     if not path.exists():
         return Progress()
     try:
+        with ZipFile(path) as parts:  # torch writes the checksum of each, and reads without comparing it
+            # A part that is marked as a folder would be read as nothing at all.
+            if parts.testzip() is not None or any(part.external_attr for part in parts.infolist()):
+                raise BadZipFile
         saved = torch.load(path, map_location=device, weights_only=True)
-    except (RuntimeError, ValueError, EOFError, OSError, pickle.UnpicklingError):
+    except (MemoryError, torch.OutOfMemoryError, PermissionError):
+        raise
+    except Exception:  # whatever a flipped bit makes of a file, in two libraries
         raise ValueError(f"{path} is damaged: delete it, and the stage starts again") from None
     try:
         before = saved["started_with"]

@@ -2,12 +2,13 @@
 
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import torch
 
 from causvid.preset import Preset
+from causvid.staging import only_process
 from causvid.train.autoencoder import autoencoder_stage, decoder_stage
 from causvid.train.classifier import classifier_stage
 from causvid.train.data import data_stage
@@ -39,7 +40,8 @@ def run(name: str, preset: Preset, where: Run, *, with_teacher: bool = True) -> 
     `bundle` of the run, which has the teacher in it if asked.
 
     Raises:
-        ValueError: if there is no such stage, the run's folder cannot be written to, or a stage cannot run.
+        ValueError: if there is no such stage, the run's folder cannot be written to or is in use, or a stage cannot
+        run.
     """
     if name not in (*ORDER, "all"):
         raise ValueError(f"stage={name} is not one of {', '.join((*ORDER, 'all'))}")
@@ -47,6 +49,11 @@ def run(name: str, preset: Preset, where: Run, *, with_teacher: bool = True) -> 
     if not stages:
         raise ValueError(f"preset={preset.name} has no stage to run: its recipe has no settings")
     check_folder(where.folder)
+    with only_process(where.folder):
+        return _run(stages, preset, where, with_teacher=with_teacher)
+
+
+def _run(stages: Sequence[str], preset: Preset, where: Run, *, with_teacher: bool) -> bool:
     done = run_in_turn(stages, preset, where)
     if done and stages[-1] == ORDER[-1]:
         if "classifier" in needed(preset) and Roles(preset, where).classifier() is None:
