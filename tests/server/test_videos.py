@@ -112,7 +112,7 @@ def test_a_video_is_what_the_pipeline_makes(client: openai.OpenAI, fish: Video, 
     assert (fish.status, fish.size, fish.seconds, fish.model) == ("completed", "96x64", "1", "nano")
     frames = download(client, fish)
     made = np.concatenate([part.numpy() for part in pipeline.stream(FISH, seconds=1.0, seed=3)])
-    assert frames.shape == made.shape == (12, 64, 96, 3)
+    assert frames.shape == made.shape == (12, 128, 192, 3)
     assert difference(frames, made) < 4
 
 
@@ -139,7 +139,7 @@ def test_a_picture_is_the_first_frame(client: openai.OpenAI, server: Any, way: s
         given = {"extra_body": {"input_reference": {"file_id": sent["id"]}}}
     video = finish(client, client.videos.create(prompt=FISH, seconds="1", **given))
     frames = download(client, video)
-    assert difference(frames[0], np.full((64, 96, 3), (0, 128, 128))) < 12
+    assert difference(frames[0], np.full((128, 192, 3), (0, 128, 128))) < 12
 
 
 def test_a_video_is_asked_for_by_json(client: openai.OpenAI, server: Any) -> None:
@@ -184,7 +184,7 @@ def test_an_extension_holds_its_source_and_what_follows(
 
 def test_previews_are_pictures_of_the_video(client: openai.OpenAI, fish: Video) -> None:
     frames = download(client, fish)
-    for variant, form, size in (("thumbnail", "WEBP", (96, 64)), ("spritesheet", "JPEG", (384, 192))):
+    for variant, form, size in (("thumbnail", "WEBP", (192, 128)), ("spritesheet", "JPEG", (768, 384))):
         for _ in range(2):
             content = client.videos.download_content(fish.id, variant=variant).content  # type: ignore[arg-type]
             image = Image.open(io.BytesIO(content))
