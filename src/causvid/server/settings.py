@@ -29,7 +29,6 @@ class ServerSettings(Settings):
     jobs_waiting: PositiveInt = Field(default=256, description="Batch jobs that may wait.")
     seconds: PositiveFloat = Field(default=60.0, description="Longest video of a batch job, in seconds.")
     session_seconds: PositiveFloat = Field(default=3600.0, description="Longest film of a live session, in seconds.")
-    idle_seconds: PositiveFloat = Field(default=600.0, description="A session that nobody reads is closed after these.")
     keep_seconds: PositiveFloat = Field(
         default=86_400.0, description="Films, videos and uploads are deleted after these."
     )
