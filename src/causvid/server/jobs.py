@@ -96,7 +96,9 @@ class Jobs:
         self.store.requeue()
         known = self.store.identifiers()
         for file in self.folder.iterdir():
-            if file.stem not in known:
+            if file.is_dir():  # a video half-written
+                shutil.rmtree(file)
+            elif file.stem not in known:
                 file.unlink()
         for thread in self._threads:
             thread.start()
