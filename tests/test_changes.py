@@ -132,7 +132,7 @@ def test_a_dropped_sink_is_out_of_sight_and_the_oldest_of_the_window_takes_its_p
     [
         ({"mode": "fade"}, "mode='fade': Input should be 'cut', 'recache' or 'blend'"),
         ({"mode": "blend", "chunks": 0}, "chunks=0: Input should be greater than or equal to 1"),
-        ({"carry": 0}, "carry=0: Input should be greater than 0"),
+        ({"carry": 0}, "carry=0: Input should be greater than or equal to 1"),
         ({"prompt": " "}, "is empty"),
         ({"prompt": "red " * 9}, "has 10 tokens, at most 9"),
     ],

@@ -3,6 +3,8 @@
 import inspect
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -56,6 +58,9 @@ class FakePipeline:
 
     def unknown_words(self, prompt: str) -> list[str]:
         return [word for word in prompt.split() if word == "zeppelin"]
+
+    def understood(self, prompt: str) -> tuple[str, list[tuple[str, str]]]:
+        return prompt, []
 
     def play(self, timeline: Timeline) -> FakePlayback:
         if not timeline.shots[0].prompt.strip():
@@ -149,17 +154,22 @@ def test_the_model_does_not_run_far_ahead_of_the_writer() -> None:
     assert not any(thread.name == "chunks" and thread.is_alive() for thread in threading.enumerate())
 
 
-def test_ctrl_c_keeps_what_was_finished(
-    pipeline: FakePipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_and_sigterm_keep_what_was_finished(
+    pipeline: FakePipeline,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    number: signal.Signals,
 ) -> None:
     def interrupted() -> Iterator[np.ndarray]:
         yield np.zeros((1, 64, 96, 3), np.uint8)
         yield np.zeros((4, 64, 96, 3), np.uint8)
-        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), number)
         time.sleep(0.5)
         yield np.zeros((4, 64, 96, 3), np.uint8)
 
-    before = signal.getsignal(signal.SIGINT)
+    before = signal.getsignal(number)
     monkeypatch.setattr(pipeline, "chunks", interrupted)
     kept = ("--save-timeline", tmp_path / "a.toml", "--latents", tmp_path / "a.safetensors")
     assert run("generate", "a swan", "-o", tmp_path / "a.mp4", *kept) == 130
@@ -168,14 +178,15 @@ def test_ctrl_c_keeps_what_was_finished(
     assert Timeline.load(tmp_path / "a.toml").seconds == 5 / 12
     assert load_latents(tmp_path / "a.safetensors")[0][0, :, 0, 0, 0].tolist() == [1, 2]
     assert "keeps the 5 frames" in capsys.readouterr().err
-    assert signal.getsignal(signal.SIGINT) is before
+    assert signal.getsignal(number) is before
 
 
-def test_ctrl_c_before_the_first_chunk_leaves_nothing(
-    pipeline: FakePipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_before_the_first_chunk_leaves_nothing(
+    pipeline: FakePipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
 ) -> None:
     def interrupted() -> Iterator[np.ndarray]:
-        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), number)
         time.sleep(0.5)
         yield np.zeros((1, 64, 96, 3), np.uint8)
 
@@ -283,3 +294,54 @@ def test_a_dataclass_of_options_is_options_of_the_command() -> None:
     parameters = inspect.signature(generate.generate).parameters
     assert {"prompt", "output", "seed", "latents", "lora", "device"} <= parameters.keys()
     assert not {"making", "keeping", "parts"} & parameters.keys()
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        (["-o", ""], "has no name of a file"),
+        (["-o", "a" * 300 + ".mp4"], "expected at most 255"),
+        (["-o", "pipe.mp4"], "is a pipe"),
+        (["-o", "link.mp4"], "is a link to nothing"),
+        (["-o", "folder.mp4"], "is a folder"),
+        (["-o", "a.mp4", "--latents", "absent/a.safetensors"], "does not exist: absent"),
+        (["-o", "a.mp4", "--latents", "folder.safetensors"], "is a folder"),
+        (["-o", "a.mp4", "--save-timeline", "pipe.toml"], "is a pipe"),
+        (["-o", "a.mp4", "--save-timeline", "absent/a.toml"], "does not exist: absent"),
+        (["-o", "given.png", "--image", "given.png"], "is what it is made from"),
+        (["-o", "same.mp4", "--image", "given.png"], "is what it is made from"),
+    ],
+)
+def test_what_cannot_be_written_is_refused_before_loading(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    options: list[str],
+    line: str,
+) -> None:
+    def load(*_: object) -> None:
+        raise AssertionError("nothing is loaded before the outputs are checked")
+
+    monkeypatch.setattr(output, "load_pipeline", load)
+    monkeypatch.chdir(tmp_path)
+    for name in ("folder.mp4", "folder.safetensors"):
+        (tmp_path / name).mkdir()
+    for name in ("pipe.mp4", "pipe.toml"):
+        os.mkfifo(tmp_path / name)
+    (tmp_path / "link.mp4").symlink_to("nothing")
+    (tmp_path / "given.png").write_bytes(b"a picture")
+    (tmp_path / "same.mp4").symlink_to("given.png")
+    before = sorted(tmp_path.iterdir())
+    assert run("generate", "a swan", *options) == 2
+    err = capsys.readouterr().err
+    assert line in err and err.count("\n") == 1
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_an_ascii_terminal_gets_the_file_and_a_line(tmp_path: Path) -> None:
+    name = os.fsdecode(b"\xff swan.mkv") if sys.platform == "linux" else "swan.mkv"
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "LANG": "C", "LC_ALL": "C"}
+    command = [sys.executable, "-m", "causvid.cli", "generate", "a red swan", "--seconds", "0.1", "-o", name]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert os.listdir(tmp_path) == [name] and b"frames" in done.stdout

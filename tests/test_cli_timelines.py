@@ -215,7 +215,7 @@ TIMELINES = {
         ("generate x -o a.mp4 --policy forget", "--policy"),
         ("generate x -o a.mp4 --save-timeline a.yaml", "has suffix '.yaml', expected .toml or .json"),
         ("generate x -o a.mp4 --latents a.pt", "latents=a.pt has suffix '.pt', expected .safetensors"),
-        ("generate x -o a.mp4 --latents far/a.safetensors", "the folder of far/a.safetensors does not exist"),
+        ("generate x -o a.mp4 --latents far/a.safetensors", "the folder of the output does not exist: far"),
         ("generate x -o a.mp4 --teacher --image it.png", "image cannot be used with --teacher"),
         ("generate x -o a.mp4 --teacher --latents a.safetensors", "cannot be used with --teacher"),
         ("generate x -o a.mp4 --variations 0", "--variations"),

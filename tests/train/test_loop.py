@@ -59,10 +59,10 @@ def fail_at(step: int) -> Callable[[int], None]:
     return fail
 
 
-def press_ctrl_c_at(step: int, times: int = 1) -> Callable[[int], None]:
+def press_ctrl_c_at(step: int, times: int = 1, number: signal.Signals = signal.SIGINT) -> Callable[[int], None]:
     def press(n: int) -> None:
         for _ in range(times if n == step else 0):
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), number)
 
     return press
 
@@ -103,12 +103,13 @@ def test_checkpoints_are_written_as_often_as_asked(tmp_path):
     assert checkpoint_step(tmp_path) == 4
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("step", [0, 3, 5])
-def test_ctrl_c_finishes_the_step_and_keeps_it(step, tmp_path, unbroken):
-    before = signal.getsignal(signal.SIGINT)
+def test_ctrl_c_and_sigterm_finish_the_step_and_keep_it(step, number, tmp_path, unbroken):
+    before = signal.getsignal(number)
     with pytest.raises(KeyboardInterrupt):
-        train(Toy(before=press_ctrl_c_at(step)).stage, Run(tmp_path))
-    assert signal.getsignal(signal.SIGINT) is before
+        train(Toy(before=press_ctrl_c_at(step, number=number)).stage, Run(tmp_path))
+    assert signal.getsignal(number) is before
     assert checkpoint_step(tmp_path) == step + 1 and rows(tmp_path) == list(range(1, step + 2))
     toy = Toy()
     assert train(toy.stage, Run(tmp_path))
