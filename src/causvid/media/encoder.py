@@ -194,5 +194,6 @@ def _codec(suffix: str, *, live: bool) -> tuple[str, str, dict[str, str]]:
         return "libvpx-vp9", "yuv420p", {"crf": "24", "b": "0", "deadline": "realtime", "cpu-used": "5", **held}
     if "libx264" in av.codecs_available:
         held = {"tune": "zerolatency"} if live else {}
-        return "libx264", "yuv420p", {"crf": "17", "preset": "veryfast", **held}
+        # With its tree of macroblocks, x264 writes another file of the same frames in one of a hundred runs.
+        return "libx264", "yuv420p", {"crf": "17", "preset": "veryfast", "x264-params": "mbtree=0", **held}
     return "mpeg4", "yuv420p", {"q:v": "3"}
