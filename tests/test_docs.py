@@ -49,9 +49,9 @@ def test_every_block_of_python_runs(inputs: None) -> None:
         exec(compile(block, str(GUIDE), "exec"), names)
     expected = {"first": 1, "new": 24, "translated": 14, "green": 35, "red": 35, "resumed": 35, "video": 48}
     assert {name: tuple(names[name].shape) for name in expected} == {
-        name: (frames, 64, 96, 3) for name, frames in expected.items()
+        name: (frames, 128, 192, 3) for name, frames in expected.items()
     }
-    assert names["videos"].shape == (4, 12, 64, 96, 3)
+    assert names["videos"].shape == (4, 12, 128, 192, 3)
     assert names["clips"].shape[0] == 1
 
 

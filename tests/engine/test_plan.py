@@ -61,7 +61,7 @@ def test_what_a_stream_really_keeps_is_what_was_planned(nano) -> None:
     [
         ({"window": 9}, "keys and values of the history"),
         ({"sink": 4}, "keys and values of the history"),
-        ({"height": 128}, "state of the decoder"),
+        ({"height": 256}, "state of the decoder"),
     ],
 )
 def test_a_longer_history_or_larger_frame_takes_more(nano, changes, part) -> None:

@@ -272,10 +272,10 @@ def test_frames_in_memory_can_be_followed_again(small: Pipeline, kind: str) -> N
 
 @pytest.mark.parametrize("empty", [[], (), np.empty((0, 32, 48, 3), np.uint8), torch.empty(0, 32, 48, 3)])
 def test_a_source_without_frames_is_refused_at_once(small: Pipeline, empty: Any) -> None:
-    with pytest.raises(ValueError, match="the source has no frames"):
+    with pytest.raises(ValueError, match="source is empty"):
         stream(small, source=empty)
 
 
 def test_an_iterator_without_frames_is_refused_when_it_is_read(small: Pipeline) -> None:
-    with pytest.raises(ValueError, match="the source has no frames"):
+    with pytest.raises(ValueError, match="source is empty"):
         next(stream(small, source=iter([])))

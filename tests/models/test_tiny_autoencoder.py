@@ -21,6 +21,7 @@ CONFIGS = {
     ),
 }
 CONFIGS["overlapping"] = CONFIGS["narrow"].model_copy(update={"shortcut": True, "overlap": True})
+CONFIGS["magnifying"] = CONFIGS["narrow"].model_copy(update={"magnify": 2, "enlarge_width": 6})
 SIZES = [(48, 80), (64, 112)]
 CHUNKINGS = [(1, 3, 3), (2, 4, 1), (1, 1, 1, 1, 1, 1, 1)]
 
@@ -38,10 +39,14 @@ def trained(config):
         for layer in (autoencoder.encoder[-1], autoencoder.finish.last):
             torch.nn.init.normal_(layer.weight, std=0.05)
             layer.bias.data.normal_(0, 0.1)
+    if autoencoder.enlarge is not None:
+        torch.nn.init.normal_(autoencoder.enlarge.last.weight, std=0.05)
     return autoencoder
 
 
 def last_layer(autoencoder):
+    if autoencoder.enlarge is not None:
+        return autoencoder.enlarge.last
     return autoencoder.finish.last if autoencoder.finish is not None else autoencoder.decoder[-1]
 
 
@@ -59,7 +64,13 @@ def noise(*shape):
 def test_streamed_encoding_is_whole_encoding(autoencoder, height, width, chunks):
     pixels = noise(2, pixel_frames(sum(chunks)), 3, height, width)
     whole = autoencoder.encode(pixels)
-    assert whole.shape == (2, sum(chunks), 16, height // 8, width // 8)
+    assert whole.shape == (
+        2,
+        sum(chunks),
+        16,
+        height // autoencoder.spatial_factor,
+        width // autoencoder.spatial_factor,
+    )
     parts, state, start = [], None, 0
     for chunk in chunks:
         stop = start + 4 * chunk - (3 if state is None else 0)
@@ -72,7 +83,9 @@ def test_streamed_encoding_is_whole_encoding(autoencoder, height, width, chunks)
 @pytest.mark.parametrize("height, width", SIZES)
 @pytest.mark.parametrize("chunks", CHUNKINGS)
 def test_streamed_decoding_is_whole_decoding(autoencoder, height, width, chunks):
-    latent = 4 * noise(2, sum(chunks), 16, height // 8, width // 8) - 2
+    latent = (
+        4 * noise(2, sum(chunks), 16, height // autoencoder.spatial_factor, width // autoencoder.spatial_factor) - 2
+    )
     whole = autoencoder.decode(latent)
     assert whole.shape == (2, pixel_frames(sum(chunks)), 3, height, width)
     parts, state = [], None
@@ -98,7 +111,7 @@ def test_a_later_pixel_frame_does_not_change_earlier_latents(autoencoder, height
 
 @pytest.mark.parametrize("height, width", SIZES)
 def test_a_later_latent_frame_does_not_change_earlier_pixels(autoencoder, height, width):
-    latent = noise(1, 4, 16, height // 8, width // 8)
+    latent = noise(1, 4, 16, height // autoencoder.spatial_factor, width // autoencoder.spatial_factor)
     pixels = autoencoder.reconstruct(latent)
     for frame in (1, 3):
         changed = latent.clone()
@@ -262,7 +275,7 @@ def test_the_term_of_energy_asks_for_as_much_motion_wherever_it_goes_and_for_non
     assert energy(crossing(1, row=13), moving) > energy(still, moving), "motion elsewhere is wrong twice"
 
 
-@pytest.mark.parametrize("name", ["narrow", "overlapping"])
+@pytest.mark.parametrize("name", ["narrow", "overlapping", "magnifying"])
 def test_loss_reaches_every_parameter_and_repeats_for_a_seed(name):
     autoencoder = trained(CONFIGS[name])
     pixels = noise(2, 5, 3, 32, 48)

@@ -162,7 +162,7 @@ class TinyAutoencoder(nn.Module):
         """Enlarge what `draw` returned, or squares of whole patches of it, to the size of the video."""
         if self.enlarge is None:
             return pixels
-        return _unfold(self.enlarge(_fold(pixels)), len(pixels))
+        return _unfold(self.enlarge(_fold(pixels.to(self.dtype))), len(pixels)).to(pixels.dtype)
 
     def decode_chunk(self, latent: Tensor, state: AutoencoderState | None) -> tuple[Tensor, AutoencoderState]:
         """Decode the next latent frames of a stream, as `Autoencoder.decode_chunk` has it."""
