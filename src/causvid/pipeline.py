@@ -11,11 +11,11 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from causvid.engine.limits import latent_size, own_sigmas, pixel_length, teacher_sigmas
+from causvid.engine.limits import latent_size, memory, own_sigmas, pixel_length, student_sigmas, teacher_sigmas
 from causvid.engine.request import GenerationRequest
 from causvid.engine.session import Session
 from causvid.engine.solver import guided_velocity, solve
-from causvid.engine.source import load_image
+from causvid.engine.source import levels_below, load_image
 from causvid.engine.start import resume, start
 from causvid.engine.step import Engine
 from causvid.engine.storage import fingerprint, load_session
@@ -100,6 +100,20 @@ class Pipeline:
         else:
             request = GenerationRequest.make(**{**dict(prompt), **options})
         return self._hold(self._start(request))
+
+    def check(self, request: GenerationRequest) -> None:
+        """Check a request without starting it; the files it names are not read.
+
+        Raises:
+            ValueError: if a value cannot be used.
+        """
+        own = self.generation
+        self._check_prompt(request.prompt)
+        self._latent_shape(request.height, request.width)
+        memory(own, request.window, request.sink)
+        levels_below(request.strength, student_sigmas(own, request.steps, request.sigmas))
+        if request.seconds is not None:
+            pixel_length(own, request.seconds)
 
     def resume(self, file: str | Path) -> Stream:
         """Continue a stream that `Stream.save` wrote, as if it had never stopped.

@@ -1,43 +1,31 @@
-"""A real server of the built-in model on a free port of loopback, and a client that speaks its protocol."""
+"""A server on loopback, as a user runs it: the built-in model, real sockets, one for each module of tests."""
 
 import asyncio
-import contextlib
 import json
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-import uvicorn
 from websockets.asyncio.client import ClientConnection, connect
 
 from causvid.pipeline import Pipeline
-from causvid.server.app import create_app
+from causvid.server.run import make_server
 from causvid.server.settings import ServerSettings
 
 
+@dataclass(frozen=True)
 class Served:
-    """A server that runs in a thread; `stop` is a graceful end."""
+    """A running server. app: the application, for what only it knows."""
 
-    def __init__(self, pipeline: Pipeline, settings: ServerSettings) -> None:
-        self.app = create_app(pipeline, settings)
-        config = uvicorn.Config(self.app, port=0, log_level="warning", ws="websockets-sansio", lifespan="on")
-        self._server = uvicorn.Server(config)
-        self._thread = threading.Thread(target=self._server.run)
-        self._thread.start()
-        while not self._server.started and self._thread.is_alive():
-            time.sleep(0.01)
-        self.port: int = self._server.servers[0].sockets[0].getsockname()[1]
-        self.url = f"http://127.0.0.1:{self.port}"
-        while httpx.get(f"{self.url}/readyz").status_code != 200:
-            time.sleep(0.05)
-
-    def stop(self) -> None:
-        self._server.should_exit = True
-        self._thread.join()
+    url: str
+    settings: ServerSettings
+    app: Any
 
 
 class Talk:
@@ -81,33 +69,47 @@ class Talk:
             await self.hear()
 
 
-@contextlib.asynccontextmanager
+@asynccontextmanager
 async def talk(url: str) -> AsyncIterator[Talk]:
     async with connect(url.replace("http", "ws") + "/v1/live", max_size=None) as socket:
         yield Talk(socket)
 
 
 @pytest.fixture(scope="session")
-def nano() -> Pipeline:
+def built_in() -> Pipeline:
     return Pipeline.from_pretrained()
 
 
+@contextmanager
+def running(pipeline: Pipeline, folder: Path, **settings: Any) -> Iterator[Served]:
+    """Serve on a free port until the block ends, and wait until the model is warm."""
+    values = {"port": 0, "folder": folder, "sessions": 8, **settings}
+    server = make_server(pipeline, ServerSettings.make(**values))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        while not (server.started and server.servers):
+            assert thread.is_alive()
+            time.sleep(0.01)
+        port = server.servers[0].sockets[0].getsockname()[1]
+        url = f"http://127.0.0.1:{port}"
+        while httpx.get(f"{url}/readyz").status_code != 200:
+            time.sleep(0.05)
+        yield Served(url, ServerSettings.make(**values), server.config.app)
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+Serve = Callable[..., AbstractContextManager[Served]]
+
+
+@pytest.fixture(scope="session")
+def serve(built_in: Pipeline, tmp_path_factory: pytest.TempPathFactory) -> Serve:
+    return lambda **settings: running(built_in, tmp_path_factory.mktemp("server"), **settings)
+
+
 @pytest.fixture(scope="module")
-def serve(nano: Pipeline, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Served]]:
-    """Return what starts a server with some settings; all are stopped at the end."""
-    running = []
-
-    def start(folder: Path | None = None, **settings: Any) -> Served:
-        folder = folder or tmp_path_factory.mktemp("served")
-        running.append(Served(nano, ServerSettings.make(folder=folder, **settings)))
-        return running[-1]
-
-    yield start
-    for server in running:
-        server.stop()
-
-
-@pytest.fixture(scope="module")
-def server(serve: Callable[..., Served]) -> Served:
-    """A server with the default settings, shared by a module."""
-    return serve()
+def server(serve: Serve) -> Iterator[Served]:
+    with serve() as served:
+        yield served

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ import httpx
 import numpy as np
 import pytest
 from PIL import Image
-from tests.server.conftest import Served, Talk, talk
+from tests.server.conftest import Serve, Served, Talk, talk
 
 from causvid.pipeline import Pipeline
 from causvid.server.wire import decode_h264
@@ -50,20 +49,20 @@ def alike(one: "np.ndarray[Any, Any]", other: "np.ndarray[Any, Any]") -> bool:
     return bool(np.abs(one[:count].astype(int) - other[:count]).mean(axis=(1, 2, 3)).max() < 8)
 
 
-def test_film_is_stream(server: Served, nano: Pipeline) -> None:
+def test_film_is_stream(server: Served, built_in: Pipeline) -> None:
     async def run() -> None:
         async with talk(server.url) as client:
             await client.say("create", ref=7, request={"prompt": RED, "seed": 3})
             opened = await client.until("opened", ref=7)
             assert (opened["height"], opened["width"], opened["fps"]) == (64, 96, 12)
             await client.frames(25)
-            assert alike(shown(client), made(nano, 25, {}, seed=3))
+            assert alike(shown(client), made(built_in, 25, {}, seed=3))
 
     asyncio.run(run())
 
 
 @pytest.mark.parametrize("form", ["webp", "jpeg", "mp4"])
-def test_every_format_decodes(server: Served, nano: Pipeline, form: str) -> None:
+def test_every_format_decodes(server: Served, built_in: Pipeline, form: str) -> None:
     async def run() -> None:
         async with talk(server.url) as client:
             await client.say("create", format=form, request={"prompt": RED, "seed": 3})
@@ -77,12 +76,12 @@ def test_every_format_decodes(server: Served, nano: Pipeline, form: str) -> None
                 video = np.stack([frame.to_ndarray(format="rgb24") for frame in frames])
             else:
                 video = np.stack([np.asarray(Image.open(io.BytesIO(part)).convert("RGB")) for part in parts])
-            assert alike(video, made(nano, 25, {}, seed=3))
+            assert alike(video, made(built_in, 25, {}, seed=3))
 
     asyncio.run(run())
 
 
-def test_changes_take_effect_where_said(server: Served, nano: Pipeline) -> None:
+def test_changes_take_effect_where_said(server: Served, built_in: Pipeline) -> None:
     async def run() -> None:
         async with talk(server.url) as client:
             await client.say("create", request={"prompt": RED})
@@ -93,7 +92,7 @@ def test_changes_take_effect_where_said(server: Served, nano: Pipeline) -> None:
             seeded = (await client.until("done", ref=2))["position"]
             await client.frames(at + 24)
             assert at == seeded
-            stream = nano.stream(RED)
+            stream = built_in.stream(RED)
             while stream.frames < at:
                 next(stream)
             stream.set_prompt(BLUE, "cut")
@@ -106,7 +105,7 @@ def test_changes_take_effect_where_said(server: Served, nano: Pipeline) -> None:
     asyncio.run(run())
 
 
-def test_rewind_and_fork_are_two_futures(server: Served, nano: Pipeline) -> None:
+def test_rewind_and_fork_are_two_futures(server: Served, built_in: Pipeline) -> None:
     async def run() -> None:
         async with talk(server.url) as client, talk(server.url) as second:
             await client.say("create", request={"prompt": RED})
@@ -122,7 +121,7 @@ def test_rewind_and_fork_are_two_futures(server: Served, nano: Pipeline) -> None
             await second.until("opened", state="paused")
             await second.say("resume")
             await second.frames(37)
-            assert alike(shown(second), made(nano, 37, {}))
+            assert alike(shown(second), made(built_in, 37, {}))
             await client.until("chunk", prompt=BLUE)
 
     asyncio.run(run())
@@ -143,7 +142,7 @@ def test_pause_stops_and_resume_goes_on(server: Served) -> None:
     asyncio.run(run())
 
 
-def test_reader_returns_where_it_was(server: Served, nano: Pipeline) -> None:
+def test_reader_returns_where_it_was(server: Served, built_in: Pipeline) -> None:
     async def run() -> None:
         async with talk(server.url) as client:
             await client.say("create", request={"prompt": RED})
@@ -154,7 +153,7 @@ def test_reader_returns_where_it_was(server: Served, nano: Pipeline) -> None:
             await again.say("attach", session=session, position=13)
             await again.frames(37)
             assert again.chunks[0][0]["position"] == 13
-            assert alike(shown(again), made(nano, 37, {})[13:])
+            assert alike(shown(again), made(built_in, 37, {})[13:])
 
     asyncio.run(run())
 
@@ -176,7 +175,7 @@ def test_camera_is_translated(server: Served) -> None:
     asyncio.run(run())
 
 
-def test_exports_are_the_film(server: Served, nano: Pipeline, tmp_path: Path) -> None:
+def test_exports_are_the_film(server: Served, built_in: Pipeline, tmp_path: Path) -> None:
     async def run() -> str:
         async with talk(server.url) as client:
             await client.say("create", request={"prompt": RED, "seconds": 2})
@@ -188,14 +187,14 @@ def test_exports_are_the_film(server: Served, nano: Pipeline, tmp_path: Path) ->
     get = lambda form: httpx.get(f"{server.url}/v1/sessions/{session}/export", params={"format": form}).content  # noqa: E731
     with av.open(io.BytesIO(get("mp4"))) as file:
         video = np.stack([frame.to_ndarray(format="rgb24") for frame in file.decode(video=0)])
-    expected = made(nano, 24, {}, seconds=2.0)
+    expected = made(built_in, 24, {}, seconds=2.0)
     assert video.shape == expected.shape and alike(video, expected)
     script = tmp_path / "timeline.toml"
     script.write_bytes(get("toml"))
     assert [shot.prompt for shot in Timeline.load(script).shots] == [RED]
     latents = tmp_path / "film.safetensors"
     latents.write_bytes(get("latents"))
-    assert nano.stream(RED, after=str(latents)).frames == 0
+    assert built_in.stream(RED, after=str(latents)).frames == 0
 
 
 @pytest.mark.parametrize(
@@ -246,11 +245,10 @@ def test_bad_request_opens_nothing(server: Served, request_: dict[str, Any]) -> 
     asyncio.run(run())
 
 
-def test_queue_tells_place_and_refuses_when_full(serve: Callable[..., Served]) -> None:
-    server = serve(sessions=1, queue=1)
+def test_queue_tells_place_and_refuses_when_full(serve: Serve) -> None:
 
-    async def run() -> None:
-        async with talk(server.url) as first, talk(server.url) as second, talk(server.url) as third:
+    async def run(url: str) -> None:
+        async with talk(url) as first, talk(url) as second, talk(url) as third:
             await first.say("create", request={"prompt": RED})
             await first.frames(1)
             await second.say("create", request={"prompt": RED})
@@ -261,19 +259,20 @@ def test_queue_tells_place_and_refuses_when_full(serve: Callable[..., Served]) -
             await first.say("close")
             await second.frames(13)
 
-    asyncio.run(run())
+    with serve(sessions=1, queue=1) as server:
+        asyncio.run(run(server.url))
 
 
 @pytest.mark.slow
-def test_killed_server_loses_no_session(nano: Pipeline, tmp_path: Path) -> None:
+def test_killed_server_loses_no_session(built_in: Pipeline, tmp_path: Path) -> None:
     def start() -> tuple["subprocess.Popen[bytes]", str]:
         with (port_file := tmp_path / "log").open("wb") as log:
             command = [sys.executable, "-m", "causvid.cli", "serve", "--port", "0", "--folder", str(tmp_path / "kept")]
             process = subprocess.Popen(command, stderr=log, stdout=log)
         while True:
             text = port_file.read_text()
-            if "running on " in text:
-                return process, text.split("running on ")[1].split()[0]
+            if "listening on " in text:
+                return process, text.split("listening on ")[1].split()[0]
             assert process.poll() is None, text
             time.sleep(0.1)
 
@@ -303,7 +302,7 @@ def test_killed_server_loses_no_session(nano: Pipeline, tmp_path: Path) -> None:
     finally:
         process.terminate()
         process.wait()
-    expected = made(nano, position + 24, {at: {"prompt": BLUE}}, seed=5)
+    expected = made(built_in, position + 24, {at: {"prompt": BLUE}}, seed=5)
     assert client.chunks[0][0]["position"] <= position
     assert alike(shown(client), expected[client.chunks[0][0]["position"] :])
     assert json.loads((tmp_path / "kept" / "sessions" / session / "session.json").read_text())["request"]["seed"] == 5

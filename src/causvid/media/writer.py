@@ -6,7 +6,7 @@ Letters: T frames, H height, W width.
 import errno
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from fractions import Fraction
 from itertools import pairwise
@@ -83,6 +83,11 @@ class VideoWriter:
             self._sink = self._kind(self._partial, self.path.suffix.lower(), self._rate, self._size)
         return self
 
+    def describe(self, metadata: Mapping[str, str]) -> None:
+        """Put a title, a comment and the like into a video file; before the first frame."""
+        if isinstance(self._sink, _Video):
+            self._sink.describe(metadata)
+
     def write(self, frames: ArrayLike) -> None:
         """Append frames, uint8 [T, H, W, 3]."""
         assert self._sink is not None, "write() belongs inside the `with` block"
@@ -154,6 +159,9 @@ class _Video:
         stream.time_base = stream.codec_context.time_base = 1 / rate
         self._stream = stream
         self._count = 0
+
+    def describe(self, metadata: Mapping[str, str]) -> None:
+        self._container.metadata.update(metadata)
 
     def add(self, image: Image.Image) -> None:
         import av

@@ -7,28 +7,41 @@ from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from fastapi import FastAPI, WebSocket
+from fastapi import FastAPI, Response, WebSocket
+from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import JSONResponse
 from fastapi.staticfiles import StaticFiles
 
 from causvid.pipeline import Pipeline
-from causvid.server import connection, routes
+from causvid.server import batch, connection, errors, routes
+from causvid.server.batch import Batch
 from causvid.server.connection import Readers
 from causvid.server.live import LiveSession, Studio
+from causvid.server.logs import RequestLog
 from causvid.server.measure import measure
-from causvid.server.protocol import Timings
+from causvid.server.memory import release, settle
+from causvid.server.metrics import CONTENT_TYPE, Metrics
 from causvid.server.scheduler import Scheduler
+from causvid.server.security import Guard, check_settings
 from causvid.server.sessions import Sessions
 from causvid.server.settings import ServerSettings
 
 log = logging.getLogger("causvid.server")
 STATIC = Path(__file__).parent / "static"
+BESIDE = 2**20
+"""Bytes that a request may have beside the upload in it."""
 SWEEP = 5.0
 """Seconds between two looks for what is idle or has expired."""
 
 
 def create_app(pipeline: Pipeline, settings: ServerSettings) -> FastAPI:
-    """Return the server of one model. Its threads start and end with the application's lifespan."""
+    """Return the server of one model. Its threads start and end with the application's lifespan.
+
+    Raises:
+        ValueError: if the settings would open it to strangers.
+    """
+    check_settings(settings)
+    metrics = Metrics()
     readers = Readers()
     scheduler = Scheduler()
 
@@ -41,13 +54,15 @@ def create_app(pipeline: Pipeline, settings: ServerSettings) -> FastAPI:
             with contextlib.suppress(RuntimeError):  # the loop is gone when the server stops
                 loop.call_soon_threadsafe(readers.wake, session)
 
-        def delivered(session: LiveSession, timings: Timings) -> None: ...
-
         settings.folder.mkdir(parents=True, exist_ok=True)
-        studio = Studio(pipeline, scheduler, encoder, settings, announce, delivered)
-        sessions = Sessions(studio, settings.folder / "sessions", find=_find)
+        studio = Studio(pipeline, scheduler, encoder, settings, announce, metrics.delivered)
+        app.state.batch = Batch(pipeline, scheduler, settings)
+        sessions = Sessions(studio, settings.folder / "sessions", find=app.state.batch.find)
         sessions.folder.mkdir(exist_ok=True)
         app.state.sessions, app.state.ready = sessions, False
+        jobs = app.state.batch.jobs
+        metrics.jobs = lambda: {"queued": jobs.waiting, "in_progress": jobs.running}
+        metrics.watch(sessions)
         scheduler.start()
 
         async def warm_up() -> None:
@@ -59,15 +74,21 @@ def create_app(pipeline: Pipeline, settings: ServerSettings) -> FastAPI:
             scheduler.largest = speed.batch
             chunk = 4 * pipeline.generation.chunk
             sessions.places = settings.sessions or speed.places(chunk, pipeline.fps, _free_memory() // 2)
+            settle()
             app.state.speed, app.state.ready = speed, True
+            app.state.batch.jobs.start()
             log.info(
                 "ready: %.0f ms a chunk, batches of %d, %d places", 1000 * speed.chunk, speed.batch, sessions.places
             )
 
         async def sweep() -> None:
+            busy = 0.0
             while True:
                 await asyncio.sleep(SWEEP)
                 await sessions.sweep()
+                await asyncio.to_thread(app.state.batch.sweep)
+                if busy != (busy := scheduler.busy_seconds):
+                    await asyncio.to_thread(release)
 
         tasks = [asyncio.create_task(warm_up()), asyncio.create_task(sweep())]
         try:
@@ -77,11 +98,15 @@ def create_app(pipeline: Pipeline, settings: ServerSettings) -> FastAPI:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             await sessions.shut_down()
+            await asyncio.to_thread(app.state.batch.jobs.stop)
             await asyncio.to_thread(scheduler.stop)
             encoder.shutdown()
 
-    app = FastAPI(title="CausVid", lifespan=lifespan)
+    largest = settings.upload_bytes + BESIDE
+    app = FastAPI(title="CausVid", lifespan=lifespan, docs_url=None, redoc_url=None, max_body_size=largest)
+    errors.install(app)
     app.include_router(routes.router(pipeline, app.state))
+    batch.install(app, pipeline, settings, lambda: app.state.batch)
 
     @app.websocket("/v1/live")
     async def live(socket: WebSocket) -> None:
@@ -96,13 +121,30 @@ def create_app(pipeline: Pipeline, settings: ServerSettings) -> FastAPI:
         ready = bool(app.state.ready)
         return JSONResponse({"status": "ready" if ready else "warming up"}, 200 if ready else 503)
 
+    @app.get("/metrics", include_in_schema=False)
+    async def numbers() -> Response:
+        return Response(metrics.text(), media_type=CONTENT_TYPE)
+
+    # The last that is added is the first that sees a request.
+    app.add_middleware(Guard, settings=settings, public=_studio_paths())
+    if settings.origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.origins,
+            allow_methods=["GET", "POST", "DELETE"],
+            allow_headers=["authorization", "content-type"],
+            expose_headers=["retry-after", "openai-poll-after-ms", "x-request-id"],
+        )
+    app.add_middleware(RequestLog, dropped=metrics.dropped.inc)
+
     if (STATIC / "index.html").is_file():
         app.mount("/", StaticFiles(directory=STATIC, html=True))
     return app
 
 
-def _find(identifier: str, kind: str) -> Path:
-    raise ValueError(f"there is no {kind} {identifier}")
+def _studio_paths() -> set[str]:
+    """Return the paths of the studio's files, which hold no secret and are needed to type the token in."""
+    return {"/", *(f"/{file.relative_to(STATIC).as_posix()}" for file in STATIC.rglob("*") if file.is_file())}
 
 
 def _free_memory() -> int:

@@ -80,6 +80,7 @@ class Reader:
         self._last: Changed | None = None
         self._initialised = False
         self._sending = asyncio.Lock()
+        self.obeying = asyncio.Lock()
 
     async def say(self, message: Settings, payload: bytes | None = None) -> None:
         """Send a message, and the binary message that belongs to it."""
@@ -149,6 +150,8 @@ async def serve(socket: WebSocket, sessions: Sessions, readers: Readers) -> None
             reader = await _open(socket, sessions, client)
         except TimeoutError:
             reader = None
+        except (WebSocketDisconnect, ConnectionError):
+            return  # the client left before it had an answer
         except Exception as error:
             await socket.send_text(_refusal(error, None).model_dump_json())
             reader = None
@@ -162,6 +165,8 @@ async def serve(socket: WebSocket, sessions: Sessions, readers: Readers) -> None
         ]
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            async with reader.obeying:
+                pass  # a command that ended the session gets its answer
         finally:
             for task in tasks:
                 task.cancel()
@@ -220,7 +225,8 @@ async def _open(socket: WebSocket, sessions: Sessions, client: str) -> Reader | 
 async def _listen(reader: Reader, sessions: Sessions, readers: Readers) -> None:
     while True:
         data = await _receive(reader.socket)
-        await _obey(reader, sessions, data)
+        async with reader.obeying:
+            await _obey(reader, sessions, data)
 
 
 async def _obey(reader: Reader, sessions: Sessions, data: str | bytes) -> None:

@@ -131,6 +131,7 @@ class Sessions:
         if session is not None:
             await self._call(session.close)
             self._forget(identifier)
+            log.info("session closed", extra={"session": identifier, "frames": session.stream.frames})
         else:
             journal = Journal.open(self._folder(identifier))
             journal.close()
@@ -140,6 +141,7 @@ class Sessions:
         session = self.open.pop(identifier)
         await self._call(session.suspend if session.camera is None else session.close)
         self._forget(identifier)
+        log.info("session put to disk", extra={"session": identifier, "frames": session.stream.frames})
 
     async def sweep(self) -> None:
         """Put to sleep what nobody reads, close what is idle, delete what has expired."""
@@ -273,6 +275,7 @@ class Sessions:
     def _admit(self, session: LiveSession, client: str) -> None:
         self.open[session.identifier] = session
         self.clients[session.identifier] = client
+        log.info("session opened", extra={"session": session.identifier, "frames": session.stream.frames})
 
     def _forget(self, identifier: str) -> None:
         self.clients.pop(identifier, None)

@@ -1,5 +1,7 @@
 // One live session over a WebSocket: commands and their answers, and taking up the session where a connection was lost.
 
+import { withToken } from "./token.js";
+
 const LONGEST_WAIT = 8000;
 const PING_EVERY = 10000;
 
@@ -14,7 +16,7 @@ export class Refused extends Error {
 export function liveAddress() {
   const address = new URL("/v1/live", location.href);
   address.protocol = address.protocol === "https:" ? "wss:" : "ws:";
-  return address.href;
+  return withToken(address.href);
 }
 
 // on: functions `opened(message)`, `chunk(header, parts)`, `changed(message)`, `failed(Refused)`, `lost()` and

@@ -1,5 +1,7 @@
 // Requests to the server that are not part of a live session.
 
+import { askForToken, headers, withToken } from "./token.js";
+
 let model = { vocabulary: null, examples: [], fps: 12, height: 64, width: 96 };
 
 export const about = () => model;
@@ -7,13 +9,14 @@ export const knowsWords = () => model.vocabulary !== null;
 
 async function answer(response) {
   if (response.ok) return response.json();
+  if (response.status === 401) askForToken();
   const body = await response.json().catch(() => ({}));
   const message = body.error?.message ?? body.detail ?? `The server answered ${response.status}.`;
   throw new Error(typeof message === "string" ? message : JSON.stringify(message));
 }
 
 export async function loadAbout() {
-  model = { ...model, ...(await answer(await fetch("/v1/about"))) };
+  model = { ...model, ...(await answer(await fetch("/v1/about", { headers }))) };
   return model;
 }
 
@@ -24,7 +27,7 @@ export function setVocabulary(vocabulary) {
 export async function unknownWords(prompt) {
   const response = await fetch("/v1/words", {
     method: "POST",
-    headers: { "Content-Type": "application/json" },
+    headers: { ...headers, "Content-Type": "application/json" },
     body: JSON.stringify({ prompt }),
   });
   return (await answer(response)).unknown;
@@ -34,7 +37,8 @@ export async function unknownWords(prompt) {
 export async function upload(file) {
   const form = new FormData();
   form.append("file", file, file.name || "file");
-  return answer(await fetch("/v1/files", { method: "POST", body: form }));
+  return answer(await fetch("/v1/files", { method: "POST", headers, body: form }));
 }
 
-export const exportAddress = (session, format) => `/v1/sessions/${encodeURIComponent(session)}/export?format=${format}`;
+export const exportAddress = (session, format) =>
+  withToken(`/v1/sessions/${encodeURIComponent(session)}/export?format=${format}`);
