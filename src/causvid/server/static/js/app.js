@@ -169,9 +169,9 @@ function render() {
   settings.showStrength(given.follows() || Boolean(panel?.follows));
   wordlist.mark(prompt.text(), about().vocabulary);
   // Another film has become active: the line shows its prompt.
-  if (panel?.session && panel !== shownFor) {
+  if (panel?.session && panel.prompt && panel !== shownFor) {
     shownFor = panel;
-    if (document.activeElement !== $("prompt")) prompt.setText(panel.prompt);
+    if (document.activeElement !== $("prompt") || !prompt.text()) prompt.setText(panel.prompt);
   }
 }
 
@@ -273,6 +273,7 @@ async function reopen() {
   variations.close();
   $("panels").hidden = false;
   shownFor = null;
+  prompt.setText("");
   await films.open(route.read());
   if (!films.count()) timeline.setLanes([]);
   render();

@@ -113,7 +113,7 @@ export class Panel extends EventTarget {
 
   // Play on. A mark is where its prompt begins: whoever returns to it sees it again.
   async takeUp(mark) {
-    const changes = mark && mark.prompt !== this.prompt ? [this.setPrompt(mark.prompt, { mode: mark.mode })] : [];
+    const changes = mark?.position ? [this.setPrompt(mark.prompt, { mode: mark.mode })] : [];
     await Promise.all([...changes, this.resume()]);
   }
 
@@ -182,6 +182,7 @@ export class Panel extends EventTarget {
       this.latency = (performance.now() - this.#awaited.asked) / 1000;
       this.#awaited = null;
     }
+    this.element.dataset.position = position;
     this.lane.add(position, bitmap);
     this.dispatchEvent(new CustomEvent("frame", { detail: bitmap }));
     if (position === 0) this.#render();
