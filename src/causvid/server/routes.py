@@ -124,5 +124,8 @@ def _vocabulary(pipeline: Pipeline) -> dict[str, list[str]] | None:
     """Return the words of the built-in world by kind, as far as the model knows them; None for another model."""
     from causvid.worlds.storybook.vocabulary import ATTRIBUTES
 
-    known = {kind: [word for word in words if not pipeline.unknown_words(word)] for kind, words in ATTRIBUTES.items()}
+    known = {
+        kind: [word for word in words if not pipeline.bundle.text_encoder.unknown_words(word)]
+        for kind, words in ATTRIBUTES.items()
+    }
     return known if known["subject"] else None

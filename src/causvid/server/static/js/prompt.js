@@ -1,11 +1,12 @@
-// The prompt line: what is typed, and below it the words that the model has never seen.
+// The prompt line: what is typed, and below it the words that the model reads as others, or has never seen.
 
 import { $ } from "./dom.js";
-import { knowsWords, unknownWords } from "./server.js";
+import { knowsWords, readWords } from "./server.js";
 
 const input = $("prompt");
 const mirror = $("prompt-mirror");
 const note = $("prompt-note");
+const NOTHING = { unknown: [], replaced: [] };
 let timer = 0;
 
 export const text = () => input.value.trim();
@@ -39,13 +40,13 @@ async function check() {
   if (!knowsWords()) return;
   const asked = input.value;
   timer = setTimeout(async () => {
-    const unknown = asked.trim() ? await unknownWords(asked).catch(() => []) : [];
+    const { unknown, replaced } = asked.trim() ? await readWords(asked).catch(() => NOTHING) : NOTHING;
     if (asked !== input.value) return;
     underline(new Set(unknown.map((word) => word.toLowerCase())));
-    const list = unknown.map((word) => `“${word}”`).join(", ");
-    note.textContent = unknown.length
-      ? `The model has never seen ${list}. It will show what it makes of the rest.`
-      : "";
+    note.textContent = [
+      replaced.length && `Read as ${replaced.map(([word, other]) => `${word} → ${other}`).join(", ")}.`,
+      unknown.length && `Never seen: ${unknown.map((word) => `“${word}”`).join(", ")}.`,
+    ].filter(Boolean).join(" ");
   }, 180);
 }
 

@@ -24,13 +24,14 @@ export function setVocabulary(vocabulary) {
   model = { ...model, vocabulary };
 }
 
-export async function unknownWords(prompt) {
+// Return the words that the model has never seen, and those that it reads as others: [word, other].
+export async function readWords(prompt) {
   const response = await fetch("/v1/words", {
     method: "POST",
     headers: { ...headers, "Content-Type": "application/json" },
     body: JSON.stringify({ prompt }),
   });
-  return (await answer(response)).unknown;
+  return answer(response);
 }
 
 // Upload a picture or a video; returns its id and its kind.

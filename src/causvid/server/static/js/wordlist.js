@@ -1,7 +1,7 @@
 // What the built-in model knows, as words to click.
 
 import { $, make } from "./dom.js";
-import { unknownWords } from "./server.js";
+import { readWords } from "./server.js";
 import { namedWords, phraseOf } from "./words.js";
 
 const NAMES = {
@@ -16,8 +16,10 @@ export async function known(vocabulary) {
   if (!vocabulary) return null;
   const phrases = Object.entries(vocabulary).flatMap(([kind, words]) => words.map((word) => phraseOf(kind, word)));
   const unknown = new Set();
-  for (let start = 0; start < phrases.length; start += 40)
-    for (const word of await unknownWords(phrases.slice(start, start + 40).join(" "))) unknown.add(word);
+  for (let start = 0; start < phrases.length; start += 40) {
+    const read = await readWords(phrases.slice(start, start + 40).join(" "));
+    for (const word of [...read.unknown, ...read.replaced.map(([said]) => said)]) unknown.add(word);
+  }
   const knows = (kind, word) => !phraseOf(kind, word).split(" ").some((part) => unknown.has(part));
   return Object.fromEntries(
     Object.entries(vocabulary).map(([kind, words]) => [kind, words.filter((word) => knows(kind, word))]),
