@@ -1,0 +1,129 @@
+"""Measure the studio as its user feels it, in headless Chromium before a server of the built-in model.
+
+    python benchmarks/studio.py --repeats 5 --output docs/benchmarks/studio.json
+
+first frame: from the key to the first frame on the canvas. rate: frames shown a second while it plays. effect: from the
+key to a picture that has visibly changed, after a prompt with another subject and another place.
+"""
+
+import argparse
+import json
+import shutil
+import statistics
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from playwright.sync_api import Page, sync_playwright
+
+from causvid.engine.memory import describe_machine
+from causvid.pipeline import Pipeline
+from causvid.server.run import make_server
+from causvid.server.settings import ServerSettings
+
+PROMPTS = ("a red fish moving to the right over a lake", "a yellow cat hopping over a desert")
+PLAYED = 60
+"""Frames over which the rate is taken, after the first 13."""
+CHANGED = 20.0
+"""Mean change of a pixel value, of 255, that is visible: more than a subject's motion makes."""
+SAMPLER = """() => {
+  const small = new OffscreenCanvas(12, 8), context = small.getContext("2d", { willReadFrequently: true });
+  window.samples = []; window.pressed = 0;
+  document.addEventListener("keydown", (event) => {
+    if (event.key === "Enter") { window.pressed = performance.now(); window.samples = []; }
+  }, true);
+  const look = () => {
+    const panel = document.querySelector(".panel"), canvas = document.querySelector(".picture");
+    if (panel && canvas && canvas.width > 0) {
+      context.drawImage(canvas, 0, 0, 12, 8);
+      const position = Number(panel.dataset.position ?? -1);
+      window.samples.push([performance.now(), position, [...context.getImageData(0, 0, 12, 8).data]]);
+    }
+    requestAnimationFrame(look);
+  };
+  requestAnimationFrame(look);
+}"""
+Sample = tuple[float, int, list[int]]
+
+
+def samples(page: Page) -> tuple[float, list[Sample]]:
+    """Return when the key was pressed, and what was seen since: milliseconds, position, pixels."""
+    pressed, seen = page.evaluate("[window.pressed, window.samples]")
+    return pressed, [(at, position, pixels) for at, position, pixels in seen]
+
+
+def press(page: Page, prompt: str) -> None:
+    """Type a prompt and press the key."""
+    page.fill("#prompt", prompt)
+    page.press("#prompt", "Enter")
+
+
+def plays_to(page: Page, position: int) -> None:
+    """Wait until a frame is shown."""
+    page.wait_for_function(f"Number(document.querySelector('.panel')?.dataset.position ?? -1) >= {position}")
+
+
+def once(page: Page, url: str) -> dict[str, float]:
+    """Play a film, change its prompt, and return the three times."""
+    page.goto(url)
+    page.wait_for_selector(".chip")
+    page.evaluate(SAMPLER)
+    press(page, PROMPTS[0])
+    plays_to(page, 13 + PLAYED)
+    pressed, seen = samples(page)
+    shown = [(at, position) for at, position, _ in seen if position >= 0]
+    start = next(at for at, position in shown if position >= 13)
+    end, last = shown[-1]
+    press(page, PROMPTS[1])
+    page.wait_for_timeout(4000)
+    changed, after = samples(page)
+    before = after[0][2]
+    effect = next((at for at, _, pixels in after if _distance(pixels, before) > CHANGED), float("nan"))
+    return {
+        "first frame, s": (shown[0][0] - pressed) / 1000,
+        "rate, frames/s": (last - 13) / (end - start) * 1000,
+        "effect, s": (effect - changed) / 1000,
+    }
+
+
+def _distance(a: list[int], b: list[int]) -> float:
+    return sum(abs(x - y) for x, y in zip(a, b, strict=True)) / (0.75 * len(a))
+
+
+def main() -> None:
+    """Measure, print, and write what the command line names."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--output", type=Path, help="a .json file for the record")
+    options = parser.parse_args()
+    pipeline = Pipeline.from_pretrained()
+    with tempfile.TemporaryDirectory() as folder, sync_playwright() as driver:
+        server = make_server(pipeline, ServerSettings.make(port=0, folder=Path(folder)))
+        thread = threading.Thread(target=server.run)
+        thread.start()
+        try:
+            while not server.started:
+                time.sleep(0.05)
+            url = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+            browser = driver.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+            page = browser.new_page(viewport={"width": 1280, "height": 860})
+            page.goto(url)
+            page.wait_for_function("fetch('/readyz').then((answer) => answer.ok)", timeout=120_000)
+            runs = [once(page, url) for _ in range(options.repeats)]
+            browser.close()
+        finally:
+            server.should_exit = True
+            thread.join()
+    table: dict[str, Any] = {name: [round(run[name], 3) for run in runs] for name in runs[0]}
+    for name, values in table.items():
+        worst = min(values) if name.startswith("rate") else max(values)
+        print(f"{name:16} median {statistics.median(values):6.2f}  worst {worst:6.2f}")
+    if options.output is not None:
+        record = {"command": "python benchmarks/studio.py", "machine": describe_machine(), "runs": table}
+        options.output.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
