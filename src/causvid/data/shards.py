@@ -74,7 +74,10 @@ class Shards:
             stored, metadata = _load(path, made_by=self.folder.name)
             try:
                 tensors.append(stored[name])
-                captions += json.loads(metadata["captions"])
-            except (KeyError, ValueError):
+                own = json.loads(metadata["captions"])
+                if not isinstance(own, list) or not all(isinstance(caption, str) for caption in own):
+                    raise ValueError
+            except (KeyError, ValueError, RecursionError):
                 raise ValueError(f"{path} has no {name} with captions: delete it, and it is made again") from None
+            captions += own
         return torch.cat(tensors).to(device), captions

@@ -153,7 +153,7 @@ def _infer_config(checkpoint: Checkpoint) -> UMT5Config:
 
     vocabulary, dim = shape("token_embedding.weight")
     buckets, heads = shape("blocks.0.pos_embedding.embedding.weight")
-    return UMT5Config(
+    return UMT5Config.make(
         vocab_size=vocabulary,
         d_model=dim,
         d_kv=shape("blocks.0.attn.q.weight")[0] // max(heads, 1),
