@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from fuzz_kinds import Kind, kinds
 
-HANG = 20
+HANG = 120
 """Seconds after which a reader is taken for hung."""
 
 

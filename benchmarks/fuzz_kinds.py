@@ -44,7 +44,7 @@ from causvid.models.transformer import Transformer
 from causvid.pipeline import Pipeline
 from causvid.preset import load_preset
 from causvid.timeline import Timeline
-from causvid.train.checkpoint import Progress, last_row, load_checkpoint, open_log, save_checkpoint
+from causvid.train.checkpoint import Progress, last_row, load_checkpoint, save_checkpoint
 
 CPU = torch.device("cpu")
 SIZES = TransformerConfig(dim=128, heads=1, layers=1, ffn_dim=8, text_dim=8, in_channels=4, out_channels=4)
@@ -129,18 +129,20 @@ def _training(root: Path) -> list[Kind]:
     folder = root / "classifier"
     AttributeClassifier({"place": ("sea", "sky")}, width=2).save(folder)
 
-    def metrics(path: Path) -> None:
-        last_row(path.parent)
-        with open_log(path.parent, "teacher", 2):
-            pass
-
     def batch(path: Path) -> None:
         size = (4, 4, 6)
         data = LatentFolder.open(path.parent, generation, size=size, device=CPU)
         data.batch(2, frames=5, generator=torch.Generator().manual_seed(0))
 
     return [
-        Kind("metrics of training", "metrics.jsonl", metrics, [rows], (mutate_bytes, mutate_lines), root / "metrics"),
+        Kind(
+            "metrics of training",
+            "metrics.jsonl",
+            lambda path: last_row(path.parent),
+            [rows],
+            (mutate_bytes, mutate_lines),
+            root / "metrics",
+        ),
         Kind(
             "checkpoint of training",
             "checkpoint.pt",
