@@ -72,7 +72,7 @@ def test_a_shard_of_another_shape_than_the_first_is_refused(tmp_path: Path) -> N
     for number, shape in enumerate(((2, 3), (2, 4))):
         path = tmp_path / f"shard_000{number}.safetensors"
         save_file({"a": torch.ones(shape)}, path, metadata={"captions": "[]"})
-    with pytest.raises(ValueError, match="shard_0001.safetensors has no a"):
+    with pytest.raises(ValueError, match=r"shard_0001\.safetensors has no a"):
         Shards(tmp_path, 2).read("a", device=CPU)
 
 
