@@ -32,6 +32,8 @@ _IN_BLOCK = {
 }
 # transformers writes the table of tokens a second time under this name.
 _TIED = "encoder.embed_tokens.weight"
+_FACTORS = ("scaled_fp8", ".scale_weight", ".weight_scale", ".comfy_quant")
+"""Ends of names that only weights of ComfyUI's 8-bit formats have beside them."""
 _BLOCK = re.compile(r"encoder\.block\.(\d+)\.(.+)\.weight")
 TOKENIZER = 64 * 2**20
 """Most bytes of a tokenizer.json: four times that of UMT5."""
@@ -130,7 +132,10 @@ def read_umt5_config(place: Path) -> UMT5Config:
         ValueError: if a file is missing or damaged.
     """
     if not place.is_dir():
-        return _infer_config(open_checkpoint(place))
+        checkpoint = open_checkpoint(place)
+        if any(name.endswith(_FACTORS) for name in checkpoint.sections.get("", ())):
+            raise ValueError(f"{place} is a text encoder in scaled fp8, which is not read: use one of fp16 or bf16")
+        return _infer_config(checkpoint)
     try:
         return UMT5Config.model_validate(read_json(place / "config.json"))
     except ValidationError as error:

@@ -67,8 +67,8 @@ def load_checkpoint(
     """
     if not path.exists():
         return Progress()
-    open_regular(path).close()
     try:
+        open_regular(path).close()
         with ZipFile(path) as parts:  # torch writes the checksum of each, and reads without comparing it
             # A part that is marked as a folder would be read as nothing at all.
             if parts.testzip() is not None or any(part.external_attr for part in parts.infolist()):
