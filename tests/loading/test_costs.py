@@ -201,6 +201,7 @@ def test_a_bundle_with_endless_layers_of_text_encoder_is_refused(tmp_path: Path)
         ({"stills": -1}, "stills"),
         ({"vocabularies": {"a": 5}}, "vocabularies"),
         ({"vocabularies": {str(n): ["a", "b"] for n in range(100)}}, "vocabularies"),
+        ({"vocabularies": {"a.b": ["a", "b"]}}, "a.b"),
         ({"more": 1}, "more"),
     ],
 )

@@ -67,12 +67,20 @@ def check_picture(picture: str | Path | None) -> None:
         check_image(picture)
 
 
+def check_latents(file: Path) -> None:
+    """Raise an error unless a file can hold the latents of a run."""
+    try:
+        check_weights(file)
+    except ValueError as error:
+        raise ValueError(f"{file} holds no latents of a run: {error}") from None
+
+
 def check_source(source: str | Path) -> None:
     """Raise an error unless a video or the latents of a run can be opened; folders and cameras are for readers."""
     if camera(source) is not None or Path(source).is_dir():
         return
     open_regular(source).close()
     if Path(source).suffix == LATENTS:
-        check_weights(Path(source))
+        check_latents(Path(source))
     else:
         probe(source)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from causvid.cli.early import check_device, check_model, check_picture, check_request, check_source
+from causvid.cli.early import check_device, check_latents, check_model, check_picture, check_request, check_source
 from causvid.cli.options import DeviceOption, Generation, Options, Parts, find_device, flat
 from causvid.cli.output import (
     Keeping,
@@ -21,7 +21,6 @@ from causvid.cli.output import (
     write_video,
 )
 from causvid.engine.request import LATENTS
-from causvid.files.format import check_weights
 from causvid.loading.spec import ModelSpec
 from causvid.media import probe, read_video
 from causvid.media.clip import camera
@@ -125,7 +124,7 @@ def decode(
     if not latents.exists():
         raise ValueError(f"latents {latents} is missing")
     check_device(device)
-    check_weights(latents)
+    check_latents(latents)
     from causvid.engine.latents import decode_latents, load_latents
     from causvid.loading.assemble import load_autoencoder
 

@@ -148,7 +148,7 @@ class AttributeClassifier(nn.Module):
                 model = cls(**sizes.model_dump())
             check_header(folder / _WEIGHTS)
             model.load_state_dict(load_file(folder / _WEIGHTS), assign=True)
-        except (OSError, TypeError, RuntimeError, ValueError, RecursionError, SafetensorError) as error:
+        except (OSError, TypeError, KeyError, RuntimeError, ValueError, RecursionError, SafetensorError) as error:
             reason = " ".join(str(error).split())
             line = f"classifier={folder}: expected a folder with {_CONFIG} and {_WEIGHTS} ({reason})"
             raise ValueError(line) from error
