@@ -215,6 +215,14 @@ def gguf_text(text: str) -> bytes:
     return struct.pack("<Q", len(text)) + text.encode()
 
 
+@pytest.mark.parametrize("name", ["a\nb", "a\rb", "\x1b[2Ja", "a\0", "a\u2028b"])
+@pytest.mark.parametrize("write", [save_file, torch.save])
+def test_a_name_that_spoils_a_line_is_refused(tmp_path: Path, write: Callable[[Any, Path], None], name: str) -> None:
+    write({name: torch.ones(2)}, tmp_path / "it")
+    refused(lambda: open_checkpoint(tmp_path / "it"), "is not one of a weight")
+    refused(lambda: read_lora(tmp_path / "it"), "is not one of a weight")
+
+
 @pytest.mark.parametrize(
     ("tensors", "entries", "body", "message"),
     [

@@ -208,6 +208,15 @@ def _check_zip(file: Path) -> None:
 
 
 def _sections(file: Path, format: Format) -> dict[str, dict[str, Entry]]:
+    """List the tensors of a file by sections; a name that would spoil a line of text is refused."""
+    found = _tensors(file, format)
+    for name in (*found, *(name for entries in found.values() for name in entries)):
+        if not name.isprintable():
+            raise ValueError(f"{file}: the name {name[:80]!r} is not one of a weight; fetch it again")
+    return found
+
+
+def _tensors(file: Path, format: Format) -> dict[str, dict[str, Entry]]:
     if format == "GGUF":
         with whole(file, format):
             opened = Gguf(file)
