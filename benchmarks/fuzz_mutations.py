@@ -86,7 +86,7 @@ def mutate_value(value: Any, rng: random.Random) -> Any:
         elif kind == 7 and isinstance(parent, dict) and parent is not holder:
             parent[str(rng.choice(SCALARS))] = parent.pop(key)
         elif kind == 8 and isinstance(parent[key], list):
-            parent[key] = parent[key] * rng.choice((2, 1000))
+            parent[key] = parent[key] * rng.choice((2, 50))
         else:
             for _ in range(rng.choice((1, 3, 50))):
                 parent[key] = [parent[key]] if rng.random() < 0.5 else {"a": parent[key]}
