@@ -1,5 +1,6 @@
 """`import causvid` is quick and finds every public name when it is used; mistakes are refused before torch loads."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -46,10 +47,31 @@ def test_importing_the_package_imports_nothing_heavy() -> None:
         "decode absent.safetensors -o a.mp4",
         "plan --gpu much",
         "train teacher --preset absent",
+        "generate x -o a.mp4 --image text.png",
+        "generate x -o a.mp4 --lora text.safetensors",
+        "generate x -o a.mp4 --lora empty.safetensors:0.5",
+        "generate x -o a.mp4 --student text.pt",
+        "generate x -o a.mp4 --tiny-autoencoder pipe",
+        "generate x -o a.mp4 --device banana",
+        "extend text.safetensors x -o a.mp4",
+        "play source.toml -o a.mp4",
+        "decode empty.safetensors -o a.mp4",
+        "inspect text.pt",
+        "inspect pipe",
+        "inspect absent",
+        "convert text.pt b --to wan",
+        "evaluate adherence .",
+        "evaluate videos -o a --file absent.txt",
+        "evaluate videos -o a --model absent",
     ],
 )
 def test_a_mistake_is_refused_before_torch_is_imported(tmp_path: Path, arguments: str) -> None:
     (tmp_path / "late.toml").write_text('seconds = 1\nshots = [{at = 3, prompt = "x"}]')
+    (tmp_path / "source.toml").write_text('seconds = 1\nafter = "absent.mp4"\nshots = [{at = 0, prompt = "x"}]')
+    (tmp_path / "empty.safetensors").touch()
+    for name in ("text.png", "text.safetensors", "text.pt"):
+        (tmp_path / name).write_text("hello " * 99)
+    os.mkfifo(tmp_path / "pipe")
     code = REFUSE.format(heavy=HEAVY)
     done = subprocess.run(
         [sys.executable, "-c", code, *arguments.split()], cwd=tmp_path, capture_output=True, text=True, check=True

@@ -49,6 +49,7 @@ def read_text(path: str | Path, *, most: int = TEXT_BYTES) -> str:
     """Read a file of text in UTF-8; errors are those of `open_regular`, and ValueError for other bytes."""
     with open_regular(path, most=most) as file:
         try:
-            return file.read(most + 1).decode("utf-8")
+            size = min(most, os.fstat(file.fileno()).st_size)  # so much is allocated
+            return file.read(size).decode("utf-8")
         except UnicodeDecodeError as error:
             raise ValueError(f"{path} is not text in UTF-8: {error}") from None

@@ -52,6 +52,30 @@ def test_a_spoiled_shard_is_made_again_and_a_whole_one_kept(tmp_path: Path) -> N
         shards.read("a", device=CPU)
 
 
+@pytest.mark.parametrize(
+    ("tensor", "captions"),
+    [
+        (torch.tensor(1.0), '["a"]'),
+        (torch.ones(2), "5"),
+        (torch.ones(2), "[5]"),
+        (torch.ones(2), "[" * 100_000),
+        (torch.ones(2), ""),
+    ],
+)
+def test_a_shard_of_something_else_is_refused(tmp_path: Path, tensor: torch.Tensor, captions: str) -> None:
+    save_file({"a": tensor}, tmp_path / "shard_0000.safetensors", metadata={"captions": captions})
+    with pytest.raises(ValueError, match="has no a with captions: delete it, and it is made again"):
+        Shards(tmp_path, 1).read("a", device=CPU)
+
+
+def test_a_shard_of_another_shape_than_the_first_is_refused(tmp_path: Path) -> None:
+    for number, shape in enumerate(((2, 3), (2, 4))):
+        path = tmp_path / f"shard_000{number}.safetensors"
+        save_file({"a": torch.ones(shape)}, path, metadata={"captions": "[]"})
+    with pytest.raises(ValueError, match=r"shard_0001\.safetensors has no a"):
+        Shards(tmp_path, 2).read("a", device=CPU)
+
+
 def test_a_file_without_a_checksum_is_read(tmp_path: Path) -> None:
     save_file({"a": torch.ones(2)}, tmp_path / "a.safetensors", metadata={"captions": "[]"})
     assert is_whole(tmp_path / "a.safetensors")

@@ -2,10 +2,12 @@
 
 import json
 import os
+import shutil
 import struct
 import tracemalloc
 import zipfile
 from collections.abc import Callable
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +17,12 @@ from safetensors.torch import save_file
 
 from causvid.config import AutoencoderConfig, GenerationConfig, TextConfig, TransformerConfig
 from causvid.engine.latents import load_latents
+from causvid.evaluate.classifier import AttributeClassifier
 from causvid.files.checkpoint import open_checkpoint, read_json
 from causvid.loading.autoencoders import read_autoencoder
 from causvid.loading.bundle import read_settings
 from causvid.loading.lora import read_lora
+from causvid.loading.text import load_text_encoder
 from causvid.loading.wan_config import read_config
 from causvid.loading.weights import sniff
 from causvid.media import probe, read_image, read_video
@@ -27,6 +31,7 @@ from causvid.pipeline import Pipeline
 from causvid.preset import load_preset
 from causvid.timeline import Timeline
 
+NANO = Path(str(resources.files("causvid"))) / "bundles" / "nano"
 LITTLE = 64 * 2**20
 """Bytes of memory that a refusal may take in Python."""
 
@@ -170,6 +175,90 @@ def test_a_config_with_a_thousand_million_layers_is_refused(tmp_path: Path, name
 def test_an_autoencoder_with_hostile_sizes_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"_class_name": "AutoencoderKLWan", **change}))
     refused(lambda: read_autoencoder(tmp_path), next(iter(change)))
+
+
+@pytest.mark.parametrize("value", [10**9, 10**30, -1, 0, 2.5, None, [], float("nan"), "8x"])
+def test_a_text_encoder_with_hostile_sizes_is_refused(tmp_path: Path, value: object) -> None:
+    own = json.loads((NANO / "text_encoder" / "config.json").read_text())
+    for name in ("vocab_size", "d_model", "d_kv", "d_ff", "num_layers", "num_heads", "relative_attention_num_buckets"):
+        (tmp_path / "config.json").write_text(json.dumps({**own, name: value}))
+        refused(lambda: load_text_encoder(tmp_path, NANO / "tokenizer"), f"config.json: {name}")
+
+
+def test_a_bundle_with_endless_layers_of_text_encoder_is_refused(tmp_path: Path) -> None:
+    shutil.copytree(NANO, tmp_path / "it")
+    file = tmp_path / "it" / "text_encoder" / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "num_layers": 10**9}))
+    refused(lambda: Pipeline.from_pretrained(tmp_path / "it"), "num_layers")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"width": 10**9}, "width"),
+        ({"rows": 10**9}, "rows"),
+        ({"frames": 0}, "frames"),
+        ({"stills": -1}, "stills"),
+        ({"vocabularies": {"a": 5}}, "vocabularies"),
+        ({"vocabularies": {str(n): ["a", "b"] for n in range(100)}}, "vocabularies"),
+        ({"vocabularies": {"a.b": ["a", "b"]}}, "a.b"),
+        ({"more": 1}, "more"),
+    ],
+)
+def test_a_classifier_with_hostile_sizes_is_refused(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    own = json.loads((NANO / "classifier" / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**own, **change}))
+    refused(lambda: AttributeClassifier.load(tmp_path), message)
+
+
+def gguf_text(text: str) -> bytes:
+    return struct.pack("<Q", len(text)) + text.encode()
+
+
+@pytest.mark.parametrize("name", ["a\nb", "a\rb", "\x1b[2Ja", "a\0", "a\u2028b"])
+@pytest.mark.parametrize("write", [save_file, torch.save])
+def test_a_name_that_spoils_a_line_is_refused(tmp_path: Path, write: Callable[[Any, Path], None], name: str) -> None:
+    write({name: torch.ones(2)}, tmp_path / "it")
+    refused(lambda: open_checkpoint(tmp_path / "it"), "is not one of a weight")
+    refused(lambda: read_lora(tmp_path / "it"), "is not one of a weight")
+
+
+@pytest.mark.parametrize(
+    ("tensors", "entries", "body", "message"),
+    [
+        (0, 1, gguf_text("a") + struct.pack("<IIQ", 9, 0, 2**40), "1099511627776 values"),
+        (0, 1, gguf_text("a") + struct.pack("<IIQ", 9, 0, 3 * 10**6) + bytes(3 * 10**6), "3000000 values"),
+        (0, 1, gguf_text("a") + struct.pack("<IIQ", 9, 8, 10**5) + bytes(64), "cut short"),
+        (0, 1, gguf_text("a") + struct.pack("<I", 9) + struct.pack("<IQ", 9, 1) * 5000, "an array of its header"),
+        (0, 1, struct.pack("<Q", 2**62) + bytes(64), "cut short"),
+        (0, 2**60, bytes(64), "states 1152921504606846976 entries"),
+        (2**60, 0, bytes(64), "states 1152921504606846976 tensors"),
+    ],
+)
+def test_a_gguf_that_claims_much_is_refused(
+    tmp_path: Path, tensors: int, entries: int, body: bytes, message: str
+) -> None:
+    pytest.importorskip("gguf")
+    (tmp_path / "it.gguf").write_bytes(b"GGUF" + struct.pack("<IQQ", 3, tensors, entries) + body)
+    refused(lambda: open_checkpoint(tmp_path / "it.gguf"), message)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda rules: rules["post_processor"]["single"][1]["SpecialToken"].update(id="evil"), "token 'evil'"),
+        (lambda rules: rules["post_processor"]["special_tokens"]["</s>"].update(ids=[10**6]), "token 1000000, but"),
+        (lambda rules: rules.update(model={}), "no readable tokenizer"),
+        (lambda rules: rules.update(padding=[[]]), "no readable tokenizer"),
+    ],
+)
+def test_a_hostile_tokenizer_is_refused(tmp_path: Path, spoil: Callable[[Any], None], message: str) -> None:
+    shutil.copytree(NANO / "tokenizer", tmp_path / "it")
+    file = tmp_path / "it" / "tokenizer.json"
+    rules = json.loads(file.read_text())
+    spoil(rules)
+    file.write_text(json.dumps(rules))
+    refused(lambda: load_text_encoder(NANO / "text_encoder", tmp_path / "it").embed(["a swan"]), message)
 
 
 @pytest.mark.parametrize("number", ["999999999", "9" * 5000, "257"])

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from causvid.config import TransformerConfig
@@ -145,6 +145,13 @@ def test_a_text_encoder_in_one_file_of_comfyui_loads() -> None:
     with safe_open(SAMPLES / "comfy_fp16.safetensors", "pt") as file:
         name = "encoder.block.1.layer.1.DenseReluDense.wi_0.weight"
         assert torch.equal(encoder.state_dict()[name], file.get_tensor(name).float())
+
+
+@pytest.mark.parametrize("beside", ["scaled_fp8", "shared.scale_weight", "shared.weight_scale", "shared.comfy_quant"])
+def test_a_text_encoder_in_scaled_fp8_is_refused_by_name(tmp_path: Path, beside: str) -> None:
+    save_file({**load_file(SAMPLES / "comfy_fp16.safetensors"), beside: torch.ones(1)}, tmp_path / "it.safetensors")
+    with pytest.raises(ValueError, match="in scaled fp8, which is not read: use one of fp16 or bf16"):
+        read_umt5_config(tmp_path / "it.safetensors")
 
 
 def test_a_folder_of_parts_of_comfyui_is_found(tmp_path: Path) -> None:

@@ -5,6 +5,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from causvid.cli.early import check_local_weights
+from causvid.files.hub import check_name, find
 from causvid.loading.spec import Precision
 
 SectionOption = Annotated[
@@ -17,10 +19,11 @@ def inspect(
     section: SectionOption = None,
 ) -> None:
     """Describe what a file or folder of weights holds, and whether it can be used here; if not, exit with 2."""
+    check_name(path, what="path")
+    check_local_weights(path)
     from rich.console import Console
     from rich.table import Table
 
-    from causvid.files.hub import find
     from causvid.loading.describe import describe
 
     console = Console()
@@ -55,7 +58,8 @@ def convert(
     ] = None,
 ) -> None:
     """Write a transformer in another format. DST appears whole or not at all."""
-    from causvid.files.hub import find
+    check_name(source, what="source")
+    check_local_weights(source)
     from causvid.loading.assemble import DTYPES
     from causvid.loading.convert import convert as write
 

@@ -9,14 +9,18 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from causvid.cli.early import check_model
 from causvid.cli.options import DeviceOption, ModelOption, load_pipeline, stages
 from causvid.media import contact_sheet
+from causvid.opening import TEXT_BYTES, open_regular
 
 if TYPE_CHECKING:
     from causvid.evaluate.adherence import Adherence
 
 SHOWN = 10
 """Videos in the card's contact sheet."""
+MANIFEST = "manifest.json"
+"""Of a folder of videos."""
 REMARKS = {"card", "note", "into"}
 """Options that change no number."""
 
@@ -38,6 +42,9 @@ def videos(
     device: DeviceOption = None,
 ) -> None:
     """Make videos of held-out or other prompts into a folder, without loss, to be judged."""
+    check_model({"model": model})
+    if file is not None:
+        open_regular(file, most=TEXT_BYTES).close()
     from causvid.evaluate.judge import load_judge
     from causvid.evaluate.videos import held_out, make_videos, read_prompts
 
@@ -78,6 +85,9 @@ def adherence(
     device: DeviceOption = None,
 ) -> None:
     """Judge the videos of a folder, or renders, teacher and student on held-out prompts, by the model's classifier."""
+    check_model({"model": model})
+    if folder is not None and not (folder / MANIFEST).is_file():
+        raise ValueError(f"folder={folder} has no {MANIFEST}: expected one of `causvid evaluate videos`")
     from causvid.evaluate.card import write_card
     from causvid.evaluate.judge import evaluate, first_videos, judge_folder
     from causvid.evaluate.report import targets

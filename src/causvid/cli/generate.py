@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from causvid.cli.early import check_files, check_request
+from causvid.cli.early import check_picture, check_request
 from causvid.cli.options import DeviceOption, Generation, Parts, flat, stages
 from causvid.cli.output import (
     Keeping,
@@ -55,7 +55,7 @@ def generate(
             raise ValueError(f"variations={variations}: timeline and latents are kept of one video, give its seed")
     keeping.check(output, image)
     check_request(prompt, parts, seconds=seconds, **options)
-    check_files(image)
+    check_picture(image)
     pipeline = load(parts, device, teacher=teacher)
     _note_preset(pipeline, parts)
     seconds = pipeline.clip_seconds if seconds is None else seconds

@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from causvid.cli.early import check_device
 from causvid.engine.request import GenerationOptions
 from causvid.loading.spec import ModelSpec
 
@@ -89,6 +90,7 @@ def _plain(annotation: Any) -> Any:
 
 def load_pipeline(model: str | ModelSpec | None, device: str | None) -> "Pipeline":
     """Load a model, the built-in one by default."""
+    check_device(device)
     from causvid.pipeline import Pipeline
 
     return Pipeline.from_pretrained(model, device=find_device(device))
@@ -96,6 +98,7 @@ def load_pipeline(model: str | ModelSpec | None, device: str | None) -> "Pipelin
 
 def find_device(name: str | None) -> "torch.device":
     """Return the device of a name, by default CUDA's or else the CPU; raise ValueError if it is not on this machine."""
+    check_device(name)
     import torch
 
     if name is None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from causvid.cli.early import check_files, check_model, check_request
+from causvid.cli.early import check_device, check_latents, check_model, check_picture, check_request, check_source
 from causvid.cli.options import DeviceOption, Generation, Options, Parts, find_device, flat
 from causvid.cli.output import (
     Keeping,
@@ -50,7 +50,7 @@ def extend(
     """Continue a video: the file holds it, at the model's size and rate, and what follows."""
     keeping.check(output, video)
     check_request(prompt, parts, seconds=seconds, **options)
-    check_files(video)
+    check_source(video)
     pipeline = load(parts, device)
     timeline = make_timeline(pipeline, parts, {"prompt": prompt}, seconds=seconds, after=video, **options)
     before = None if only_new else _given(pipeline, video, timeline)
@@ -79,7 +79,7 @@ def translate(
     if strength is not None:
         options["strength"] = strength
     check_request(prompt, parts, seconds=seconds, **options)
-    check_files(video)
+    check_source(video)
     pipeline = load(parts, device)
     if seconds is None:
         seconds = _length(video, pipeline.fps, pipeline.generation.max_seconds)
@@ -102,8 +102,10 @@ def play(
     found = Timeline.load(timeline)
     parts = {name: getattr(found, name) if value is None else value for name, value in parts.items()}
     check_model(parts)
+    for source in filter(None, (found.after, found.source)):
+        check_source(source)
     for shot in found.shots:
-        check_files(shot.image)
+        check_picture(shot.image)
     pipeline = load(parts, device)
     play_timeline(pipeline, found.model_copy(update=named(parts, pipeline)), output, keeping)
 
@@ -121,6 +123,8 @@ def decode(
     check_model(parts)
     if not latents.exists():
         raise ValueError(f"latents {latents} is missing")
+    check_device(device)
+    check_latents(latents)
     from causvid.engine.latents import decode_latents, load_latents
     from causvid.loading.assemble import load_autoencoder
 

@@ -12,6 +12,8 @@ from safetensors import SafetensorError, safe_open
 
 from causvid.config import GenerationConfig
 from causvid.data.dataset import Batch, number
+from causvid.files.format import check_header
+from causvid.opening import read_text
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,7 @@ class LatentFolder:
 def _check(file: Path, generation: GenerationConfig, size: tuple[int, int, int]) -> int:
     """Return how many latent frames a file has, or raise a `ValueError` that says why it cannot be trained on."""
     try:
+        check_header(file)
         with safe_open(file, framework="pt") as opened:
             shape = list(opened.get_slice("latents").get_shape())
             fps = float((opened.metadata() or {})["fps"])
@@ -84,10 +87,10 @@ def _check(file: Path, generation: GenerationConfig, size: tuple[int, int, int])
 def _read_caption(path: Path) -> str:
     """Read a caption, white space joined."""
     try:
-        caption = " ".join(path.read_text(encoding="utf-8").split())
+        caption = " ".join(read_text(path).split())
     except FileNotFoundError:
         raise ValueError(f"{path} is missing: it has the caption of the latents beside it") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise ValueError(f"{path} cannot be read: {error}") from None
     if not caption:
         raise ValueError(f"{path} is empty: it has the caption of the latents beside it")

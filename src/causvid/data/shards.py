@@ -73,8 +73,13 @@ class Shards:
         for path in map(self.path, range(self.count)):
             stored, metadata = _load(path, made_by=self.folder.name)
             try:
-                tensors.append(stored[name])
-                captions += json.loads(metadata["captions"])
-            except (KeyError, ValueError):
+                tensor, own = stored[name], json.loads(metadata["captions"])
+                if not isinstance(own, list) or not all(isinstance(caption, str) for caption in own):
+                    raise ValueError
+                if tensor.ndim == 0 or tensor.shape[1:] != (tensors or [tensor])[0].shape[1:]:
+                    raise ValueError
+            except (KeyError, ValueError, RecursionError):
                 raise ValueError(f"{path} has no {name} with captions: delete it, and it is made again") from None
+            tensors.append(tensor)
+            captions += own
         return torch.cat(tensors).to(device), captions

@@ -7,7 +7,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from causvid.files.checkpoint import check_header
+from causvid.files.format import check_header
 from causvid.files.writing import write_tensors
 from causvid.media import to_bytes
 from causvid.models.autoencoder import Autoencoder, AutoencoderState

@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from causvid.engine.session import SessionState
-from causvid.files.checkpoint import check_header
+from causvid.files.format import check_header
 from causvid.files.writing import write_tensors
 
 FORMAT = "causvid session 1"

@@ -9,11 +9,18 @@ Letters: B batch, T pixel frames, H W rows and columns, D features, n values of 
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+
+from causvid.config import Settings
+from causvid.files.format import check_header
+from causvid.opening import read_text
 
 MIN_FRAMES = 9
 IGNORED = -1
@@ -21,6 +28,16 @@ IGNORED = -1
 
 _CONFIG = "config.json"
 _WEIGHTS = "model.safetensors"
+
+
+class _Sizes(Settings):
+    """What its file states, within bounds far beyond any classifier there is."""
+
+    vocabularies: Annotated[dict[str, Annotated[tuple[str, ...], Field(max_length=10_000)]], Field(max_length=64)]
+    width: Annotated[int, Field(ge=1, le=1024)] = 24
+    rows: Annotated[int, Field(ge=8, le=4096)] = 48
+    frames: Annotated[int, Field(ge=MIN_FRAMES, le=4096)] = 25
+    stills: Annotated[int, Field(ge=1, le=4096)] = 5
 
 
 class AttributeClassifier(nn.Module):
@@ -126,11 +143,14 @@ class AttributeClassifier(nn.Module):
         """
         folder = Path(folder)
         try:
-            config = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
-            model = cls(config.pop("vocabularies"), **config)
-            model.load_state_dict(load_file(folder / _WEIGHTS))
-        except (OSError, TypeError, KeyError, RuntimeError, ValueError) as error:
-            line = f"classifier={folder}: expected a folder with {_CONFIG} and {_WEIGHTS} ({error})"
+            sizes = _Sizes.make(**json.loads(read_text(folder / _CONFIG)))
+            with torch.device("meta"):
+                model = cls(**sizes.model_dump())
+            check_header(folder / _WEIGHTS)
+            model.load_state_dict(load_file(folder / _WEIGHTS), assign=True)
+        except (OSError, TypeError, KeyError, RuntimeError, ValueError, RecursionError, SafetensorError) as error:
+            reason = " ".join(str(error).split())
+            line = f"classifier={folder}: expected a folder with {_CONFIG} and {_WEIGHTS} ({reason})"
             raise ValueError(line) from error
         return model.to(device).eval()
 

@@ -23,10 +23,12 @@ from causvid.config import GenerationConfig, Settings, one_line
 from causvid.engine.storage import fingerprint
 from causvid.files.writing import new_file
 from causvid.media import VideoWriter, read_video
+from causvid.opening import read_text
 from causvid.pipeline import Pipeline
 from causvid.worlds.storybook import World, caption, render, sample_scene
 
 MANIFEST = "manifest.json"
+MANIFEST_BYTES = 64 * 2**20
 Maker = Literal["student", "teacher"]
 Progress = Callable[[int, int], None]
 """Called with (videos done, videos in all)."""
@@ -76,10 +78,10 @@ class Manifest(Settings):
             ValueError: the folder has none, or it is damaged.
         """
         try:
-            return cls.model_validate_json((folder / MANIFEST).read_text(encoding="utf-8"))
+            return cls.model_validate_json(read_text(folder / MANIFEST, most=MANIFEST_BYTES))
         except ValidationError as error:
             raise ValueError(f"{folder / MANIFEST} is damaged: {one_line(error)}") from None
-        except OSError:
+        except FileNotFoundError:
             raise ValueError(f"folder={folder} has no {MANIFEST}: expected one of `causvid evaluate videos`") from None
 
     def save(self, folder: Path) -> None:
@@ -101,10 +103,7 @@ def read_prompts(file: Path) -> list[Prompt]:
     Raises:
         ValueError: the file has none, or is not UTF-8.
     """
-    try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError:
-        raise ValueError(f"prompts={file}: expected a text file in UTF-8") from None
+    lines = read_text(file).splitlines()
     prompts = [Prompt(text=line.strip()) for line in lines if line.strip()]
     if not prompts:
         raise ValueError(f"prompts={file}: expected a prompt in each line, found none")

@@ -5,37 +5,29 @@ executed; all but the older pickles are mapped, so that only what is asked for i
 """
 
 import json
-import pickle
 import re
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor
 
+from causvid.files.format import Format, recognise, whole
 from causvid.files.gguf import Gguf
-from causvid.opening import open_regular, read_text
+from causvid.opening import read_text
 
-Format = Literal["safetensors", "PyTorch", "PyTorch before 1.6", "GGUF"]
 SUFFIXES = (".safetensors", ".gguf", ".pt", ".pth", ".ckpt", ".bin")
 INDEX = ".index.json"
-HEADER = 32 * 2**20
-"""Most bytes of a safetensors header: a hundred times what the largest model has."""
 PICKLE = 64 * 2**20
 """Most bytes of the pickle in a PyTorch file, which describes its tensors."""
 
 _USUAL = ("diffusion_pytorch_model.safetensors", "model.safetensors")
 _SHARD = re.compile(r"-\d{5}-of-\d{5}\.")
-_NO_WEIGHTS = {
-    rb"version https://git-lfs": "a pointer of git-lfs, not the weights; run `git lfs pull` where it came from",
-    rb"\s*<(!doctype|html|head|\?xml)": "a web page, not weights; fetch the file itself",
-}
 _TYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -105,18 +97,18 @@ class Checkpoint:
                 raise ValueError(f"{self.path}: there is no tensor {name}" + (f" in {section}" if section else ""))
             places.setdefault(self.shards.get(name, self.path), []).append(name)
         for file, wanted in places.items():
-            format = _format(file)
+            format = recognise(file)
             fetch: Callable[[str], Tensor]
             if format == "safetensors":
-                with _whole(file, format):
+                with whole(file, format):
                     fetch = safe_open(file, framework="pt").get_tensor
             elif format == "GGUF":
-                with _whole(file, format):
+                with whole(file, format):
                     fetch = Gguf(file).tensor
             else:
                 fetch = _load_pickle(file, format)[section].__getitem__
             for name in wanted:
-                with _whole(file, format):
+                with whole(file, format):
                     stored = fetch(name)
                 # A copy, because mapped tensors lie at odd addresses, and products round differently there.
                 yield name, torch.empty(stored.shape, dtype=dtype or stored.dtype, device=device).copy_(stored)
@@ -132,11 +124,11 @@ def open_checkpoint(path: Path) -> Checkpoint:
         path = choose_weights(path)
     if path.name.endswith(INDEX):
         return _open_index(path)
-    format = _format(path)
+    format = recognise(path)
     sections = _sections(path, format)
     header: Mapping[str, str] = {}
     if format == "safetensors":
-        with _whole(path, format):
+        with whole(path, format):
             header = safe_open(path, framework="pt").metadata() or {}
     return Checkpoint(path, format, sections, header=header)
 
@@ -194,56 +186,13 @@ def _open_index(file: Path) -> Checkpoint:
             raise ValueError(f"{file}: shard {shard!r} is not a file beside it")
         if not place.is_file():
             raise ValueError(f"{file}: shard {shard} is missing; fetch it too")
-        format = _format(place)
+        format = recognise(place)
         found[shard] = _sections(place, format).get("", {})
     for name, shard in where.items():
         if name not in found[shard]:
             raise ValueError(f"{file}: shard {shard} lacks {name}, which the index places there; fetch both again")
     entries = {name: found[shard][name] for name, shard in where.items()}
     return Checkpoint(file, format, {"": entries}, {name: file.parent / shard for name, shard in where.items()})
-
-
-def _format(file: Path) -> Format:
-    """Recognise a file's format by its first bytes; refuse with what it is instead."""
-    if file.suffix == ".incomplete":
-        raise ValueError(f"{file} is a download that has not finished; fetch it again")
-    try:
-        with open_regular(file) as stream:
-            head = stream.read(64)
-    except FileNotFoundError:
-        raise ValueError(f"{file} is missing") from None
-    except OSError as error:
-        raise ValueError(f"{file} cannot be read: {error}") from None
-    except ValueError as error:
-        raise ValueError(f"{error}; fetch it again") from None
-    if head[8:9] == b"{":  # before all others: the length of its header comes first, and may look like anything
-        check_header(file)
-        return "safetensors"
-    for pattern, what in _NO_WEIGHTS.items():
-        if re.match(pattern, head, re.IGNORECASE):
-            raise ValueError(f"{file} is {what}")
-    if head.startswith(b"GGUF"):
-        return "GGUF"
-    if head.startswith(b"PK\x03\x04"):
-        return "PyTorch"
-    if file.suffix == ".safetensors":
-        check_header(file)
-        return "safetensors"
-    if head.startswith(b"\x80"):
-        return "PyTorch before 1.6"
-    raise ValueError(f"{file} ({file.stat().st_size} bytes) is neither safetensors nor a PyTorch file; fetch it again")
-
-
-def check_header(file: Path) -> None:
-    """Refuse a safetensors file with a header that no model needs, before it is parsed.
-
-    Raises:
-        ValueError, OSError: for that, or if it is no regular file.
-    """
-    with open_regular(file) as stream:
-        size = int.from_bytes(stream.read(8), "little")
-    if HEADER < size <= file.stat().st_size:
-        raise ValueError(f"{file}: its header is too large, {size} bytes, expected at most {HEADER}")
 
 
 def _check_zip(file: Path) -> None:
@@ -259,8 +208,17 @@ def _check_zip(file: Path) -> None:
 
 
 def _sections(file: Path, format: Format) -> dict[str, dict[str, Entry]]:
+    """List the tensors of a file by sections; a name that would spoil a line of text is refused."""
+    found = _tensors(file, format)
+    for name in (*found, *(name for entries in found.values() for name in entries)):
+        if not name.isprintable():
+            raise ValueError(f"{file}: the name {name[:80]!r} is not one of a weight; fetch it again")
+    return found
+
+
+def _tensors(file: Path, format: Format) -> dict[str, dict[str, Entry]]:
     if format == "GGUF":
-        with _whole(file, format):
+        with whole(file, format):
             opened = Gguf(file)
             found = {name: Entry(opened.shape(name), opened.dtype(name)) for name in opened.names()}
         if not found:
@@ -273,7 +231,7 @@ def _sections(file: Path, format: Format) -> dict[str, dict[str, Entry]]:
             for section, tensors in sections.items()
         }
     entries = {}
-    with _whole(file, format):
+    with whole(file, format):
         handle = safe_open(file, framework="pt")
         slices = {name: handle.get_slice(name) for name in handle.offset_keys()}
     if not slices:
@@ -288,7 +246,7 @@ def _sections(file: Path, format: Format) -> dict[str, dict[str, Entry]]:
 
 def _load_pickle(file: Path, format: Format) -> dict[str, dict[str, Tensor]]:
     """Read a PyTorch file by sections; a zip file's tensors stay on disk until they are touched."""
-    with _whole(file, format), warnings.catch_warnings():
+    with whole(file, format), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         if format == "PyTorch":
             _check_zip(file)
@@ -312,28 +270,3 @@ def _load_pickle(file: Path, format: Format) -> dict[str, dict[str, Tensor]]:
     if not sections:
         raise ValueError(f"{file} holds no tensors, expected a dict of them or dicts of such dicts")
     return sections
-
-
-@contextmanager
-def _whole(file: Path, format: Format) -> Iterator[None]:
-    """Turn what a damaged or hostile file makes a library raise into one line."""
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        raise ValueError(f"{file} cannot be opened: {error}") from None
-    except Exception as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        if isinstance(error, pickle.UnpicklingError):
-            named = re.search(r"GLOBAL (\S+)", reason)
-            if named:
-                raise ValueError(
-                    f"{file} holds the Python object {named[1]} beside tensors and is not opened, since that may run "
-                    "code; save the tensors alone where you trust it"
-                ) from None
-            reason = "its pickle does not describe plain tensors"
-        elif not isinstance(error, SafetensorError):
-            reason = reason.split(". ")[0]
-        size = file.stat().st_size if file.exists() else 0
-        raise ValueError(
-            f"{file} ({size} bytes) is not a whole {format} file: {reason}; fetch or write it again"
-        ) from None

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from causvid.files.checkpoint import INDEX, Entry
+from causvid.files.format import check_header
 from causvid.staging import NEW, OLD, staging
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -105,10 +106,11 @@ def read_tensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         ValueError: if the file is damaged.
     """
     try:
+        check_header(file)
         with safe_open(file, framework="pt") as opened:
             metadata = dict(opened.metadata() or {})
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, ValueError, TypeError) as error:
         raise ValueError(f"{file} is damaged ({error})") from None
     expected = metadata.pop(CHECKSUM, None)
     if expected is not None and expected != checksum(tensors, metadata):

@@ -70,12 +70,12 @@ def read_wan_autoencoder(
     Raises:
         ValueError: if a file is missing or damaged, or the weights are not those of Wan 2.1's autoencoder.
     """
-    from diffusers import AutoencoderKLWan
-    from diffusers.loaders.single_file_utils import convert_wan_vae_to_diffusers
-
     settings = _settings(place, WAN) if place.is_dir() else {}
     _check_sizes(place, settings)
     state = _read(place, dtype, device)
+    from diffusers import AutoencoderKLWan  # here, because importing it takes seconds
+    from diffusers.loaders.single_file_utils import convert_wan_vae_to_diffusers
+
     if "encoder.conv1.weight" in state:
         state = convert_wan_vae_to_diffusers(state)
     if not place.is_dir() and "encoder.conv_in.weight" in state:

@@ -40,7 +40,10 @@ def _stated(value: object) -> object:
 
 
 def _table(value: object) -> object:
-    return json.loads(value) if isinstance(value, str) else value or {}
+    try:
+        return json.loads(value) if isinstance(value, str) else value or {}
+    except RecursionError:
+        raise ValueError("it is not a table of JSON") from None
 
 
 Alpha = Annotated[float, Field(ge=-1e6, le=1e6, allow_inf_nan=False)]

@@ -1,7 +1,9 @@
 """Text encoders from and to files: UMT5 as transformers or as Wan 2.1 names it, and its tokenizer. No code runs."""
 
+import json
 import re
 from pathlib import Path
+from typing import Any
 
 import torch
 from pydantic import ValidationError
@@ -14,6 +16,7 @@ from causvid.loading.spec import Placement
 from causvid.models.text import WAN_TOKENS, EncoderOnDemand, TextEncoder
 from causvid.models.tokenizer import FILE, Tokenizer
 from causvid.models.umt5 import UMT5Config, UMT5Encoder
+from causvid.opening import read_text
 from causvid.seeding import without_contents
 
 # transformers, Wan's original
@@ -29,7 +32,11 @@ _IN_BLOCK = {
 }
 # transformers writes the table of tokens a second time under this name.
 _TIED = "encoder.embed_tokens.weight"
+_FACTORS = ("scaled_fp8", ".scale_weight", ".weight_scale", ".comfy_quant")
+"""Ends of names that only weights of ComfyUI's 8-bit formats have beside them."""
 _BLOCK = re.compile(r"encoder\.block\.(\d+)\.(.+)\.weight")
+TOKENIZER = 64 * 2**20
+"""Most bytes of a tokenizer.json: four times that of UMT5."""
 _SPECIAL_TOKENS = ("pad_token", "eos_token", "unk_token")
 
 
@@ -90,16 +97,32 @@ def read_tokenizer(folder: Path) -> tuple[Tokenizer, float | None]:
     try:
         if not file.is_file():
             raise ValueError(f"{FILE} is missing; fetch it too, a model of sentencepiece alone is not read")
-        rules = Rules.from_file(str(file))
+        text = read_text(file, most=TOKENIZER)
+        _check_templates(json.loads(text).get("post_processor"))
+        rules = Rules.from_str(text)
         found = (settings.get(name) for name in _SPECIAL_TOKENS)
         # transformers writes a token alone, or with how it is matched.
         pad, end, unknown = (token["content"] if isinstance(token, dict) else token for token in found)
         pad = pad or (rules.padding or {}).get("pad_token", "")
         length = settings.get("model_max_length")
         return Tokenizer(rules, pad=pad, end=end, unknown=unknown), None if length is None else float(length)
-    except Exception as error:  # tokenizers raises its errors as plain Exceptions
+    except BaseException as error:  # tokenizers raises its errors as plain Exceptions, and panics as none
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(f"{folder} holds no readable tokenizer: {reason}") from error
+
+
+def _check_templates(processor: Any) -> None:
+    """Refuse a template with a token that it does not define, at which tokenizers panics."""
+    if not isinstance(processor, dict):
+        return
+    for part in processor.get("processors") or ():
+        _check_templates(part)
+    for piece in (*(processor.get("single") or ()), *(processor.get("pair") or ())):
+        token = (piece.get("SpecialToken") or {}).get("id")
+        if token is not None and token not in (processor.get("special_tokens") or {}):
+            raise ValueError(f"its template has the token {token!r}, which it does not define")
 
 
 def read_umt5_config(place: Path) -> UMT5Config:
@@ -109,7 +132,10 @@ def read_umt5_config(place: Path) -> UMT5Config:
         ValueError: if a file is missing or damaged.
     """
     if not place.is_dir():
-        return _infer_config(open_checkpoint(place))
+        checkpoint = open_checkpoint(place)
+        if any(name.endswith(_FACTORS) for name in checkpoint.sections.get("", ())):
+            raise ValueError(f"{place} is a text encoder in scaled fp8, which is not read: use one of fp16 or bf16")
+        return _infer_config(checkpoint)
     try:
         return UMT5Config.model_validate(read_json(place / "config.json"))
     except ValidationError as error:
@@ -153,7 +179,7 @@ def _infer_config(checkpoint: Checkpoint) -> UMT5Config:
 
     vocabulary, dim = shape("token_embedding.weight")
     buckets, heads = shape("blocks.0.pos_embedding.embedding.weight")
-    return UMT5Config(
+    return UMT5Config.make(
         vocab_size=vocabulary,
         d_model=dim,
         d_kv=shape("blocks.0.attn.q.weight")[0] // max(heads, 1),

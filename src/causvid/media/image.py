@@ -78,16 +78,26 @@ def open_image(path: Path) -> Image.Image:
         return upright(Image.open(file, formats=FORMATS))
 
 
+def check_image(path: str | Path) -> None:
+    """Raise as `read_image` does for what its header alone shows."""
+    with open_regular(path, most=BYTES) as file, picture_errors(path):
+        _check_size(Image.open(file, formats=FORMATS))
+
+
 def upright(image: Image.Image) -> Image.Image:
     """Decode an open image as sRGB, upright and over black."""
-    if image.width * image.height > PIXELS:
-        raise ValueError(f"it has {image.width} × {image.height} pixels, expected at most {PIXELS} in all")
+    _check_size(image)
     levels = 1
     tiles = getattr(image, "tile", None)
     if image.format == "PNG" and tiles:
         levels = _LEVELS.get(str(tiles[0][3]), 1)
     image.load()
     return _rgb(ImageOps.exif_transpose(image), levels)
+
+
+def _check_size(image: Image.Image) -> None:
+    if image.width * image.height > PIXELS:
+        raise ValueError(f"it has {image.width} × {image.height} pixels, expected at most {PIXELS} in all")
 
 
 @contextmanager

@@ -6,14 +6,17 @@ Modules are named as in transformers' `UMT5EncoderModel`, so that published weig
 """
 
 import math
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import torch
-from pydantic import ConfigDict, PositiveInt
+from pydantic import ConfigDict, Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
-from causvid.config import Positive, Settings
+from causvid.config import Count, Settings, Width
+
+MOST_TOKENS = 2**22
+"""Of a vocabulary: far more than the largest there is."""
 
 
 class UMT5Config(Settings):
@@ -21,18 +24,27 @@ class UMT5Config(Settings):
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    vocab_size: PositiveInt
-    d_model: PositiveInt
-    d_kv: PositiveInt
-    d_ff: PositiveInt
-    num_layers: PositiveInt
-    num_heads: PositiveInt
-    relative_attention_num_buckets: PositiveInt = 32
-    relative_attention_max_distance: PositiveInt = 128
-    layer_norm_epsilon: Positive = 1e-6
+    vocab_size: Annotated[int, Field(ge=1, le=MOST_TOKENS)]
+    d_model: Width
+    d_kv: Width
+    d_ff: Width
+    num_layers: Count
+    num_heads: Count
+    relative_attention_num_buckets: Annotated[int, Field(ge=4, le=4096)] = 32
+    relative_attention_max_distance: Annotated[int, Field(ge=2, le=2**20)] = 128
+    layer_norm_epsilon: Annotated[float, Field(gt=0, le=1)] = 1e-6
     feed_forward_proj: Literal["gated-gelu"] = "gated-gelu"
-    pad_token_id: int | None = 0
-    eos_token_id: int | None = 1
+    pad_token_id: Annotated[int, Field(ge=-1, le=MOST_TOKENS)] | None = 0
+    eos_token_id: Annotated[int, Field(ge=-1, le=MOST_TOKENS)] | None = 1
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.relative_attention_max_distance <= self.relative_attention_num_buckets // 4:
+            raise ValueError(
+                f"relative_attention_max_distance={self.relative_attention_max_distance} is too short for "
+                f"relative_attention_num_buckets={self.relative_attention_num_buckets}"
+            )
+        return self
 
 
 class UMT5Encoder(nn.Module):

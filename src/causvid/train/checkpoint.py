@@ -16,9 +16,12 @@ from zipfile import BadZipFile, ZipFile
 import torch
 
 from causvid.files.writing import new_file
+from causvid.opening import open_regular
 
 CHECKPOINT = "checkpoint.pt"
 METRICS = "metrics.jsonl"
+LARGEST = 2**53
+"""Most steps or seconds a file may state."""
 Log = Callable[[int, float, Mapping[str, float]], None]
 """Takes the steps done, the seconds they took, and metrics."""
 
@@ -65,6 +68,7 @@ def load_checkpoint(
     if not path.exists():
         return Progress()
     try:
+        open_regular(path).close()
         with ZipFile(path) as parts:  # torch writes the checksum of each, and reads without comparing it
             # A part that is marked as a folder would be read as nothing at all.
             if parts.testzip() is not None or any(part.external_attr for part in parts.infolist()):
@@ -80,6 +84,8 @@ def load_checkpoint(
             if key in before and value != before[key]:
                 raise ValueError(f"{key}={value}, but {path} was started with {before[key]}: use another --out")
         progress, parts = Progress(saved["step"], saved["seconds"]), saved["state"]
+        if not (isinstance(progress.step, int) and _is_count(progress.step) and _is_count(progress.seconds)):
+            raise TypeError
     except (KeyError, TypeError, AttributeError):
         raise ValueError(f"{path} is not a checkpoint of a stage: use another --out or delete the file") from None
     try:
@@ -119,11 +125,15 @@ def _rows(path: Path) -> list[dict[str, float]]:
     """Read rows, without those that were cut short or are none."""
     rows = []
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []:
-        with suppress(ValueError):
+        with suppress(ValueError, RecursionError):
             row = json.loads(line)
-            if isinstance(row, dict) and all(isinstance(row.get(key), int | float) for key in ("step", "seconds")):
+            if isinstance(row, dict) and all(_is_count(row.get(key)) for key in ("step", "seconds")):
                 rows.append(row)
     return rows
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int | float) and 0 <= value <= LARGEST
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from causvid.evaluate.report import EvaluationReport
 from causvid.loading.assemble import load_bundle
 from causvid.loading.bundle import REPORT, Bundle, read_settings, save_bundle
 from causvid.loading.layout import find_layout
+from causvid.opening import read_text
 from causvid.preset import Preset
 from causvid.train.checkpoint import last_row
 from causvid.train.roles import Roles
@@ -75,7 +76,7 @@ def _measured(
     if not (folder / REPORT).is_file():
         return None
     try:
-        report = EvaluationReport.model_validate_json((folder / REPORT).read_text(encoding="utf-8"))
+        report = EvaluationReport.model_validate_json(read_text(folder / REPORT))
         bundle = load_bundle(folder)
     except ValueError:  # what is damaged is replaced
         return None
