@@ -85,10 +85,13 @@ def create_app(pipeline: Pipeline, settings: ServerSettings) -> FastAPI:
             busy = 0.0
             while True:
                 await asyncio.sleep(SWEEP)
-                await sessions.sweep()
-                await asyncio.to_thread(app.state.batch.sweep)
-                if busy != (busy := scheduler.busy_seconds):
-                    await asyncio.to_thread(release)
+                try:
+                    await sessions.sweep()
+                    await asyncio.to_thread(app.state.batch.sweep)
+                    if busy != (busy := scheduler.busy_seconds):
+                        await asyncio.to_thread(release)
+                except Exception:  # what fails once, on a full disk perhaps, is tried again
+                    log.exception("the sweep failed")
 
         tasks = [asyncio.create_task(warm_up()), asyncio.create_task(sweep())]
         try:

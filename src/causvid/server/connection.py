@@ -75,6 +75,7 @@ class Reader:
 
     def __init__(self, socket: WebSocket, session: LiveSession, form: protocol.Format, position: int) -> None:
         self.socket, self.session, self.form, self.position = socket, session, form, position
+        self.early: str | bytes | None = None  # a message that came before the session was open
         self.event = asyncio.Event()
         self._rewinds = session.rewinds
         self._last: Changed | None = None
@@ -217,14 +218,15 @@ async def _open(socket: WebSocket, sessions: Sessions, client: str) -> Reader | 
         position = message.position
     reader = Reader(socket, session, message.format, position)
     await reader.say(session.opened(message.format, message.ref))
-    if early:
-        await _obey(reader, sessions, leaving.result())
+    reader.early = leaving.result() if early else None
     return reader
 
 
 async def _listen(reader: Reader, sessions: Sessions, readers: Readers) -> None:
     while True:
-        data = await _receive(reader.socket)
+        data, reader.early = reader.early, None
+        if data is None:
+            data = await _receive(reader.socket)
         async with reader.obeying:
             await _obey(reader, sessions, data)
 

@@ -9,6 +9,7 @@ import shutil
 import threading
 from bisect import bisect_right
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Self
@@ -38,8 +39,8 @@ class Piece:
 class Film:
     """A folder with `film.h264`, `film.latents` (float16), and `film.jsonl`, which says where each chunk of them is."""
 
-    def __init__(self, folder: Path) -> None:
-        """Open a film, or start one; what a killed process left half-written is dropped."""
+    def __init__(self, folder: Path, *, only_read: bool = False) -> None:
+        """Open a film, or start one; what a killed process left half-written is dropped, or passed over."""
         self.folder = folder
         self.pieces: list[Piece] = []
         self._starts: list[tuple[int, int]] = []
@@ -51,7 +52,8 @@ class Film:
             if piece.position != self.position or after[0] > video or after[1] > latents:
                 break
             self._note(piece)
-        self.truncate(self.position)
+        if not only_read:
+            self.truncate(self.position)
 
     @property
     def position(self) -> int:
@@ -62,13 +64,18 @@ class Film:
         """Add a chunk: its access units, and its latents `[1, F, C, h, w]`."""
         data = latents.detach().to("cpu", torch.float16).numpy().tobytes()
         piece = Piece(self.position, prompt, tuple(map(len, units)), len(data))
-        for name, content in (
-            ("film.h264", b"".join(units)),
-            ("film.latents", data),
-            ("film.jsonl", (json.dumps(asdict(piece)) + "\n").encode()),
-        ):
-            with (self.folder / name).open("ab") as file:
-                file.write(content)
+        try:
+            for name, content in (
+                ("film.h264", b"".join(units)),
+                ("film.latents", data),
+                ("film.jsonl", (json.dumps(asdict(piece)) + "\n").encode()),
+            ):
+                with (self.folder / name).open("ab") as file:
+                    file.write(content)
+        except OSError:
+            with suppress(OSError):
+                self.truncate(self.position)  # what was half-written
+            raise
         with self._lock:
             self._note(piece)
         return piece
@@ -98,7 +105,10 @@ class Film:
 
     def save_latents(self, path: Path, *, shape: tuple[int, int, int], fps: float) -> None:
         """Write the latents, (C, h, w) a frame, as `causvid decode` and `after` read them."""
-        data = (self.folder / "film.latents").read_bytes()[: self._end[1]]
+        with self._lock:
+            data = (self.folder / "film.latents").read_bytes()[: self._end[1]]
+        if not data:
+            raise ValueError("the session has no frames yet")
         latents = np.frombuffer(data, np.float16).reshape(1, -1, *shape).astype(np.float32)
         save_latents(path, torch.from_numpy(latents), fps=fps)
 

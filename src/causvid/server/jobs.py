@@ -12,6 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -172,7 +173,8 @@ class Jobs:
     def sweep(self) -> None:
         """Delete what has expired."""
         for identifier in self.store.expired(time.time()):
-            self.delete(identifier)
+            with suppress(LookupError):  # deleted by its client in this moment
+                self.delete(identifier)
 
     def file(self, identifier: str) -> Path:
         """Return the video of a finished job.

@@ -5,6 +5,7 @@ was changed after it is applied again at the same frames, which makes the same v
 """
 
 import json
+import os
 import time
 from pathlib import Path
 from typing import Any, Self
@@ -94,12 +95,16 @@ class Journal:
                     kind = PromptChange if values["kind"] == "prompt" else Adjustment
                     found.append((at, kind.model_validate(values["change"])))
             except (ValueError, KeyError, TypeError):
-                break  # half-written by a killed process: it was never confirmed
+                continue  # half-written, by a killed process or on a full disk: it was never confirmed
         return [(at, change) for at, change in found if at >= position]
 
     def _append(self, values: dict[str, Any]) -> None:
-        with (self.folder / "changes.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(values) + "\n")
+        with (self.folder / "changes.jsonl").open("ab+") as file:
+            if file.seek(0, os.SEEK_END):
+                file.seek(-1, os.SEEK_END)
+                if file.read(1) != b"\n":  # the last one was half-written
+                    file.write(b"\n")
+            file.write(json.dumps(values).encode() + b"\n")
 
     def _write(self) -> None:
         with new_file(self.folder / "session.json") as place:

@@ -71,7 +71,10 @@ class LiveSession:
         self._pace = 0.0
         self._asked: float | None = None
         self._unsaved = 0
+        self._lost = False  # a chunk could not be written: what follows it is not, either
         self._film_frames = film.position
+        if self._is_over():
+            self.state = "ended"
         self._remember()
 
     # What readers see; any thread.
@@ -140,7 +143,7 @@ class LiveSession:
             effect, self._asked = now - self._asked, None
         self._replay_due()
         state = self._remember()
-        if self.stream.frames >= self.studio.settings.session_seconds * self.stream.fps:
+        if self._is_over():
             self._stop("ended")
             self.studio.scheduler.remove(self.task)
         self._unsaved += 1
@@ -154,6 +157,9 @@ class LiveSession:
         self._film_frames = self.stream.frames
         timings = Timings(waited=turn.waited, made=turn.made, encoded=0.0, effect=effect)
         self.studio.encoder.submit(self._encode, frames.numpy(), latents, applied.change.prompt, timings, save)
+
+    def _is_over(self) -> bool:
+        return self.stream.frames >= self.studio.settings.session_seconds * self.stream.fps
 
     def _ended(self, error: Exception | None) -> None:
         if error is not None:
@@ -186,6 +192,8 @@ class LiveSession:
         timings: Timings,
         state: SessionState | None,
     ) -> None:
+        if self._lost:
+            return
         try:
             began = time.monotonic()
             units = encode_h264(frames, fps=self.stream.fps)
@@ -198,10 +206,13 @@ class LiveSession:
             if state is not None:
                 self.save(state)
         except Exception as error:
-            log.exception("session %s cannot be kept", self.identifier)
-            self.error = (
-                f"the film cannot be written: {error}" if isinstance(error, OSError) else "it cannot be encoded"
-            )
+            self._lost = True
+            if isinstance(error, OSError):
+                log.warning("session %s cannot be kept: %s", self.identifier, error)
+                self.error = f"the film cannot be written: {error.strerror or error}"
+            else:
+                log.exception("session %s cannot be kept", self.identifier)
+                self.error = "it cannot be encoded"
             self.state = "ended"
         self.studio.announce(self)
 
@@ -261,6 +272,7 @@ class LiveSession:
         self._film_frames, self._unsaved, self._shown_until = state.frames, 0, 0.0
         self.rewinds += 1
         self.timings = {}
+        self._lost = False
         if ended:
             self.state, self.error = "playing", None
             self.studio.scheduler.add(self.task)
@@ -290,17 +302,17 @@ class LiveSession:
     def close(self) -> None:
         """End the session for good; its film stays."""
         if self.state != "closed":
-            self.studio.scheduler.remove(self.task)
             self.studio.encoder.submit(lambda: None).result()
             self.record()
-            self.journal.close()
+            self.journal.close()  # where the disk is full, the session stays as it is
+            self.studio.scheduler.remove(self.task)
             self._stop("closed")
 
     def suspend(self) -> None:
         """Write the session to disk and take no more turns; it can be opened again."""
         self.studio.scheduler.remove(self.task)
         self.studio.encoder.submit(lambda: None).result()
-        if self.camera is None and self.state != "closed":
+        if self.camera is None and self.state != "closed" and not self._lost:
             self.save(replace(self.stream.snapshot(), queue=()))
             self.record()
 
@@ -312,7 +324,10 @@ class LiveSession:
         except ValueError:
             file.unlink(missing_ok=True)
             return
-        timeline.save(file)
+        try:
+            timeline.save(file)
+        except OSError as error:  # a session is closed and kept without it
+            log.warning("the timeline of session %s cannot be written: %s", self.identifier, error)
 
     def _check_open(self) -> None:
         if self.state in ("ended", "closed"):

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Body, Query
 from fastapi.responses import FileResponse
 from starlette.datastructures import State
 
+from causvid.files.writing import new_file
 from causvid.pipeline import Pipeline
 from causvid.server import protocol
 from causvid.server.sessions import Sessions
@@ -106,9 +107,12 @@ def router(pipeline: Pipeline, state: State) -> APIRouter:
 
 def _export(folder: Path, film: Any, form: Export, header: Any, pipeline: Pipeline) -> Path:
     if form == "mp4":
-        file = folder / "export.mp4"
-        metadata = {"title": film.pieces[-1].prompt, "comment": f"made with causvid, seed {header.request.seed}"}
-        mux_mp4(film.units(), str(file), fps=pipeline.fps, metadata=metadata)
+        file, pieces = folder / "export.mp4", tuple(film.pieces)
+        if not pieces:
+            raise ValueError("the session has no frames yet")
+        metadata = {"title": pieces[-1].prompt, "comment": f"made with causvid, seed {header.request.seed}"}
+        with new_file(file) as place:  # others may be reading the one before
+            mux_mp4(film.units(), str(place), fps=pipeline.fps, metadata=metadata)
         return file
     if form == "latents":
         file = folder / "export.safetensors"

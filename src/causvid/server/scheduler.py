@@ -94,7 +94,8 @@ class Scheduler:
         with self._wake:
             # As if it had just had its turn: newcomers do not push in front of those who wait.
             task.served = time.monotonic()
-            self._tasks.append(task)
+            if task not in self._tasks:
+                self._tasks.append(task)
             self._wake.notify()
 
     def remove(self, task: Task) -> None:

@@ -8,11 +8,13 @@ import logging
 import secrets
 import shutil
 import time
-from collections import deque
-from collections.abc import Awaitable, Callable
+from collections import Counter, deque
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
+from weakref import WeakValueDictionary
 
 from causvid.engine.request import GenerationRequest
 from causvid.server.camera import Camera
@@ -42,7 +44,8 @@ class Sessions:
     waiting: deque["asyncio.Future[None]"] = field(default_factory=deque)
     clients: dict[str, str] = field(default_factory=dict)
     _starting: int = 0
-    _locks: dict[str, asyncio.Lock] = field(default_factory=dict)
+    _asking: Counter[str] = field(default_factory=Counter)
+    _locks: WeakValueDictionary[str, asyncio.Lock] = field(default_factory=WeakValueDictionary)
 
     async def create(
         self, request: SessionRequest, client: str, queued: Callable[[int], Awaitable[None]]
@@ -53,15 +56,14 @@ class Sessions:
             ValueError: if the request cannot be used. Busy: if there is no place, and none in the queue.
         """
         self._check_client(client)
-        await self._place(queued)
+        self._asking[client] += 1
         try:
+            await self._place(queued)
             identifier = f"session_{secrets.token_urlsafe(18)}"
-            session = await self._call(lambda: self._create(identifier, request, client))
-            self._admit(session, client)
-            return session
+            return await self._begin(lambda: self._create(identifier, request, client), client)
         finally:
-            self._starting -= 1
-            self._let_in()
+            self._asking[client] -= 1
+            self._asking += Counter()  # forget those who ask for nothing
 
     async def attach(self, identifier: str, client: str, queued: Callable[[int], Awaitable[None]]) -> LiveSession:
         """Return an open session, or take it up from disk.
@@ -74,17 +76,10 @@ class Sessions:
                 self.open[identifier].left = time.monotonic()
                 return self.open[identifier]
             folder = self._folder(identifier)
-            journal = Journal.open(folder)
-            if journal.header.closed:
-                raise ValueError(f"session {identifier} is closed: its film can be exported")
+            _check_open(Journal.open(folder), identifier)
             await self._place(queued)
-            try:
-                session = await self._call(lambda: self._reopen(identifier, journal))
-                self._admit(session, client)
-                return session
-            finally:
-                self._starting -= 1
-                self._let_in()
+            # It may have been closed in the queue, so that its journal is read again.
+            return await self._begin(lambda: self._reopen(identifier, Journal.open(folder)), client)
 
     async def fork(self, session: LiveSession, position: int | None) -> LiveSession:
         """Fork an open session; the fork is paused, and needs a place as any other.
@@ -92,34 +87,31 @@ class Sessions:
         Raises:
             ValueError: if it has no such point. Busy: if there is no place.
         """
+        if self.open.get(session.identifier) is not session:
+            raise ValueError("the session is closed")
         client = self.clients[session.identifier]
         self._check_client(client)
         await self._make_room()
         if len(self.open) + self._starting >= self.places:
             raise Busy("no place is free for a fork: close a session", self._retry_after())
         self._starting += 1
-        try:
-            identifier = f"session_{secrets.token_urlsafe(18)}"
-            parent = session.journal.header
+        identifier = f"session_{secrets.token_urlsafe(18)}"
+        parent = session.journal.header
 
-            def work() -> LiveSession:
-                (folder := self.folder / identifier).mkdir(parents=True)
-                try:
-                    for name in parent.files.values():
-                        shutil.copyfile(session.journal.folder / name, folder / name)
-                    header = parent.model_copy(update={"parent": session.identifier, "created": time.time()})
-                    fork = session.fork(position, identifier, Journal.create(folder, header))
-                    fork.start()
-                    return fork
-                except BaseException:
-                    shutil.rmtree(folder, ignore_errors=True)
-                    raise
+        def work() -> LiveSession:
+            (folder := self.folder / identifier).mkdir(parents=True)
+            try:
+                for name in parent.files.values():
+                    shutil.copyfile(session.journal.folder / name, folder / name)
+                header = parent.model_copy(update={"parent": session.identifier, "created": time.time()})
+                fork = session.fork(position, identifier, Journal.create(folder, header))
+                fork.start()
+                return fork
+            except BaseException:
+                shutil.rmtree(folder, ignore_errors=True)
+                raise
 
-            fork = await self._call(work)
-            self._admit(fork, client)
-            return fork
-        finally:
-            self._starting -= 1
+        return await self._begin(work, client)
 
     async def close(self, identifier: str) -> None:
         """End a session for good; its film stays until it expires.
@@ -127,34 +119,46 @@ class Sessions:
         Raises:
             ValueError: if there is none.
         """
-        session = self.open.pop(identifier, None)
+        if identifier not in self.open:
+            folder = self._folder(identifier)
+            await self._call(lambda: Journal.open(folder).close())
+        session = self.open.get(identifier)  # it may have been taken up in that moment
         if session is not None:
-            await self._call(session.close)
-            self._forget(identifier)
-            log.info("session closed", extra={"session": identifier, "frames": session.stream.frames})
-        else:
-            journal = Journal.open(self._folder(identifier))
-            journal.close()
+            await _finish(self._close(session))
 
     async def suspend(self, identifier: str) -> None:
-        """Put an open session to disk, where nobody reads it."""
-        session = self.open.pop(identifier)
-        await self._call(session.suspend if session.camera is None else session.close)
-        self._forget(identifier)
-        log.info("session put to disk", extra={"session": identifier, "frames": session.stream.frames})
+        """Put an open session to disk, where nobody reads it. It leaves its place, even if the disk is full."""
+        await _finish(self._suspend(self.open.pop(identifier)))
+
+    async def _close(self, session: LiveSession) -> None:
+        await self._call(session.close)
+        if self.open.get(session.identifier) is session:
+            del self.open[session.identifier]
+            self._forget(session.identifier)
+            log.info("session closed", extra={"session": session.identifier, "frames": session.stream.frames})
+
+    async def _suspend(self, session: LiveSession) -> None:
+        noted = {"session": session.identifier, "frames": session.stream.frames}
+        try:
+            await self._call(session.suspend if session.camera is None else session.close)
+            log.info("session put to disk", extra=noted)
+        except OSError as error:
+            log.warning("a session will go on from its last saved state: %s", error, extra=noted)
+        finally:
+            self._forget(session.identifier)
 
     async def sweep(self) -> None:
         """Put to sleep what nobody reads, close what is idle, delete what has expired."""
         for identifier in [identifier for identifier in self.open if self._unread(identifier) > SLEEP]:
             if self._unread(identifier) > SLEEP:
                 await self.suspend(identifier)
-        settings = self.studio.settings
+        oldest = time.time() - self.studio.settings.keep_seconds
         for folder in self.folder.iterdir() if self.folder.is_dir() else ():
-            if folder.name in self.open or not folder.is_dir():
+            if folder.name in self.open or folder.name in self._locks or not folder.is_dir():
                 continue
-            age = time.time() - max((file.stat().st_mtime for file in folder.iterdir()), default=0.0)
-            if age > settings.keep_seconds:
-                shutil.rmtree(folder, ignore_errors=True)
+            with suppress(FileNotFoundError):  # a file that was just replaced: the folder is in use
+                if max(file.stat().st_mtime for file in (folder, *folder.iterdir())) < oldest:
+                    shutil.rmtree(folder, ignore_errors=True)
 
     async def shut_down(self) -> None:
         """Put every session to disk."""
@@ -171,7 +175,7 @@ class Sessions:
         if session is not None:
             return session.journal, session.film
         folder = self._folder(identifier)
-        return Journal.open(folder), Film(folder)
+        return Journal.open(folder), Film(folder, only_read=True)
 
     # In the model's thread.
 
@@ -200,13 +204,16 @@ class Sessions:
 
     def _reopen(self, identifier: str, journal: Journal) -> LiveSession:
         pipeline, header = self.studio.pipeline, journal.header
+        _check_open(journal, identifier)
         if header.request.source == "camera":
             raise ValueError("the session followed a camera, and has ended with its connection")
-        if journal.state.exists():
-            stream = pipeline.resume(journal.state)
-        else:
-            stream = pipeline.stream(self._request(header.request, journal.folder, header.files, None))
         film = Film(journal.folder)
+        stream = pipeline.resume(journal.state) if journal.state.exists() else None
+        if stream is None or film.position < stream.frames:
+            if header.parent is not None:
+                raise ValueError(f"session {identifier} has lost a part of its film, from frame {film.position}")
+            # What its film has lost is made again from the start, under the same changes.
+            stream = pipeline.stream(self._request(header.request, journal.folder, header.files, None))
         film.truncate(stream.frames)
         session = LiveSession(identifier, self.studio, stream, journal, film=film, camera=None)
         session.start()
@@ -222,7 +229,7 @@ class Sessions:
 
     def _check_client(self, client: str) -> None:
         most = self.studio.settings.sessions_per_client
-        if sum(other == client for other in self.clients.values()) >= most:
+        if sum(other == client for other in self.clients.values()) + self._asking[client] >= most:
             raise Busy(f"{client} has {most} sessions, which is the most: close one", self._retry_after())
 
     async def _place(self, queued: Callable[[int], Awaitable[None]]) -> None:
@@ -243,7 +250,7 @@ class Sessions:
                     await queued(ahead)
                 await asyncio.wait([turn], timeout=0.5)
                 await self._make_room()
-        except asyncio.CancelledError:
+        except BaseException:
             if turn.done():
                 self._starting -= 1
                 self._let_in()
@@ -272,6 +279,20 @@ class Sessions:
     def _retry_after(self) -> int:
         return 5
 
+    async def _begin(self, work: Callable[[], LiveSession], client: str) -> LiveSession:
+        """Make a session in the model's thread, on a place that was taken for it."""
+
+        async def begin() -> LiveSession:
+            try:
+                session = await self._call(work)
+                self._admit(session, client)
+                return session
+            finally:
+                self._starting -= 1
+                self._let_in()
+
+        return await _finish(begin())
+
     def _admit(self, session: LiveSession, client: str) -> None:
         self.open[session.identifier] = session
         self.clients[session.identifier] = client
@@ -279,7 +300,6 @@ class Sessions:
 
     def _forget(self, identifier: str) -> None:
         self.clients.pop(identifier, None)
-        self._locks.pop(identifier, None)
         self._let_in()
 
     def _folder(self, identifier: str) -> Path:
@@ -290,3 +310,13 @@ class Sessions:
 
     async def _call(self, work: Callable[[], T]) -> T:
         return await asyncio.wrap_future(self.studio.scheduler.call(work))
+
+
+async def _finish(work: Coroutine[Any, Any, T]) -> T:
+    """Carry something out to its end, also where the client that asked for it leaves meanwhile."""
+    return await asyncio.shield(asyncio.ensure_future(work))
+
+
+def _check_open(journal: Journal, identifier: str) -> None:
+    if journal.header.closed:
+        raise ValueError(f"session {identifier} is closed: its film can be exported")

@@ -4,6 +4,7 @@ import re
 import secrets
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, get_args
@@ -49,7 +50,8 @@ class Uploads:
         self._folder, self._settings = folder, settings
         folder.mkdir(parents=True, exist_ok=True)
         for left in folder.glob("*.partial"):  # by a server that was killed
-            left.unlink()
+            if left.is_file():
+                left.unlink()
 
     def add(self, name: str, content: BinaryIO) -> Upload:
         """Store a picture or a video; `name` stands for it in errors.
@@ -93,8 +95,9 @@ class Uploads:
         """Delete what has expired."""
         oldest = time.time() - self._settings.keep_seconds
         for file in self._folder.iterdir():
-            if file.stat().st_mtime < oldest:
-                file.unlink(missing_ok=True)
+            with suppress(FileNotFoundError):  # deleted by its client in this moment
+                if file.is_file() and file.stat().st_mtime < oldest:
+                    file.unlink()
 
     def _find(self, identifier: str) -> Path:
         if re.fullmatch(r"[A-Za-z0-9_-]{1,64}", identifier):
