@@ -68,7 +68,7 @@ class Film:
             for name, content in (
                 ("film.h264", b"".join(units)),
                 ("film.latents", data),
-                ("film.jsonl", (json.dumps(asdict(piece)) + "\n").encode()),
+                ("film.jsonl", _line(piece).encode()),
             ):
                 with (self.folder / name).open("ab") as file:
                     file.write(content)
@@ -124,9 +124,14 @@ class Film:
         for name, size in (("film.h264", self._end[0]), ("film.latents", self._end[1])):
             if (self.folder / name).exists():
                 os.truncate(self.folder / name, size)
-        partial = self.folder / "film.jsonl.partial"
-        partial.write_text("".join(json.dumps(asdict(piece)) + "\n" for piece in self.pieces))
-        partial.replace(self.folder / "film.jsonl")
+        index = self.folder / "film.jsonl"
+        lines = "".join(map(_line, self.pieces)).encode()
+        if index.exists() and index.read_bytes().startswith(lines):
+            os.truncate(index, len(lines))  # which a full disk allows
+        else:
+            partial = self.folder / "film.jsonl.partial"
+            partial.write_bytes(lines)
+            partial.replace(index)
 
     def fork(self, folder: Path, position: int) -> Self:
         """Copy the film up to a frame into another folder."""
@@ -145,6 +150,10 @@ class Film:
     def _sizes(self) -> list[int]:
         files = [self.folder / "film.h264", self.folder / "film.latents"]
         return [file.stat().st_size if file.exists() else 0 for file in files]
+
+
+def _line(piece: Piece) -> str:
+    return json.dumps(asdict(piece)) + "\n"
 
 
 def _read_index(file: Path) -> Iterator[Piece]:

@@ -209,7 +209,7 @@ class LiveSession:
             self._lost = True
             if isinstance(error, OSError):
                 log.warning("session %s cannot be kept: %s", self.identifier, error)
-                self.error = f"the film cannot be written: {error.strerror or error}"
+                self.error = f"the film cannot be written: {error}".replace(f"{self.journal.folder}/", "")
             else:
                 log.exception("session %s cannot be kept", self.identifier)
                 self.error = "it cannot be encoded"

@@ -12,7 +12,7 @@ import av
 import numpy as np
 from av.container import InputContainer
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from causvid.media import fit_frame
 from causvid.media.encoder import Colours
@@ -120,6 +120,8 @@ def read_picture(data: bytes, height: int, width: int) -> Frames:
                 raise ValueError(f"a picture of {picture.width} x {picture.height} is too large")
             picture.draft("RGB", (width, height))
             return fit_frame(np.asarray(picture.convert("RGB")), height, width, fit="cover")
+    except UnidentifiedImageError:
+        raise ValueError("the camera's message is not a JPEG, WebP or PNG picture") from None
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"the camera's message is not a JPEG, WebP or PNG picture: {error}") from None
 
