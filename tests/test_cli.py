@@ -165,7 +165,7 @@ def test_ctrl_c_and_sigterm_keep_what_was_finished(
     def interrupted() -> Iterator[np.ndarray]:
         yield np.zeros((1, 64, 96, 3), np.uint8)
         yield np.zeros((4, 64, 96, 3), np.uint8)
-        os.kill(os.getpid(), number)
+        signal.raise_signal(number)
         time.sleep(0.5)
         yield np.zeros((4, 64, 96, 3), np.uint8)
 
@@ -186,7 +186,7 @@ def test_an_interrupt_before_the_first_chunk_leaves_nothing(
     pipeline: FakePipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
 ) -> None:
     def interrupted() -> Iterator[np.ndarray]:
-        os.kill(os.getpid(), number)
+        signal.raise_signal(number)
         time.sleep(0.5)
         yield np.zeros((1, 64, 96, 3), np.uint8)
 

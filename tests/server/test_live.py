@@ -253,6 +253,8 @@ def test_queue_tells_place_and_refuses_when_full(serve: Serve) -> None:
             await first.frames(1)
             await second.say("create", request={"prompt": RED})
             assert (await second.until("changed", state="queued"))["ahead"] == 0
+            await second.say("ping", ref=5)
+            await second.until("pong", ref=5)
             await third.say("create", request={"prompt": RED})
             refused = await third.until("error")
             assert refused["code"] == "busy" and refused["retry_after"] >= 1

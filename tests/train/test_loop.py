@@ -1,7 +1,6 @@
 """The training loop: whole steps, checkpoints that are whole or absent, and one row of metrics a step."""
 
 import json
-import os
 import random
 import signal
 from collections.abc import Callable
@@ -62,7 +61,7 @@ def fail_at(step: int) -> Callable[[int], None]:
 def press_ctrl_c_at(step: int, times: int = 1, number: signal.Signals = signal.SIGINT) -> Callable[[int], None]:
     def press(n: int) -> None:
         for _ in range(times if n == step else 0):
-            os.kill(os.getpid(), number)
+            signal.raise_signal(number)
 
     return press
 

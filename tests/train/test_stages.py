@@ -51,7 +51,7 @@ def interrupt_at(step: int, stage: str, monkeypatch: pytest.MonkeyPatch) -> None
     def drawn(seed: int, name: str, number: int, *device: torch.device | str, part: int = 0) -> torch.Generator:
         if (name.split("/")[0], number) == (stage, step) and not pressed:
             pressed.append(step)
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
         return step_generator(seed, name, number, *device, part=part)
 
     for module in (objective, storybook, ode):

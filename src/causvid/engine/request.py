@@ -3,7 +3,7 @@
 It knows no model: `engine.limits` turns it into what a given model needs.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sized
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -58,7 +58,7 @@ class GenerationOptions(Settings):
         for name, value in (("after", self.after), ("source", self.source)):
             if not (value is None or isinstance(value, str | Path | Iterable)):
                 raise ValueError(f"{name} is of type {type(value).__name__}: expected a video, a file or frames")
-            if isinstance(value, Sequence) and not value:
+            if isinstance(value, Sized) and len(value) == 0:
                 raise ValueError(f"{name} is empty: expected a video, a file or frames")
         if self.after is not None and self.source is not None:
             raise ValueError("after and source: give one, a video starts in one way")

@@ -66,6 +66,7 @@ def create_app(pipeline: Pipeline, settings: ServerSettings) -> FastAPI:
         scheduler.start()
 
         async def warm_up() -> None:
+            log.info("warming up: some chunks are made to measure this machine")
             speed = await asyncio.wrap_future(
                 scheduler.call(
                     lambda: measure(pipeline, prompt=routes.example(pipeline), rewind_bytes=settings.rewind_bytes)
@@ -78,7 +79,10 @@ def create_app(pipeline: Pipeline, settings: ServerSettings) -> FastAPI:
             app.state.speed, app.state.ready = speed, True
             app.state.batch.jobs.start()
             log.info(
-                "ready: %.0f ms a chunk, batches of %d, %d places", 1000 * speed.chunk, speed.batch, sessions.places
+                "ready, the studio is open: %.0f ms a chunk, batches of %d, %d places",
+                1000 * speed.chunk,
+                speed.batch,
+                sessions.places,
             )
 
         async def sweep() -> None:

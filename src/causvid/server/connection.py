@@ -198,10 +198,10 @@ async def _open(socket: WebSocket, sessions: Sessions, client: str) -> Reader | 
         opening = asyncio.ensure_future(sessions.create(message.request, client, queued))
     else:
         opening = asyncio.ensure_future(sessions.attach(message.session, client, queued))
-    leaving = asyncio.ensure_future(_receive(socket))  # a client that leaves the queue gives its turn away
+    leaving = asyncio.ensure_future(_wait_with(socket))  # a client that leaves the queue gives its turn away
     try:
         await asyncio.wait([opening, leaving], return_when=asyncio.FIRST_COMPLETED)
-        if not opening.done() and leaving.done() and leaving.exception() is None:
+        if not opening.done() and leaving.exception() is None:
             raise ValueError("the session is not open yet: wait for `opened` before the next message")
         if not opening.done():
             return None
@@ -220,6 +220,18 @@ async def _open(socket: WebSocket, sessions: Sessions, client: str) -> Reader | 
     await reader.say(session.opened(message.format, message.ref))
     reader.early = leaving.result() if early else None
     return reader
+
+
+async def _wait_with(socket: WebSocket) -> str | bytes:
+    """Answer a waiting client's pings; return its first other message."""
+    while True:
+        data = await _receive(socket)
+        message = None
+        with contextlib.suppress(ValueError):
+            message = protocol.parse(data) if isinstance(data, str) else None
+        if not isinstance(message, protocol.Ping):
+            return data
+        await socket.send_text(Pong(ref=message.ref).model_dump_json())
 
 
 async def _listen(reader: Reader, sessions: Sessions, readers: Readers) -> None:

@@ -125,11 +125,20 @@ def _export(folder: Path, film: Any, form: Export, header: Any, pipeline: Pipeli
 
 
 def _vocabulary(pipeline: Pipeline) -> dict[str, list[str]] | None:
-    """Return the words of the built-in world by kind, as far as the model knows them; None for another model."""
-    from causvid.worlds.storybook.vocabulary import ATTRIBUTES
+    """Return the words of the world the model was trained on, by kind; None for a model of no such world."""
+    from causvid.worlds.storybook import World
 
-    known = {
-        kind: [word for word in words if not pipeline.bundle.text_encoder.unknown_words(word)]
-        for kind, words in ATTRIBUTES.items()
+    name = pipeline.bundle.provenance.get("world")
+    if not isinstance(name, str):
+        return None
+    world = World.preset(name)
+    kinds = {
+        "subject": world.subjects,
+        "colour": world.colours,
+        "place": world.places,
+        "motion": world.motions,
+        "weather": world.weathers,
+        "time": world.times,
+        "camera": world.cameras,
     }
-    return known if known["subject"] else None
+    return {kind: list(words) if len(words) > 1 else [] for kind, words in kinds.items()}
