@@ -29,7 +29,7 @@ from causvid.server.wire import codec_name, encode_h264
 from causvid.stream import Stream
 
 log = logging.getLogger("causvid.server")
-LEAD = 0.25
+LEAD = 0.1
 """Seconds before the last frame is shown at which the next chunk is begun, beside what it takes."""
 SAVE_EVERY = 4
 """Chunks after which the state is written."""
@@ -124,7 +124,7 @@ class LiveSession:
         chunk = self.stream.session.geometry.chunk * 4
         if self.stream.frames - self.fetched > BEHIND * chunk:
             return NEVER
-        return self._shown_until - LEAD - 2 * self._pace - time.monotonic()
+        return self._shown_until - LEAD - 1.4 * self._pace - time.monotonic()
 
     def _wanted(self) -> int:
         geometry = self.stream.session.geometry
