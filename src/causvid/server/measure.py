@@ -42,12 +42,13 @@ def measure(pipeline: Pipeline, *, prompt: str, rewind_bytes: int, largest: int 
             break
         streams = [pipeline.stream(prompt, seed=seed) for seed in range(batch)]
         times = []
-        for _ in range(6):
+        for _ in range(4):
             began = time.perf_counter()
             advance(streams)
             times.append((time.perf_counter() - began) / batch)
-        chunk = sorted(times[2:])[1]
-        if best is None or best[1] > GAIN * chunk:
-            best = batch, chunk
+        chunk = sorted(times[1:])[1]
+        if best is not None and best[1] <= GAIN * chunk:
+            break
+        best = batch, chunk
     assert best is not None
     return Speed(batch=best[0], chunk=best[1], first=first, session=rewind_bytes)
