@@ -23,7 +23,7 @@ from causvid.loading.assemble import assemble
 from causvid.loading.bundle import Bundle, save_bundle
 from causvid.loading.spec import ModelSpec
 from causvid.media import to_bytes
-from causvid.models.autoencoder import pixel_frames
+from causvid.models.autoencoder import TIME_FACTOR, pixel_frames
 from causvid.models.transformer import TextKeys, Transformer
 from causvid.stream import Stream
 from causvid.timeline import Playback, Shot, Timeline, record
@@ -66,6 +66,11 @@ class Pipeline:
     def fps(self) -> float:
         """Native frames a second."""
         return self.generation.fps
+
+    @property
+    def chunk_frames(self) -> int:
+        """Pixel frames of a chunk; the first may have fewer."""
+        return TIME_FACTOR * self.generation.chunk
 
     @property
     def clip_seconds(self) -> float:

@@ -35,7 +35,7 @@ def held(server: Served) -> Sessions:
 async def model_busy(server: Served) -> AsyncIterator[None]:
     """Let the model's thread do nothing else in this block."""
     go = threading.Event()
-    held(server).studio.scheduler.call(go.wait)
+    held(server).shared.scheduler.call(go.wait)
     try:
         yield
     finally:
@@ -110,7 +110,7 @@ def test_session_of_a_client_that_left_is_known(server: Served) -> None:
             while len(held(server).open) == before:
                 await asyncio.sleep(0.05)
             tasks = {session.task.stream for session in held(server).open.values()}
-            assert {task.stream for task in held(server).studio.scheduler._tasks} == tasks
+            assert {task.stream for task in held(server).shared.scheduler._tasks} == tasks
 
     asyncio.run(run())
 

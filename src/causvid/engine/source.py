@@ -72,6 +72,11 @@ class Source:
         self._frames = open_at(self.position.frames)
         self._ready: tuple[SourceChunk, SourcePosition] | None = None
 
+    @property
+    def wanted(self) -> int:
+        """Return how many frames the next chunk is made of."""
+        return pixel_frames(self._first) if self.position.encoder is None else TIME_FACTOR * self._chunk
+
     def saved(self) -> SourcePosition:
         """Return how far the video was read, for one that can be read again.
 
@@ -116,8 +121,7 @@ class Source:
         """
         if self._ready is not None:
             return self._ready[0]
-        now = self.position
-        wanted = pixel_frames(self._first) if now.encoder is None else TIME_FACTOR * self._chunk
+        now, wanted = self.position, self.wanted
         frames = list(itertools.islice(self._frames, wanted))
         if not frames:
             if not now.frames:

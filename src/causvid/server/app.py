@@ -16,7 +16,7 @@ from causvid.pipeline import Pipeline
 from causvid.server import batch, connection, errors, routes
 from causvid.server.batch import Batch
 from causvid.server.connection import Readers
-from causvid.server.live import LiveSession, Studio
+from causvid.server.live import LiveSession, Shared
 from causvid.server.logs import RequestLog
 from causvid.server.measure import measure
 from causvid.server.memory import release, settle
@@ -55,9 +55,9 @@ def create_app(pipeline: Pipeline, settings: ServerSettings) -> FastAPI:
                 loop.call_soon_threadsafe(readers.wake, session)
 
         settings.folder.mkdir(parents=True, exist_ok=True)
-        studio = Studio(pipeline, scheduler, encoder, settings, announce, metrics.delivered)
+        shared = Shared(pipeline, scheduler, encoder, settings, announce, metrics.delivered)
         app.state.batch = Batch(pipeline, scheduler, settings)
-        sessions = Sessions(studio, settings.folder / "sessions", find=app.state.batch.find)
+        sessions = Sessions(shared, settings.folder / "sessions", find=app.state.batch.find)
         sessions.folder.mkdir(exist_ok=True)
         app.state.sessions, app.state.ready = sessions, False
         jobs = app.state.batch.jobs
@@ -67,16 +67,14 @@ def create_app(pipeline: Pipeline, settings: ServerSettings) -> FastAPI:
 
         async def warm_up() -> None:
             log.info("warming up: some chunks are made to measure this machine")
-            speed = await asyncio.wrap_future(
-                scheduler.call(
-                    lambda: measure(pipeline, prompt=routes.example(pipeline), rewind_bytes=settings.rewind_bytes)
-                )
-            )
+            prompt = routes.examples(pipeline)[0]
+            speed = await asyncio.wrap_future(scheduler.call(lambda: measure(pipeline, prompt=prompt)))
             scheduler.largest = speed.batch
-            chunk = 4 * pipeline.generation.chunk
-            sessions.places = settings.sessions or speed.places(chunk, pipeline.fps, _free_memory() // 2)
+            sessions.places = settings.sessions or speed.places(
+                pipeline, memory=_free_memory() // 2, session=settings.rewind_bytes
+            )
             settle()
-            app.state.speed, app.state.ready = speed, True
+            app.state.ready = True
             app.state.batch.jobs.start()
             log.info(
                 "ready, the studio is open: %.0f ms a chunk, batches of %d, %d places",

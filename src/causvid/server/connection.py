@@ -67,7 +67,7 @@ class Readers:
             session.left = time.monotonic()
         session.readers = len(readers)
         session.fetched = max((reader.position for reader in readers), default=0)
-        session.studio.scheduler.wake()
+        session.shared.scheduler.wake()
 
 
 class Reader:
@@ -263,12 +263,12 @@ async def _see(session: LiveSession, data: bytes) -> None:
         raise ValueError("the session follows no camera: binary messages are pictures of one")
     height, width = session.pixel_size
     session.camera.add(await asyncio.to_thread(read_picture, data, height, width))
-    session.studio.scheduler.wake()
+    session.shared.scheduler.wake()
 
 
 async def _carry_out(session: LiveSession, sessions: Sessions, message: BaseModel) -> Settings:
     async def run(work: Callable[[], int]) -> Done:
-        position = await asyncio.wrap_future(session.studio.scheduler.call(work))
+        position = await asyncio.wrap_future(session.shared.scheduler.call(work))
         return Done(ref=ref, position=position)
 
     ref = getattr(message, "ref", None)

@@ -5,20 +5,21 @@ was changed after it is applied again at the same frames, which makes the same v
 """
 
 import json
+import logging
 import os
 import time
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field, ValidationError
 
 from causvid.config import Settings
-from causvid.engine.request import Adjustment, PromptChange
+from causvid.engine.request import Adjustment, Change, PromptChange
 from causvid.files.writing import new_file
 from causvid.server.protocol import SessionRequest
+from causvid.timeline import Timeline
 
-Change = PromptChange | Adjustment
-_change: TypeAdapter[Change] = TypeAdapter(Change)
+log = logging.getLogger("causvid.server")
 
 
 class Header(Settings):
@@ -71,6 +72,21 @@ class Journal:
         self.header = self.header.model_copy(update={"closed": True})
         self._write()
         self.state.unlink(missing_ok=True)
+
+    @property
+    def timeline(self) -> Path:
+        """Return the file of the timeline; there is none where the session cannot be said as one."""
+        return self.folder / "timeline.toml"
+
+    def write_timeline(self, timeline: Timeline | None) -> None:
+        """Write the timeline, or remove the one before; a session is kept without it where the disk is full."""
+        if timeline is None:
+            self.timeline.unlink(missing_ok=True)
+            return
+        try:
+            timeline.save(self.timeline)
+        except OSError as error:
+            log.warning("the timeline in %s cannot be written: %s", self.folder, error)
 
     def add(self, position: int, change: Change) -> None:
         """Note a change that takes effect at frame `position`."""

@@ -11,16 +11,18 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from torch import Tensor
 
-from causvid.engine.request import PromptChange
+from causvid.engine.request import Change, PromptChange
 from causvid.engine.session import SessionState
+from causvid.engine.storage import save_session
 from causvid.pipeline import Pipeline
 from causvid.server.camera import Camera
 from causvid.server.film import Film
-from causvid.server.journal import Change, Journal
+from causvid.server.journal import Journal
 from causvid.server.points import Points
 from causvid.server.protocol import Changed, Format, Mark, Opened, State, Timings
 from causvid.server.scheduler import NEVER, Scheduler, Task, Turn
@@ -30,7 +32,8 @@ from causvid.stream import Stream
 
 log = logging.getLogger("causvid.server")
 LEAD = 0.1
-"""Seconds before the last frame is shown at which the next chunk is begun, beside what it takes."""
+PACES = 1.4
+"""The next chunk is begun so many seconds, and so many times what one takes, before the last frame is shown."""
 SAVE_EVERY = 4
 """Chunks after which the state is written."""
 BEHIND = 2
@@ -38,7 +41,7 @@ BEHIND = 2
 
 
 @dataclass(frozen=True)
-class Studio:
+class Shared:
     """What all sessions share. encoder: an executor of one thread, so that chunks stay in order."""
 
     pipeline: Pipeline
@@ -53,15 +56,15 @@ class LiveSession:
     """One stream and its film. Unless said otherwise, methods belong to the model's thread."""
 
     def __init__(
-        self, identifier: str, studio: Studio, stream: Stream, journal: Journal, *, film: Film, camera: Camera | None
+        self, identifier: str, shared: Shared, stream: Stream, journal: Journal, *, film: Film, camera: Camera | None
     ) -> None:
-        self.identifier, self.studio, self.stream = identifier, studio, stream
+        self.identifier, self.shared, self.stream = identifier, shared, stream
         self.journal, self.film, self.camera = journal, film, camera
         self.state: State = "playing"
         self.error: str | None = None
-        self.points = Points(studio.settings.rewind_bytes)
+        self.points = Points(shared.settings.rewind_bytes)
         self.timings: dict[int, Timings] = {}
-        self.fetched = 0  # by the quickest reader, None's without one; written by the event loop
+        self.fetched = 0  # frames, by the quickest reader; the event loop counts them, and the readers
         self.readers = 0
         self.left = time.monotonic()  # when the last reader left
         self.rewinds = 0
@@ -72,7 +75,6 @@ class LiveSession:
         self._asked: float | None = None
         self._unsaved = 0
         self._lost = False  # a chunk could not be written: what follows it is not, either
-        self._film_frames = film.position
         if self._is_over():
             self.state = "ended"
         self._remember()
@@ -82,7 +84,7 @@ class LiveSession:
     @property
     def pixel_size(self) -> tuple[int, int]:
         """Return height and width of a frame."""
-        factor = self.studio.pipeline.bundle.autoencoder.spatial_factor
+        factor = self.shared.pipeline.bundle.autoencoder.spatial_factor
         _, height, width = self.stream.session.geometry.shape
         return height * factor, width * factor
 
@@ -96,18 +98,36 @@ class LiveSession:
             for number, (frames, change) in enumerate(changes)
         )
 
-    def changed(self, ahead: int | None = None) -> Changed:
+    def changed(self) -> Changed:
         """Return where the session stands."""
-        point = self.stream.session.point
-        return Changed(
-            state=self.state,
-            position=self.stream.frames,
-            oldest=self.oldest,
-            marks=self.marks,
-            seed=point.seed,
-            strength=point.strength,
-            ahead=ahead,
+        return Changed(**self._standing())
+
+    def opened(self, form: Format, ref: int | None) -> Opened:
+        """Return the first message to a reader."""
+        height, width = self.pixel_size
+        return Opened(
+            **self._standing(),
+            ref=ref,
+            session=self.identifier,
+            format=form,
+            codec=codec_name(height, width, fps=self.stream.fps),
+            fps=self.stream.fps,
+            height=height,
+            width=width,
+            chunk=self.shared.pipeline.chunk_frames,
+            live=self.camera is not None,
         )
+
+    def _standing(self) -> dict[str, Any]:
+        point = self.stream.session.point
+        return {
+            "state": self.state,
+            "position": self.stream.frames,
+            "oldest": self.oldest,
+            "marks": self.marks,
+            "seed": point.seed,
+            "strength": point.strength,
+        }
 
     @property
     def oldest(self) -> int:
@@ -119,17 +139,12 @@ class LiveSession:
     def _due(self) -> float:
         if self.state != "playing" or self.readers == 0:
             return NEVER
-        if self.camera is not None and not self.camera.has(self._wanted()):
+        source = self.stream.session.source
+        if self.camera is not None and source is not None and not self.camera.has(source.wanted):
             return NEVER
-        chunk = self.stream.session.geometry.chunk * 4
-        if self.stream.frames - self.fetched > BEHIND * chunk:
+        if self.stream.frames - self.fetched > BEHIND * self.shared.pipeline.chunk_frames:
             return NEVER
-        return self._shown_until - LEAD - 1.4 * self._pace - time.monotonic()
-
-    def _wanted(self) -> int:
-        geometry = self.stream.session.geometry
-        size = geometry.first if self.stream.frames == 0 else geometry.chunk
-        return 1 + 4 * (size - 1) if self.stream.frames == 0 else 4 * size
+        return self._shown_until - LEAD - PACES * self._pace - time.monotonic()
 
     def _made(self, frames: Tensor, turn: Turn) -> None:
         now = time.monotonic()
@@ -145,21 +160,17 @@ class LiveSession:
         state = self._remember()
         if self._is_over():
             self._stop("ended")
-            self.studio.scheduler.remove(self.task)
+            self.shared.scheduler.remove(self.task)
         self._unsaved += 1
-        save = (
-            state
-            if state is not None and (self._unsaved >= SAVE_EVERY or applied.frames == self._film_frames)
-            else None
-        )
-        if save is not None:
+        if self._unsaved < SAVE_EVERY and applied.frames != self.stream.frames - len(frames):
+            state = None  # not now
+        if state is not None:
             self._unsaved = 0
-        self._film_frames = self.stream.frames
         timings = Timings(waited=turn.waited, made=turn.made, encoded=0.0, effect=effect)
-        self.studio.encoder.submit(self._encode, frames.numpy(), latents, applied.change.prompt, timings, save)
+        self.shared.encoder.submit(self._encode, frames.numpy(), latents, applied.change.prompt, timings, state)
 
     def _is_over(self) -> bool:
-        return self.stream.frames >= self.studio.settings.session_seconds * self.stream.fps
+        return self.stream.frames >= self.shared.settings.session_seconds * self.stream.fps
 
     def _ended(self, error: Exception | None) -> None:
         if error is not None:
@@ -168,7 +179,7 @@ class LiveSession:
 
     def _stop(self, state: State) -> None:
         self.state = state
-        self.studio.announce(self)
+        self.shared.announce(self)
 
     def _remember(self) -> SessionState | None:
         """Keep the state between two chunks; changes that wait belong to the journal."""
@@ -202,7 +213,7 @@ class LiveSession:
             effect = None if timings.effect is None else timings.effect + took
             timings = timings.model_copy(update={"encoded": took, "effect": effect})
             self.timings = {**dict(list(self.timings.items())[-8:]), piece.position: timings}
-            self.studio.delivered(self, timings)
+            self.shared.delivered(self, timings)
             if state is not None:
                 self.save(state)
         except Exception as error:
@@ -214,20 +225,18 @@ class LiveSession:
                 log.exception("session %s cannot be kept", self.identifier)
                 self.error = "it cannot be encoded"
             self.state = "ended"
-        self.studio.announce(self)
+        self.shared.announce(self)
 
     def save(self, state: SessionState) -> None:
         """Write a state, from which a restart continues."""
-        from causvid.engine.storage import save_session
-
-        save_session(self.journal.state, state, model=self.studio.pipeline.fingerprint)
+        save_session(self.journal.state, state, model=self.shared.pipeline.fingerprint)
 
     # Commands.
 
     def start(self) -> None:
         """Take turns from now on."""
         self._replay_due()
-        self.studio.scheduler.add(self.task)
+        self.shared.scheduler.add(self.task)
 
     def change(self, change: Change) -> int:
         """Queue a change; return the frame from which it takes effect.
@@ -243,7 +252,7 @@ class LiveSession:
         self.journal.add(self.stream.frames, change)
         self.stream.session.queue.append(change)
         self._asked = self._asked or time.monotonic()
-        self.studio.announce(self)
+        self.shared.announce(self)
         return self.stream.frames
 
     def pause(self, paused: bool) -> int:
@@ -251,7 +260,7 @@ class LiveSession:
         self._check_open()
         self.state = "paused" if paused else "playing"
         self._shown_until = 0.0
-        self.studio.announce(self)
+        self.shared.announce(self)
         return self.stream.frames
 
     def rewind(self, position: int) -> int:
@@ -262,21 +271,21 @@ class LiveSession:
         """
         state = self._point(position)
         ended = self.state == "ended"
-        self.studio.encoder.submit(lambda: None).result()  # the film is complete
+        self._complete_film()
         self.save(state)
         self.journal.rewind(state.frames)
         self._replay.clear()
         self.stream.restore(state)
         self.points.drop_after(state.frames)
         self.film.truncate(state.frames)
-        self._film_frames, self._unsaved, self._shown_until = state.frames, 0, 0.0
+        self._unsaved, self._shown_until = 0, 0.0
         self.rewinds += 1
         self.timings = {}
         self._lost = False
         if ended:
             self.state, self.error = "playing", None
-            self.studio.scheduler.add(self.task)
-        self.studio.announce(self)
+            self.shared.scheduler.add(self.task)
+        self.shared.announce(self)
         return state.frames
 
     def fork(self, position: int | None, identifier: str, journal: Journal) -> "LiveSession":
@@ -286,52 +295,52 @@ class LiveSession:
             ValueError: if no such point is remembered.
         """
         state = self._point(self.stream.frames if position is None else position)
-        self.studio.encoder.submit(lambda: None).result()
+        self._complete_film()
         stream = self.stream.fork()
         stream.restore(state)
         film = self.film.fork(journal.folder, state.frames)
-        fork = LiveSession(identifier, self.studio, stream, journal, film=film, camera=None)
+        fork = LiveSession(identifier, self.shared, stream, journal, film=film, camera=None)
         fork.save(state)
         if position is None:
             for change in self.stream.session.queue:
                 fork.change(change)
-        fork.points.add(state)
         fork.state = "paused"
         return fork
 
     def close(self) -> None:
         """End the session for good; its film stays."""
         if self.state != "closed":
-            self.studio.encoder.submit(lambda: None).result()
+            self._complete_film()
             self.record()
             self.journal.close()  # where the disk is full, the session stays as it is
-            self.studio.scheduler.remove(self.task)
+            self.shared.scheduler.remove(self.task)
             self._stop("closed")
 
     def suspend(self) -> None:
         """Write the session to disk and take no more turns; it can be opened again."""
-        self.studio.scheduler.remove(self.task)
-        self.studio.encoder.submit(lambda: None).result()
+        self.shared.scheduler.remove(self.task)
+        self._complete_film()
         if self.camera is None and self.state != "closed" and not self._lost:
             self.save(replace(self.stream.snapshot(), queue=()))
             self.record()
 
     def record(self) -> None:
         """Write the timeline, where the session can be said as one."""
-        file = self.journal.folder / "timeline.toml"
         try:
-            timeline = self.studio.pipeline.record(self.stream)
+            timeline = self.shared.pipeline.record(self.stream)
         except ValueError:
-            file.unlink(missing_ok=True)
-            return
-        try:
-            timeline.save(file)
-        except OSError as error:  # a session is closed and kept without it
-            log.warning("the timeline of session %s cannot be written: %s", self.identifier, error)
+            timeline = None
+        self.journal.write_timeline(timeline)
+
+    def _complete_film(self) -> None:
+        """Wait until the encoder's thread has done what it was given."""
+        self.shared.encoder.submit(lambda: None).result()
 
     def _check_open(self) -> None:
-        if self.state in ("ended", "closed"):
-            raise ValueError(f"the session has {self.state}" if self.state == "ended" else "the session is closed")
+        if self.state == "ended":
+            raise ValueError("the session has ended")
+        if self.state == "closed":
+            raise ValueError("the session is closed")
 
     def _point(self, position: int) -> SessionState:
         if self.state == "closed":
@@ -342,35 +351,3 @@ class LiveSession:
         if state is None:
             raise ValueError(f"position={position}: the session can go back to frame {self.oldest}")
         return state
-
-    def opened(self, form: Format, ref: int | None) -> Opened:
-        """Return the first message to a reader; any thread."""
-        height, width = self.pixel_size
-        point = self.stream.session.point
-        return Opened(
-            ref=ref,
-            session=self.identifier,
-            format=form,
-            codec=_codec(height, width, self.stream.fps),
-            fps=self.stream.fps,
-            height=height,
-            width=width,
-            chunk=self.stream.session.geometry.chunk * 4,
-            position=self.stream.frames,
-            oldest=self.oldest,
-            state=self.state,
-            marks=self.marks,
-            seed=point.seed,
-            strength=point.strength,
-            live=self.camera is not None,
-        )
-
-
-_CODECS: dict[tuple[int, int, float], str] = {}
-
-
-def _codec(height: int, width: int, fps: float) -> str:
-    key = height, width, fps
-    if key not in _CODECS:
-        _CODECS[key] = codec_name(encode_h264(np.zeros((1, height, width, 3), np.uint8), fps=fps)[0])
-    return _CODECS[key]

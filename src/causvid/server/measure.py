@@ -15,31 +15,23 @@ SHARE = 0.8
 
 @dataclass(frozen=True)
 class Speed:
-    """batch: chunks made at once. chunk: seconds for each of them. first: seconds from a prompt to its first frame.
-
-    session: bytes of one session's state.
-    """
+    """batch: chunks made at once. chunk: seconds for each of them."""
 
     batch: int
     chunk: float
-    first: float
-    session: int
 
-    def places(self, chunk_frames: int, fps: float, memory: int) -> int:
-        """Return how many sessions play at their native rate at once, within `memory` bytes; at least one."""
-        return max(1, min(int(SHARE * chunk_frames / fps / self.chunk), memory // max(1, self.session)))
+    def places(self, pipeline: Pipeline, *, memory: int, session: int) -> int:
+        """Return how many sessions, of `session` bytes each, play at their native rate at once within `memory`."""
+        by_speed = int(SHARE * pipeline.chunk_frames / pipeline.fps / self.chunk)
+        return max(1, min(by_speed, memory // session))
 
 
-def measure(pipeline: Pipeline, *, prompt: str, rewind_bytes: int, largest: int = BATCHES[-1]) -> Speed:
+def measure(pipeline: Pipeline, *, prompt: str) -> Speed:
     """Make some chunks, which also warms everything up, and time them."""
-    began = time.perf_counter()
     next(pipeline.stream(prompt))
-    first = time.perf_counter() - began
     next(pipeline.stream(prompt))
     best: tuple[int, float] | None = None
     for batch in BATCHES:
-        if batch > largest:
-            break
         streams = [pipeline.stream(prompt, seed=seed) for seed in range(batch)]
         times = []
         for _ in range(4):
@@ -51,4 +43,4 @@ def measure(pipeline: Pipeline, *, prompt: str, rewind_bytes: int, largest: int 
             break
         best = batch, chunk
     assert best is not None
-    return Speed(batch=best[0], chunk=best[1], first=first, session=rewind_bytes)
+    return Speed(*best)

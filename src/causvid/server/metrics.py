@@ -66,7 +66,7 @@ class _Now(Collector):
         self._sessions, self._metrics = sessions, metrics
 
     def collect(self) -> Iterable[Metric]:
-        sessions, scheduler = self._sessions, self._sessions.studio.scheduler
+        sessions, scheduler = self._sessions, self._sessions.shared.scheduler
         held = list(sessions.open.values())
         states = GaugeMetricFamily("causvid_sessions", "Open sessions by state.", labels=["state"])
         tally = Tally(session.state for session in held)

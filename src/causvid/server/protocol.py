@@ -26,6 +26,12 @@ Identifier = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 Reference = Annotated[int, Field(ge=0, lt=2**53)]
 
 
+class Message(Settings):
+    """A message of the client's. ref: any number, which the answer repeats."""
+
+    ref: Reference | None = None
+
+
 class SessionRequest(GenerationRequest):
     """What a client asks for: the engine's request, its pictures and videos by the identifiers of uploads or jobs.
 
@@ -39,17 +45,16 @@ class SessionRequest(GenerationRequest):
     rewind_seconds: float = Field(default=0.0, ge=0, le=0, description="Left to the server: it can always rewind.")
 
 
-class Create(Settings):
+class Create(Message):
     """Start a session, or wait in the queue for one."""
 
     type: Literal["create"]
     version: Literal[1] = 1
-    ref: Reference | None = None
     format: Format = "h264"
     request: SessionRequest
 
 
-class Attach(Settings):
+class Attach(Message):
     """Take up a session where a connection was lost.
 
     position: how many frames this reader has; by default it starts with the newest.
@@ -57,25 +62,22 @@ class Attach(Settings):
 
     type: Literal["attach"]
     version: Literal[1] = 1
-    ref: Reference | None = None
     format: Format = "h264"
     session: Identifier
     position: NonNegativeInt | None = None
 
 
-class SetPrompt(PromptChange):
+class SetPrompt(Message, PromptChange):
     """Change the prompt from the next chunk on."""
 
     type: Literal["prompt"]
-    ref: Reference | None = None
     prompt: Prompt
 
 
-class Adjust(Adjustment):
+class Adjust(Message, Adjustment):
     """Change the seed or the strength from the next chunk on."""
 
     type: Literal["adjust"]
-    ref: Reference | None = None
 
     @model_validator(mode="after")
     def _check_any(self) -> "Adjust":
@@ -84,48 +86,42 @@ class Adjust(Adjustment):
         return self
 
 
-class Pause(Settings):
+class Pause(Message):
     """Stop making chunks until `resume`."""
 
     type: Literal["pause"]
-    ref: Reference | None = None
 
 
-class Resume(Settings):
+class Resume(Message):
     """Go on after `pause`."""
 
     type: Literal["resume"]
-    ref: Reference | None = None
 
 
-class Rewind(Settings):
+class Rewind(Message):
     """Return to the newest point at or before frame `position` that is remembered; what came after it is dropped."""
 
     type: Literal["rewind"]
-    ref: Reference | None = None
     position: NonNegativeInt
 
 
-class Fork(Settings):
+class Fork(Message):
     """Make a second session, paused, from the newest remembered point at or before frame `position`; default: now."""
 
     type: Literal["fork"]
-    ref: Reference | None = None
     position: NonNegativeInt | None = None
 
 
-class Close(Settings):
+class Close(Message):
     """End the session. Its film can still be exported until it expires."""
 
     type: Literal["close"]
-    ref: Reference | None = None
 
 
-class Ping(Settings):
+class Ping(Message):
     """Ask for a `pong`."""
 
     type: Literal["ping"]
-    ref: Reference | None = None
 
 
 Command = SetPrompt | Adjust | Pause | Resume | Rewind | Fork | Close | Ping
@@ -141,11 +137,24 @@ class Mark(Settings):
     waiting: bool = False
 
 
-class Opened(Settings):
+class Standing(Settings):
+    """Where a session stands. position: the frame that the next chunk starts with.
+
+    oldest: the frame to which it can be rewound at most. marks: the prompts so far.
+    """
+
+    state: State
+    position: int
+    oldest: int
+    marks: tuple[Mark, ...]
+    seed: int
+    strength: float
+
+
+class Opened(Standing):
     """The session, in answer to `create` and `attach`. codec: for `VideoDecoder` and `MediaSource`.
 
-    position: the frame that the next chunk starts with. oldest: the frame to which it can be rewound at most.
-    marks: the prompts so far. live: it follows a camera, so it cannot be rewound, forked or kept.
+    chunk: its frames. live: it follows a camera, so it cannot be rewound, forked or kept.
     """
 
     type: Literal["opened"] = "opened"
@@ -158,12 +167,6 @@ class Opened(Settings):
     height: int
     width: int
     chunk: int
-    position: int
-    oldest: int
-    state: State
-    marks: tuple[Mark, ...]
-    seed: int
-    strength: float
     live: bool
 
 
@@ -191,16 +194,10 @@ class Chunk(Settings):
     timings: Timings
 
 
-class Changed(Settings):
+class Changed(Standing):
     """Where the session stands now. ahead: how many wait before it in the queue."""
 
     type: Literal["changed"] = "changed"
-    state: State
-    position: int
-    oldest: int
-    marks: tuple[Mark, ...]
-    seed: int
-    strength: float
     ahead: int | None = None
 
 

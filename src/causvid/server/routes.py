@@ -11,9 +11,12 @@ from starlette.datastructures import State
 from causvid.files.writing import new_file
 from causvid.pipeline import Pipeline
 from causvid.server import protocol
+from causvid.server.film import Film
+from causvid.server.journal import Journal
 from causvid.server.sessions import Sessions
 from causvid.server.wire import mux_mp4
 from causvid.timeline import versions
+from causvid.worlds.storybook import World
 
 EXAMPLES = (
     "a violet swan moving to the left over a lake",
@@ -24,10 +27,9 @@ Export = Literal["mp4", "toml", "latents"]
 MEDIA = {"mp4": "video/mp4", "toml": "application/toml", "latents": "application/octet-stream"}
 
 
-def example(pipeline: Pipeline) -> str:
-    """Return a sentence that shows what the model can do."""
-    known = [prompt for prompt in EXAMPLES if not pipeline.unknown_words(prompt)]
-    return (known or list(EXAMPLES))[0]
+def examples(pipeline: Pipeline) -> list[str]:
+    """Return sentences that show what the model can do."""
+    return [prompt for prompt in EXAMPLES if not pipeline.unknown_words(prompt)] or list(EXAMPLES)
 
 
 def router(pipeline: Pipeline, state: State) -> APIRouter:
@@ -46,10 +48,10 @@ def router(pipeline: Pipeline, state: State) -> APIRouter:
             "fps": own.fps,
             "height": own.height,
             "width": own.width,
-            "chunk": 4 * own.chunk,
+            "chunk": pipeline.chunk_frames,
             "steps": len(pipeline.sigmas),
             "vocabulary": _vocabulary(pipeline),
-            "examples": [prompt for prompt in EXAMPLES if not pipeline.unknown_words(prompt)] or list(EXAMPLES),
+            "examples": examples(pipeline),
             "versions": versions(),
         }
 
@@ -98,14 +100,15 @@ def router(pipeline: Pipeline, state: State) -> APIRouter:
             raise ValueError("the session has no frames yet")
         opened = manager.open.get(identifier)
         if opened is not None and form == "toml":
-            await asyncio.wrap_future(opened.studio.scheduler.call(opened.record))
-        file = await asyncio.to_thread(_export, journal.folder, film, form, journal.header, pipeline)
+            await asyncio.wrap_future(opened.shared.scheduler.call(opened.record))
+        file = await asyncio.to_thread(_export, journal, film, form, pipeline)
         return FileResponse(file, media_type=MEDIA[form], filename=f"causvid{file.suffix}")
 
     return routes
 
 
-def _export(folder: Path, film: Any, form: Export, header: Any, pipeline: Pipeline) -> Path:
+def _export(journal: Journal, film: Film, form: Export, pipeline: Pipeline) -> Path:
+    folder, header = journal.folder, journal.header
     if form == "mp4":
         file, pieces = folder / "export.mp4", tuple(film.pieces)
         if not pieces:
@@ -118,7 +121,7 @@ def _export(folder: Path, film: Any, form: Export, header: Any, pipeline: Pipeli
         file = folder / "export.safetensors"
         film.save_latents(file, shape=header.shape, fps=pipeline.fps)
         return file
-    file = folder / "timeline.toml"
+    file = journal.timeline
     if not file.is_file():
         raise ValueError("a timeline cannot say this session: its seed or strength changed, or it followed a camera")
     return file
@@ -126,19 +129,7 @@ def _export(folder: Path, film: Any, form: Export, header: Any, pipeline: Pipeli
 
 def _vocabulary(pipeline: Pipeline) -> dict[str, list[str]] | None:
     """Return the words of the world the model was trained on, by kind; None for a model of no such world."""
-    from causvid.worlds.storybook import World
-
     name = pipeline.bundle.provenance.get("world")
     if not isinstance(name, str):
         return None
-    world = World.preset(name)
-    kinds = {
-        "subject": world.subjects,
-        "colour": world.colours,
-        "place": world.places,
-        "motion": world.motions,
-        "weather": world.weathers,
-        "time": world.times,
-        "camera": world.cameras,
-    }
-    return {kind: list(words) if len(words) > 1 else [] for kind, words in kinds.items()}
+    return {kind: list(words) if len(words) > 1 else [] for kind, words in World.preset(name).attributes.items()}

@@ -64,6 +64,7 @@ class Scheduler:
     _calls: deque[tuple[Callable[[], Any], "Future[Any]"]] = field(default_factory=deque)
     _wake: threading.Condition = field(default_factory=threading.Condition)
     _stopping: bool = False
+    _pause: float | None = None
     _thread: threading.Thread | None = None
 
     def start(self) -> None:
@@ -151,8 +152,6 @@ class Scheduler:
         ready.sort(key=lambda task: task.served)
         alike = [task for task in ready if _shape(task.stream) == _shape(ready[0].stream)]
         return alike[: self.largest]
-
-    _pause: float | None = None
 
     def _make(self, batch: list[Task]) -> None:
         began = time.monotonic()

@@ -21,7 +21,7 @@ from causvid.server.camera import Camera
 from causvid.server.errors import Busy
 from causvid.server.film import Film
 from causvid.server.journal import Header, Journal
-from causvid.server.live import LiveSession, Studio
+from causvid.server.live import LiveSession, Shared
 from causvid.server.protocol import SessionRequest
 
 T = TypeVar("T")
@@ -36,7 +36,7 @@ GRACE = 2.0
 class Sessions:
     """folder: of all sessions. places: how many are open at once. find: the file of an upload or a finished job."""
 
-    studio: Studio
+    shared: Shared
     folder: Path
     find: Callable[[str, str], Path]
     places: int = 1
@@ -152,7 +152,7 @@ class Sessions:
         for identifier in [identifier for identifier in self.open if self._unread(identifier) > SLEEP]:
             if self._unread(identifier) > SLEEP:
                 await self.suspend(identifier)
-        oldest = time.time() - self.studio.settings.keep_seconds
+        oldest = time.time() - self.shared.settings.keep_seconds
         for folder in self.folder.iterdir() if self.folder.is_dir() else ():
             if folder.name in self.open or folder.name in self._locks or not folder.is_dir():
                 continue
@@ -180,7 +180,7 @@ class Sessions:
     # In the model's thread.
 
     def _create(self, identifier: str, request: SessionRequest, client: str) -> LiveSession:
-        pipeline = self.studio.pipeline
+        pipeline = self.shared.pipeline
         folder = self.folder / identifier
         folder.mkdir(parents=True)
         try:
@@ -195,7 +195,7 @@ class Sessions:
             stream = pipeline.stream(self._request(request, folder, files, camera))
             shape = stream.session.geometry.shape
             journal = Journal.create(folder, Header(request=request, client=client, files=files, shape=shape))
-            session = LiveSession(identifier, self.studio, stream, journal, film=Film(folder), camera=camera)
+            session = LiveSession(identifier, self.shared, stream, journal, film=Film(folder), camera=camera)
             session.start()
             return session
         except BaseException:
@@ -203,7 +203,7 @@ class Sessions:
             raise
 
     def _reopen(self, identifier: str, journal: Journal) -> LiveSession:
-        pipeline, header = self.studio.pipeline, journal.header
+        pipeline, header = self.shared.pipeline, journal.header
         _check_open(journal, identifier)
         if header.request.source == "camera":
             raise ValueError("the session followed a camera, and has ended with its connection")
@@ -215,7 +215,7 @@ class Sessions:
             # What its film has lost is made again from the start, under the same changes.
             stream = pipeline.stream(self._request(header.request, journal.folder, header.files, None))
         film.truncate(stream.frames)
-        session = LiveSession(identifier, self.studio, stream, journal, film=film, camera=None)
+        session = LiveSession(identifier, self.shared, stream, journal, film=film, camera=None)
         session.start()
         return session
 
@@ -228,7 +228,7 @@ class Sessions:
     # Places.
 
     def _check_client(self, client: str) -> None:
-        most = self.studio.settings.sessions_per_client
+        most = self.shared.settings.sessions_per_client
         if sum(other == client for other in self.clients.values()) + self._asking[client] >= most:
             raise Busy(f"{client} has {most} sessions, which is the most: close one", self._retry_after())
 
@@ -238,7 +238,7 @@ class Sessions:
         if len(self.open) + self._starting < self.places and not self.waiting:
             self._starting += 1
             return
-        if len(self.waiting) >= self.studio.settings.queue:
+        if len(self.waiting) >= self.shared.settings.queue:
             raise Busy(f"all {self.places} places are taken, and the queue is full", self._retry_after())
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.waiting.append(turn)
@@ -309,7 +309,7 @@ class Sessions:
         return folder
 
     async def _call(self, work: Callable[[], T]) -> T:
-        return await asyncio.wrap_future(self.studio.scheduler.call(work))
+        return await asyncio.wrap_future(self.shared.scheduler.call(work))
 
 
 async def _finish(work: Coroutine[Any, Any, T]) -> T:

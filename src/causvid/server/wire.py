@@ -6,6 +6,7 @@ Letters: T frames, H height, W width.
 import io
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
+from functools import cache
 from itertools import pairwise
 
 import av
@@ -58,8 +59,10 @@ def decode_h264(units: Sequence[bytes]) -> Frames:
     return np.stack([frame.to_ndarray(format="rgb24") for packet in packets for frame in codec.decode(packet)])
 
 
-def codec_name(unit: bytes) -> str:
-    """Return how WebCodecs and MediaSource call the stream that starts with this access unit, `avc1.…`."""
+@cache
+def codec_name(height: int, width: int, *, fps: float) -> str:
+    """Return how WebCodecs and MediaSource call what `encode_h264` makes of such frames, `avc1.…`."""
+    (unit,) = encode_h264(np.zeros((1, height, width, 3), np.uint8), fps=fps)
     start = unit.index(b"\x00\x00\x01\x67")
     return f"avc1.{unit[start + 4 : start + 7].hex()}"
 

@@ -52,13 +52,18 @@ class World(BaseModel):
 
     @model_validator(mode="after")
     def _known(self) -> "World":
-        for field, attribute in _FIELDS.items():
-            for value in getattr(self, field):
+        for attribute, values in self.attributes.items():
+            for value in values:
                 check_value(attribute, value)
         for pair in self.morphs:
             for value in pair:
                 check_value("subject", value)
         return self
+
+    @property
+    def attributes(self) -> dict[str, tuple[str, ...]]:
+        """Return the values of each attribute, as ATTRIBUTES names them."""
+        return {attribute: getattr(self, field) for field, attribute in _FIELDS.items()}
 
     @classmethod
     def preset(cls, name: str) -> "World":
