@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -9,12 +11,15 @@ from contextlib import AbstractContextManager, asynccontextmanager, contextmanag
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import httpx
 import pytest
 from websockets.asyncio.client import ClientConnection, connect
 
 from causvid.pipeline import Pipeline
+from causvid.server.batch import Batch
+from causvid.server.measure import Speed
 from causvid.server.run import make_server
 from causvid.server.settings import ServerSettings
 
@@ -26,6 +31,23 @@ class Served:
     url: str
     settings: ServerSettings
     app: Any
+
+    @property
+    def batch(self) -> Batch:
+        found: Batch = self.app.state.batch
+        return found
+
+
+def start_process(folder: Path, *options: str) -> tuple["subprocess.Popen[bytes]", str]:
+    """Run `causvid serve` on a free port, as a process that can be killed; return it and its address."""
+    place = folder.with_suffix(".log")
+    with place.open("wb") as log:
+        command = [sys.executable, "-m", "causvid.cli", "serve", "--port", "0", "--folder", str(folder), *options]
+        process = subprocess.Popen(command, stderr=log, stdout=log)
+    while "listening on " not in (text := place.read_text()):
+        assert process.poll() is None, text
+        time.sleep(0.1)
+    return process, text.split("listening on ")[1].split()[0]
 
 
 class Talk:
@@ -86,6 +108,9 @@ def running(pipeline: Pipeline, folder: Path, **settings: Any) -> Iterator[Serve
     values = {"port": 0, "folder": folder, "sessions": 8, **settings}
     server = make_server(pipeline, ServerSettings.make(**values))
     thread = threading.Thread(target=server.run)
+    # Measuring takes seconds, and tests want the same batches on every machine.
+    measured = patch("causvid.server.app.measure", lambda *_, **__: Speed(batch=2, chunk=0.05))
+    measured.start()
     thread.start()
     try:
         while not (server.started and server.servers):
@@ -97,6 +122,7 @@ def running(pipeline: Pipeline, folder: Path, **settings: Any) -> Iterator[Serve
             time.sleep(0.05)
         yield Served(url, ServerSettings.make(**values), server.config.app)
     finally:
+        measured.stop()
         server.should_exit = True
         thread.join()
 
@@ -106,7 +132,7 @@ Serve = Callable[..., AbstractContextManager[Served]]
 
 @pytest.fixture(scope="session")
 def serve(built_in: Pipeline, tmp_path_factory: pytest.TempPathFactory) -> Serve:
-    return lambda **settings: running(built_in, tmp_path_factory.mktemp("server"), **settings)
+    return lambda folder=None, **settings: running(built_in, folder or tmp_path_factory.mktemp("server"), **settings)
 
 
 @pytest.fixture(scope="module")

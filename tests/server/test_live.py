@@ -5,9 +5,6 @@ import io
 import json
 import os
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +13,7 @@ import httpx
 import numpy as np
 import pytest
 from PIL import Image
-from tests.server.conftest import Serve, Served, Talk, talk
+from tests.server.conftest import Serve, Served, Talk, start_process, talk
 
 from causvid.pipeline import Pipeline
 from causvid.server.wire import decode_h264
@@ -267,17 +264,6 @@ def test_queue_tells_place_and_refuses_when_full(serve: Serve) -> None:
 
 @pytest.mark.slow
 def test_killed_server_loses_no_session(built_in: Pipeline, tmp_path: Path) -> None:
-    def start() -> tuple["subprocess.Popen[bytes]", str]:
-        with (port_file := tmp_path / "log").open("wb") as log:
-            command = [sys.executable, "-m", "causvid.cli", "serve", "--port", "0", "--folder", str(tmp_path / "kept")]
-            process = subprocess.Popen(command, stderr=log, stdout=log)
-        while True:
-            text = port_file.read_text()
-            if "listening on " in text:
-                return process, text.split("listening on ")[1].split()[0]
-            assert process.poll() is None, text
-            time.sleep(0.1)
-
     async def begin(url: str) -> tuple[str, int, int]:
         async with talk(url) as client:
             await client.say("create", request={"prompt": RED, "seed": 5})
@@ -294,11 +280,11 @@ def test_killed_server_loses_no_session(built_in: Pipeline, tmp_path: Path) -> N
             await client.frames(position + 24)
             return client
 
-    process, url = start()
+    process, url = start_process(tmp_path / "kept")
     session, at, position = asyncio.run(begin(url))
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    process, url = start()
+    process, url = start_process(tmp_path / "kept")
     try:
         client = asyncio.run(finish(url, session, position))
     finally:

@@ -2,13 +2,11 @@
 
 import io
 import json
-import runpy
 import signal
-import subprocess
-import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +17,10 @@ import openai
 import pytest
 from openai.types import Video
 from PIL import Image
+from tests.server.conftest import Serve, Served, start_process
 
 from causvid.pipeline import Pipeline
-from causvid.server.settings import ServerSettings
 
-APP = Path(__file__).with_name("batch_app.py")
-Served = runpy.run_path(str(APP))["Served"]
 FISH = "a red fish over a lake"
 
 
@@ -35,37 +31,19 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="module")
-def pipeline() -> Pipeline:
-    return Pipeline.from_pretrained()
-
-
-@pytest.fixture(scope="module")
-def serve(pipeline: Pipeline, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Any]]:
+@pytest.fixture
+def start(serve: Serve) -> Iterator[Callable[..., Served]]:
     """Return what starts a server with some settings; all are stopped at the end."""
-    running = []
-
-    def start(folder: Path | None = None, **settings: Any) -> Any:
-        folder = folder or tmp_path_factory.mktemp("served")
-        running.append(Served(pipeline, ServerSettings.make(folder=folder, **settings)))
-        return running[-1]
-
-    yield start
-    for server in running:
-        server.stop()
-
-
-@pytest.fixture(scope="module")
-def server(serve: Callable[..., Any]) -> Any:
-    return serve()
+    with ExitStack() as stack:
+        yield lambda **settings: stack.enter_context(serve(**settings))
 
 
 def connect(url: str) -> openai.OpenAI:
-    return openai.OpenAI(base_url=url, api_key="any", max_retries=0)
+    return openai.OpenAI(base_url=f"{url}/v1", api_key="any", max_retries=0)
 
 
 @pytest.fixture(scope="module")
-def client(server: Any) -> openai.OpenAI:
+def client(server: Served) -> openai.OpenAI:
     return connect(server.url)
 
 
@@ -104,20 +82,20 @@ def png(colour: str, size: tuple[int, int] = (96, 64)) -> bytes:
     return file.getvalue()
 
 
-def native(pipeline: Pipeline) -> tuple[int, int]:
+def native(built_in: Pipeline) -> tuple[int, int]:
     """Return the model's own height and width."""
-    return pipeline.generation.height, pipeline.generation.width
+    return built_in.generation.height, built_in.generation.width
 
 
 def difference(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> float:
     return float(np.abs(a.astype(int) - b.astype(int)).mean())
 
 
-def test_a_video_is_what_the_pipeline_makes(client: openai.OpenAI, fish: Video, pipeline: Pipeline) -> None:
-    height, width = native(pipeline)
+def test_a_video_is_what_the_pipeline_makes(client: openai.OpenAI, fish: Video, built_in: Pipeline) -> None:
+    height, width = native(built_in)
     assert (fish.status, fish.size, fish.seconds, fish.model) == ("completed", f"{width}x{height}", "1", "nano")
     frames = download(client, fish)
-    made = np.concatenate([part.numpy() for part in pipeline.stream(FISH, seconds=1.0, seed=3)])
+    made = np.concatenate([part.numpy() for part in built_in.stream(FISH, seconds=1.0, seed=3)])
     assert frames.shape == made.shape == (12, height, width, 3)
     assert difference(frames, made) < 4
 
@@ -131,7 +109,7 @@ def test_a_file_says_how_it_was_made(client: openai.OpenAI, fish: Video) -> None
 
 
 @pytest.mark.parametrize("way", ["file", "data", "upload"])
-def test_a_picture_is_the_first_frame(client: openai.OpenAI, server: Any, pipeline: Pipeline, way: str) -> None:
+def test_a_picture_is_the_first_frame(client: openai.OpenAI, server: Served, built_in: Pipeline, way: str) -> None:
     picture = png("teal", (200, 100))
     given: dict[str, Any] = {"input_reference": ("a.png", picture, "image/png")}
     if way == "data":
@@ -140,18 +118,18 @@ def test_a_picture_is_the_first_frame(client: openai.OpenAI, server: Any, pipeli
         url = f"data:image/png;base64,{base64.b64encode(picture).decode()}"
         given = {"extra_body": {"input_reference": {"image_url": url}}}
     elif way == "upload":
-        sent = httpx.post(f"{server.url}/files", files={"file": picture}).json()
+        sent = httpx.post(f"{server.url}/v1/files", files={"file": picture}).json()
         assert (sent["kind"], sent["width"], sent["height"], sent["bytes"]) == ("image", 200, 100, len(picture))
         given = {"extra_body": {"input_reference": {"file_id": sent["id"]}}}
     video = finish(client, client.videos.create(prompt=FISH, seconds="1", **given))
     frames = download(client, video)
-    assert difference(frames[0], np.full((*native(pipeline), 3), (0, 128, 128))) < 12
+    assert difference(frames[0], np.full((*native(built_in), 3), (0, 128, 128))) < 12
 
 
-def test_a_video_is_asked_for_by_json(client: openai.OpenAI, server: Any, pipeline: Pipeline) -> None:
-    height, width = (side - 32 for side in native(pipeline))
+def test_a_video_is_asked_for_by_json(client: openai.OpenAI, server: Served, built_in: Pipeline) -> None:
+    height, width = (side - 32 for side in native(built_in))
     body = {"prompt": FISH, "seconds": 0.5, "size": f"{width}x{height}", "steps": 2, "sigmas": None}
-    made = httpx.post(f"{server.url}/videos", json=body).json()
+    made = httpx.post(f"{server.url}/v1/videos", json=body).json()
     frames = download(client, finish(client, client.videos.retrieve(made["id"])))
     assert frames.shape == (6, height, width, 3)
 
@@ -176,7 +154,7 @@ def test_an_edit_takes_a_file_or_a_video(client: openai.OpenAI, fish: Video) -> 
 
 
 def test_an_extension_holds_its_source_and_what_follows(
-    client: openai.OpenAI, fish: Video, pipeline: Pipeline, tmp_path: Path
+    client: openai.OpenAI, fish: Video, built_in: Pipeline, tmp_path: Path
 ) -> None:
     named: Any = {"extra_body": {"video": {"id": fish.id}}, "video": openai.omit}
     longer = client.videos.extend(prompt="a blue fish over a lake", seconds="2", **named)
@@ -185,12 +163,12 @@ def test_an_extension_holds_its_source_and_what_follows(
     assert len(frames) == 36
     assert difference(frames[:12], source) < 3
     (tmp_path / "fish.mp4").write_bytes(client.videos.download_content(fish.id).content)
-    follows = pipeline.stream("a blue fish over a lake", seconds=2.0, after=tmp_path / "fish.mp4")
+    follows = built_in.stream("a blue fish over a lake", seconds=2.0, after=tmp_path / "fish.mp4")
     assert difference(frames[12:], np.concatenate([part.numpy() for part in follows])) < 4
 
 
-def test_previews_are_pictures_of_the_video(client: openai.OpenAI, fish: Video, pipeline: Pipeline) -> None:
-    height, width = native(pipeline)
+def test_previews_are_pictures_of_the_video(client: openai.OpenAI, fish: Video, built_in: Pipeline) -> None:
+    height, width = native(built_in)
     frames = download(client, fish)
     for variant, form, size in (
         ("thumbnail", "WEBP", (width, height)),
@@ -204,14 +182,14 @@ def test_previews_are_pictures_of_the_video(client: openai.OpenAI, fish: Video, 
         assert difference(first, frames[6 if variant == "thumbnail" else 0]) < 8
 
 
-def test_a_range_of_a_video_is_sent(client: openai.OpenAI, server: Any, fish: Video) -> None:
+def test_a_range_of_a_video_is_sent(client: openai.OpenAI, server: Served, fish: Video) -> None:
     whole = client.videos.download_content(fish.id).content
-    answer = httpx.get(f"{server.url}/videos/{fish.id}/content", headers={"Range": "bytes=10-19"})
+    answer = httpx.get(f"{server.url}/v1/videos/{fish.id}/content", headers={"Range": "bytes=10-19"})
     assert (answer.status_code, answer.content) == (206, whole[10:20])
 
 
-def test_lists_are_paged_in_both_orders(serve: Callable[..., Any]) -> None:
-    client = connect(serve().url)
+def test_lists_are_paged_in_both_orders(start: Callable[..., Served]) -> None:
+    client = connect(start().url)
     assert client.videos.list().data == []
     made = [client.videos.create(prompt=FISH, seconds="1").id for _ in range(5)]
     assert [video.id for video in client.videos.list(limit=2)] == made[::-1]
@@ -220,7 +198,7 @@ def test_lists_are_paged_in_both_orders(serve: Callable[..., Any]) -> None:
     assert ([video.id for video in page.data], page.has_more) == (made[3:0:-1], True)
 
 
-def test_a_deleted_video_is_gone_with_its_files(client: openai.OpenAI, server: Any) -> None:
+def test_a_deleted_video_is_gone_with_its_files(client: openai.OpenAI, server: Served) -> None:
     video = finish(client, client.videos.create(prompt=FISH, seconds="0.5"))  # type: ignore[arg-type]
     client.videos.download_content(video.id, variant="thumbnail")
     assert client.videos.delete(video.id).deleted
@@ -231,8 +209,8 @@ def test_a_deleted_video_is_gone_with_its_files(client: openai.OpenAI, server: A
     assert not list(server.batch.jobs.folder.glob(f"*{video.id}*"))
 
 
-def test_deleting_a_video_in_progress_stops_it(serve: Callable[..., Any]) -> None:
-    server = serve(jobs=1)
+def test_deleting_a_video_in_progress_stops_it(start: Callable[..., Served]) -> None:
+    server = start(jobs=1)
     client = connect(server.url)
     video = client.videos.create(prompt=FISH, seconds="60")  # type: ignore[arg-type]
     until_in_progress(client, video)
@@ -242,8 +220,8 @@ def test_deleting_a_video_in_progress_stops_it(serve: Callable[..., Any]) -> Non
     assert server.batch.jobs.running == 0
 
 
-def test_a_source_may_be_deleted_while_its_job_waits(serve: Callable[..., Any]) -> None:
-    server = serve(jobs=1)
+def test_a_source_may_be_deleted_while_its_job_waits(start: Callable[..., Served]) -> None:
+    server = start(jobs=1)
     client = connect(server.url)
     video = finish(client, client.videos.create(prompt=FISH, seconds="1"))
     first = client.videos.create(prompt=FISH, seconds="4")
@@ -255,8 +233,8 @@ def test_a_source_may_be_deleted_while_its_job_waits(serve: Callable[..., Any]) 
     assert {file.suffix for file in server.batch.jobs.folder.iterdir()} == {".mp4"}
 
 
-def test_an_unfinished_video_has_no_content(serve: Callable[..., Any]) -> None:
-    client = connect(serve(jobs=1).url)
+def test_an_unfinished_video_has_no_content(start: Callable[..., Served]) -> None:
+    client = connect(start(jobs=1).url)
     video = client.videos.create(prompt=FISH, seconds="60")  # type: ignore[arg-type]
     with pytest.raises(openai.ConflictError):
         client.videos.download_content(video.id)
@@ -265,8 +243,8 @@ def test_an_unfinished_video_has_no_content(serve: Callable[..., Any]) -> None:
     client.videos.delete(video.id)
 
 
-def test_more_jobs_than_may_wait_are_refused(serve: Callable[..., Any]) -> None:
-    client = connect(serve(jobs=1, jobs_waiting=1).url)
+def test_more_jobs_than_may_wait_are_refused(start: Callable[..., Served]) -> None:
+    client = connect(start(jobs=1, jobs_waiting=1).url)
     videos = [client.videos.create(prompt=FISH, seconds="30")]  # type: ignore[arg-type]
     until_in_progress(client, videos[0])
     videos.append(client.videos.create(prompt=FISH, seconds="1"))
@@ -303,9 +281,9 @@ def test_more_jobs_than_may_wait_are_refused(serve: Callable[..., Any]) -> None:
     ],
     ids=str,
 )
-def test_a_refusal_names_the_field(server: Any, fields: dict[str, Any], param: str | None) -> None:
+def test_a_refusal_names_the_field(server: Served, fields: dict[str, Any], param: str | None) -> None:
     body = json.dumps(fields if "prompt" in fields or param == "prompt" else {"prompt": FISH, **fields})
-    answer = httpx.post(f"{server.url}/videos", content=body, headers={"content-type": "application/json"})
+    answer = httpx.post(f"{server.url}/v1/videos", content=body, headers={"content-type": "application/json"})
     error = answer.json()["error"]
     assert answer.status_code == 400
     assert error["param"] == param
@@ -314,10 +292,10 @@ def test_a_refusal_names_the_field(server: Any, fields: dict[str, Any], param: s
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b"{", b"[" * 100_000, b"\xff", b'{"prompt": 1e999}'])
-def test_a_body_that_is_no_request_is_refused(client: openai.OpenAI, server: Any, body: bytes) -> None:
+def test_a_body_that_is_no_request_is_refused(client: openai.OpenAI, server: Served, body: bytes) -> None:
     for kind in ("application/json", "multipart/form-data", "multipart/form-data; boundary=a"):
         for route in ("videos", "videos/edits", "files"):
-            answer = httpx.post(f"{server.url}/{route}", content=body, headers={"content-type": kind})
+            answer = httpx.post(f"{server.url}/v1/{route}", content=body, headers={"content-type": kind})
             assert answer.status_code == 400
             assert answer.json()["error"]["message"]
 
@@ -336,14 +314,14 @@ def test_the_client_raises_its_own_errors(client: openai.OpenAI) -> None:
     assert client.models.list().data[0].id == "nano"
 
 
-def test_uploads_are_limited_by_size_pixels_and_kind(serve: Callable[..., Any]) -> None:
-    url = serve(upload_bytes=200_000, upload_pixels=200 * 200, upload_seconds=0.5).url
+def test_uploads_are_limited_by_size_pixels_and_kind(start: Callable[..., Served]) -> None:
+    url = start(upload_bytes=200_000, upload_pixels=200 * 200, upload_seconds=0.5).url
     client = connect(url)
     video = finish(client, client.videos.create(prompt=FISH, seconds="1"))
     content = client.videos.download_content(video.id).content
 
     def send(data: bytes, **options: Any) -> httpx.Response:
-        return httpx.post(f"{url}/files", files={"file": ("../../name", data)}, **options)
+        return httpx.post(f"{url}/v1/files", files={"file": ("../../name", data)}, **options)
 
     assert send(png("red", (201, 200))).status_code == 400
     assert send(b"x" * 200_001).status_code == 413
@@ -352,14 +330,14 @@ def test_uploads_are_limited_by_size_pixels_and_kind(serve: Callable[..., Any]) 
     assert send(b"").status_code == 400
     assert send(b"<svg xmlns='http://www.w3.org/2000/svg'/>").status_code == 400
     stored = send(png("red")).json()
-    assert httpx.delete(f"{url}/files/{stored['id']}").json()["deleted"]
-    assert httpx.delete(f"{url}/files/{stored['id']}").status_code == 404
+    assert httpx.delete(f"{url}/v1/files/{stored['id']}").json()["deleted"]
+    assert httpx.delete(f"{url}/v1/files/{stored['id']}").status_code == 404
 
 
-def test_expired_videos_and_uploads_are_deleted(serve: Callable[..., Any]) -> None:
-    server = serve(keep_seconds=0.01)
+def test_expired_videos_and_uploads_are_deleted(start: Callable[..., Served]) -> None:
+    server = start(keep_seconds=0.01)
     client = connect(server.url)
-    httpx.post(f"{server.url}/files", files={"file": png("red")})
+    httpx.post(f"{server.url}/v1/files", files={"file": png("red")})
     video = finish(client, client.videos.create(prompt=FISH, seconds="1"))
     while server.batch.jobs.store.identifiers():
         server.batch.sweep()
@@ -370,37 +348,35 @@ def test_expired_videos_and_uploads_are_deleted(serve: Callable[..., Any]) -> No
     assert not list((server.batch.jobs.folder.parent / "uploads").iterdir())
 
 
-def test_a_stopped_servers_jobs_are_made_by_the_next(serve: Callable[..., Any], tmp_path: Path) -> None:
-    server = serve(tmp_path, jobs=1)
-    client = connect(server.url)
-    videos = [client.videos.create(prompt=FISH, seconds="8"), client.videos.create(prompt=FISH, seconds="1")]
-    until_in_progress(client, videos[0])
-    server.stop()
-    client = connect(serve(tmp_path, jobs=1).url)
-    assert [finish(client, video).id for video in videos] == [video.id for video in videos]
+def test_a_stopped_servers_jobs_are_made_by_the_next(serve: Serve, tmp_path: Path) -> None:
+    with serve(tmp_path, jobs=1) as server:
+        client = connect(server.url)
+        videos = [client.videos.create(prompt=FISH, seconds="8"), client.videos.create(prompt=FISH, seconds="1")]
+        until_in_progress(client, videos[0])
+    with serve(tmp_path, jobs=1) as server:
+        client = connect(server.url)
+        assert [finish(client, video).id for video in videos] == [video.id for video in videos]
 
 
 def test_killed_servers_jobs_run_again_to_the_same_video(tmp_path: Path, fish: Video, client: openai.OpenAI) -> None:
-    def start() -> tuple[subprocess.Popen[str], openai.OpenAI]:
-        process = subprocess.Popen([sys.executable, APP, tmp_path], stdout=subprocess.PIPE, text=True)
-        assert process.stdout is not None
-        return process, connect(f"http://127.0.0.1:{int(process.stdout.readline())}/v1")
-
-    process, other = start()
+    folder = tmp_path / "kept"
+    process, url = start_process(folder)
+    other = connect(url)
     long = other.videos.create(prompt=FISH, seconds="8")
     short = other.videos.create(prompt=FISH, seconds="1", extra_body={"seed": 3})
     waits = other.videos.create(prompt=FISH, seconds="1", input_reference=("a.png", png("teal")))
     until_in_progress(other, long)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    (tmp_path / "videos" / ".half.partial").mkdir(exist_ok=True)
-    process, other = start()
+    (folder / "videos" / ".half.partial").mkdir(exist_ok=True)
+    process, url = start_process(folder)
+    other = connect(url)
     try:
         for video in (long, short, waits):
             finish(other, video)
         assert len(download(other, long)) == 96
         assert difference(download(other, short), download(client, fish)) < 2
-        assert sorted(file.suffix for file in (tmp_path / "videos").iterdir()) == [".mp4"] * 3
+        assert sorted(file.suffix for file in (folder / "videos").iterdir()) == [".mp4"] * 3
     finally:
         process.kill()
         process.wait()
