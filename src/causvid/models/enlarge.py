@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from causvid.models.overlap import bend, leaky_conv
+
 
 class Enlarge(nn.Module):
     """Enlarge frames by `magnify`; untrained, it is bicubic interpolation.
@@ -20,24 +22,16 @@ class Enlarge(nn.Module):
         super().__init__()
         self.magnify = magnify
         self.place = nn.Parameter(torch.zeros(width, edge, edge))
-        self.seen = nn.ModuleList(_conv(inputs, width) for inputs in (3, width, width))
-        self.last = _conv(width, 3 * magnify**2)
+        self.seen = nn.ModuleList(leaky_conv(inputs, width) for inputs in (3, width, width))
+        self.last = leaky_conv(width, 3 * magnify**2)
         nn.init.zeros_(self.last.weight)
 
     def forward(self, frames: Tensor) -> Tensor:
         """Map frames `[N, 3, H, W]` to `[N, 3, H m, W m]`."""
         first, *others = self.seen
         rows, columns = (side // edge for side, edge in zip(frames.shape[2:], self.place.shape[1:], strict=True))
-        x = F.leaky_relu(first(4 * (frames - 0.5)) + self.place.repeat(1, rows, columns), 0.1)
+        x = bend(first(4 * (frames - 0.5)) + self.place.repeat(1, rows, columns))
         for layer in others:
-            x = F.leaky_relu(layer(x), 0.1)
+            x = bend(layer(x))
         plain = F.interpolate(frames, scale_factor=self.magnify, mode="bicubic", align_corners=False)
         return plain + F.pixel_shuffle(self.last(x), self.magnify)
-
-
-def _conv(inputs: int, outputs: int) -> nn.Conv2d:
-    conv = nn.Conv2d(inputs, outputs, 3, padding=1)
-    nn.init.kaiming_normal_(conv.weight, a=0.1)
-    assert conv.bias is not None
-    nn.init.zeros_(conv.bias)
-    return conv

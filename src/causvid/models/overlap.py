@@ -55,14 +55,14 @@ class RecallBlock(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.look, self.add = _conv(2 * width, width), _conv(width, width)
+        self.look, self.add = leaky_conv(2 * width, width), leaky_conv(width, width)
         with torch.no_grad():
             self.add.weight.mul_(0.1)
 
     def forward(self, x: Tensor, memory: Tensor) -> Tensor:
         """Map `[T*B, C, H, W]` to the same shape. `memory` `[B, C, H, W]` is the frame before the first."""
         previous = torch.cat([memory, x[: -memory.shape[0]]])
-        recalled: Tensor = x + self.add(_bend(self.look(torch.cat([x, previous], dim=1))))
+        recalled: Tensor = x + self.add(bend(self.look(torch.cat([x, previous], dim=1))))
         return recalled
 
 
@@ -109,31 +109,31 @@ class Finish(nn.Module):
 
     def __init__(self, width: int, image_channels: int) -> None:
         super().__init__()
-        self.picture, self.middle = _conv(image_channels, width), _conv(width, width)
-        self.last = _conv(width, image_channels)
+        self.picture, self.middle = leaky_conv(image_channels, width), leaky_conv(width, width)
+        self.last = leaky_conv(width, image_channels)
 
     def forward(self, features: Tensor, picture: Tensor) -> Tensor:
         """Map features `[T*B, width, H, W]` and a picture `[T*B, image_channels, H, W]` to the picture's correction."""
-        x = _bend(features + self.picture(picture - 0.5))
-        correction: Tensor = self.last(_bend(self.middle(x)))
+        x = bend(features + self.picture(picture - 0.5))
+        correction: Tensor = self.last(bend(self.middle(x)))
         return correction
 
 
 def overlapping_encoder(config: AutoencoderConfig, image_channels: int) -> nn.Sequential:
     """Make the stack that corrects the shortcut's latent."""
     widths = config.encoder_widths
-    layers: list[nn.Module] = [_conv(image_channels, widths[0]), _Bend()]
+    layers: list[nn.Module] = [leaky_conv(image_channels, widths[0]), _Bend()]
     for i in range(3):
         space, time = config.encoder_space[i] + 1, config.encoder_time[i] + 1
         layers.append(ShuffleShrink(widths[i], widths[i + 1], space=space, time=time))
         layers.extend(RecallBlock(widths[i + 1]) for _ in range(config.blocks))
-    return nn.Sequential(*layers, _Bend(), _conv(widths[3], config.latent_channels))
+    return nn.Sequential(*layers, _Bend(), leaky_conv(widths[3], config.latent_channels))
 
 
 def overlapping_decoder(config: AutoencoderConfig) -> nn.Sequential:
     """Make the stack from latents to the features that `Finish` corrects the shortcut's picture by."""
     widths, blocks = config.decoder_widths, config.decoder_blocks or (config.blocks,) * 3
-    layers: list[nn.Module] = [Squash(), _conv(config.latent_channels, widths[0])]
+    layers: list[nn.Module] = [Squash(), leaky_conv(config.latent_channels, widths[0])]
     for i in range(3):
         layers.extend(RecallBlock(widths[i]) for _ in range(blocks[i]))
         space, time = config.decoder_space[i] + 1, config.decoder_time[i] + 1
@@ -143,15 +143,16 @@ def overlapping_decoder(config: AutoencoderConfig) -> nn.Sequential:
 
 class _Bend(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
-        return _bend(x)
+        return bend(x)
 
 
-def _bend(x: Tensor) -> Tensor:
+def bend(x: Tensor) -> Tensor:
     """Leak where ReLU would die: these stacks begin with nothing to say, and a dead one never says it."""
     return F.leaky_relu(x, 0.1)
 
 
-def _conv(inputs: int, outputs: int) -> nn.Conv2d:
+def leaky_conv(inputs: int, outputs: int) -> nn.Conv2d:
+    """Make a 3 x 3 convolution that keeps variance after `bend`."""
     conv = nn.Conv2d(inputs, outputs, 3, padding=1)
     nn.init.kaiming_normal_(conv.weight, a=0.1)
     assert conv.bias is not None
