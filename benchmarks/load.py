@@ -25,6 +25,8 @@ import httpx
 import typer
 from websockets.asyncio.client import ClientConnection, connect
 
+from causvid.engine.memory import describe_machine
+
 PROMPTS = ("a violet swan moving to the left over a lake", "a red fish hopping on a meadow")
 FRAMES = 12
 """Of a chunk."""
@@ -178,8 +180,8 @@ async def served(web: httpx.AsyncClient, viewers: list[Viewer]) -> list[int]:
     return [(await web.get(f"/v1/sessions/{viewer.session}")).json()["frames"] for viewer in viewers]
 
 
-async def load(url: str, pid: int, rounds: int, **amounts: Any) -> bool:
-    """Load the server some times, print the table, and tell whether all bounds hold."""
+async def load(url: str, pid: int, rounds: int, **amounts: Any) -> list[dict[str, Any]]:
+    """Load the server some times, print the table, and return what every round found."""
     async with httpx.AsyncClient(base_url=url, timeout=60) as web:
         until = time.monotonic() + 300
         while True:
@@ -201,6 +203,11 @@ async def load(url: str, pid: int, rounds: int, **amounts: Any) -> bool:
             f"worst share {last['worst']:.1%} off; a chunk every {last['p50']:.2f} s (p50), {last['p95']:.2f} s (p95)"
         )
         print(f"after closing: {last['memory']:.0f} MiB, {last['files']} files")
+    return seen
+
+
+def hold(seen: list[dict[str, Any]]) -> bool:
+    """Tell whether all bounds hold, and print how far memory and files have grown."""
     grown = seen[-1]["memory"] / seen[0]["memory"] - 1
     files = seen[-1]["files"] - seen[0]["files"]
     print(f"\nmemory after the last round against the first: {grown:+.1%}; open files: {files:+d}")
@@ -213,7 +220,8 @@ def main(
     batch: Annotated[int, typer.Option(help="Batch jobs.")] = 8,
     drops: Annotated[int, typer.Option(help="Connections that are reset.")] = 100,
     chunks: Annotated[int, typer.Option(help="Of each session in a round; one more or less is 1/chunks.")] = 12,
-    rounds: Annotated[int, typer.Option(help="How often all of it is done; the first also warms up.")] = 3,
+    rounds: Annotated[int, typer.Option(min=2, help="How often all of it is done; the first also warms up.")] = 3,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write what was measured as JSON.")] = None,
 ) -> None:
     """Start a server, load it, stop it."""
     with socket.socket() as free:
@@ -224,7 +232,7 @@ def main(
         server = subprocess.Popen([*command, "--sessions", str(sessions + 4)], stderr=log)
         try:
             url = f"http://127.0.0.1:{port}"
-            held = asyncio.run(
+            seen = asyncio.run(
                 load(url, server.pid, rounds, sessions=sessions, batch=batch, drops=drops, chunks=chunks)
             )
         finally:
@@ -236,7 +244,14 @@ def main(
             errors = [line for line in text.splitlines() if "ERROR" in line]
             print(text[text.find("Traceback") :][:3000] if "Traceback" in text else "")
             print(f"{len(errors)} errors in its log", *errors[:5], sep="\n")
-    if not held or errors:
+    if output is not None:
+        record = {
+            "command": f"python benchmarks/load.py --rounds {rounds}",
+            "machine": describe_machine(),
+            "rounds": seen,
+        }
+        output.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    if not hold(seen) or errors:
         raise SystemExit("a bound does not hold")
 
 
