@@ -80,7 +80,7 @@ class Film:
             self._note(piece)
         return piece
 
-    def at(self, position: int) -> int | None:
+    def _number(self, position: int) -> int | None:
         """Return the number of the chunk that holds a frame; None where there is none yet."""
         number = bisect_right(self.pieces, position, key=lambda piece: piece.position) - 1
         return number if number >= 0 and position < self.pieces[number].end else None
@@ -88,7 +88,7 @@ class Film:
     def read(self, position: int) -> tuple[Piece, list[bytes]] | None:
         """Read the chunk that holds a frame, with its access units; None where there is none yet."""
         with self._lock:
-            number = self.at(position)
+            number = self._number(position)
             if number is None:
                 return None
             piece, start = self.pieces[number], self._starts[number][0]

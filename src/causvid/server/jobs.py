@@ -6,7 +6,6 @@ A job is a row of the store and, once finished, a file. What a crash cuts off is
 import json
 import logging
 import math
-import os
 import shutil
 import threading
 import time
@@ -32,6 +31,7 @@ from causvid.server.errors import Busy, Conflict
 from causvid.server.scheduler import NEVER, Scheduler, Task
 from causvid.server.settings import ServerSettings
 from causvid.server.store import Job, Store, new_identifier
+from causvid.server.uploads import keep
 from causvid.timeline import versions
 
 log = logging.getLogger("causvid.server")
@@ -151,7 +151,7 @@ class Jobs:
             if self.store.count("queued") >= self._settings.jobs_waiting:
                 raise Busy(f"{self._settings.jobs_waiting} videos wait, which is the most", self._retry_after())
             if file is not None:
-                _copy(file, self._input(job.id))
+                keep(file, self._input(job.id))
             self.store.add(job)
             self._changed.notify()
         return job
@@ -332,14 +332,6 @@ class Jobs:
 def stated(seconds: float) -> str:
     """Write seconds as OpenAI's objects have them."""
     return f"{round(seconds, 3):g}"
-
-
-def _copy(file: Path, copy: Path) -> None:
-    """Keep a file under another name, whatever happens to the first."""
-    try:
-        os.link(file, copy)
-    except OSError:
-        shutil.copyfile(file, copy)
 
 
 def _provenance(job: Job, order: Order) -> dict[str, str]:

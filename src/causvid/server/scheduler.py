@@ -51,7 +51,6 @@ class Task:
     ended: Callable[[Exception | None], None]
     ready_since: float | None = None
     served: float = 0.0
-    chunks: int = 0
 
 
 @dataclass
@@ -174,7 +173,6 @@ class Scheduler:
             if frames is None:
                 self._end(task, None)
                 continue
-            task.chunks += 1
             try:
                 task.made(frames, Turn(waited, took, len(batch)))
             except Exception as error:

@@ -23,6 +23,7 @@ from causvid.server.film import Film
 from causvid.server.journal import Header, Journal
 from causvid.server.live import LiveSession, Shared
 from causvid.server.protocol import SessionRequest
+from causvid.server.uploads import keep
 
 T = TypeVar("T")
 log = logging.getLogger("causvid.server")
@@ -30,6 +31,8 @@ SLEEP = 15.0
 """Seconds without a reader after which a session goes to disk and leaves its place."""
 GRACE = 2.0
 """The same where somebody waits for a place: a reader that has lost its connection is back sooner."""
+RETRY_AFTER = 5
+"""Seconds after which it is worth asking for a place again."""
 
 
 @dataclass
@@ -93,7 +96,7 @@ class Sessions:
         self._check_client(client)
         await self._make_room()
         if len(self.open) + self._starting >= self.places:
-            raise Busy("no place is free for a fork: close a session", self._retry_after())
+            raise Busy("no place is free for a fork: close a session", RETRY_AFTER)
         self._starting += 1
         identifier = f"session_{secrets.token_urlsafe(18)}"
         parent = session.journal.header
@@ -102,7 +105,7 @@ class Sessions:
             (folder := self.folder / identifier).mkdir(parents=True)
             try:
                 for name in parent.files.values():
-                    shutil.copyfile(session.journal.folder / name, folder / name)
+                    keep(session.journal.folder / name, folder / name)
                 header = parent.model_copy(update={"parent": session.identifier, "created": time.time()})
                 fork = session.fork(position, identifier, Journal.create(folder, header))
                 fork.start()
@@ -148,7 +151,7 @@ class Sessions:
             self._forget(session.identifier)
 
     async def sweep(self) -> None:
-        """Put to sleep what nobody reads, close what is idle, delete what has expired."""
+        """Put to sleep what nobody reads; delete what has expired."""
         for identifier in [identifier for identifier in self.open if self._unread(identifier) > SLEEP]:
             if self._unread(identifier) > SLEEP:
                 await self.suspend(identifier)
@@ -190,7 +193,7 @@ class Sessions:
                 if wanted is not None and not (name == "source" and wanted == "camera"):
                     file = self.find(wanted, kind)
                     files[name] = name + file.suffix
-                    shutil.copyfile(file, folder / files[name])
+                    keep(file, folder / files[name])
             camera = Camera() if request.source == "camera" else None
             stream = pipeline.stream(self._request(request, folder, files, camera))
             shape = stream.session.geometry.shape
@@ -230,7 +233,7 @@ class Sessions:
     def _check_client(self, client: str) -> None:
         most = self.shared.settings.sessions_per_client
         if sum(other == client for other in self.clients.values()) + self._asking[client] >= most:
-            raise Busy(f"{client} has {most} sessions, which is the most: close one", self._retry_after())
+            raise Busy(f"{client} has {most} sessions, which is the most: close one", RETRY_AFTER)
 
     async def _place(self, queued: Callable[[int], Awaitable[None]]) -> None:
         """Wait for a place and take it."""
@@ -239,7 +242,7 @@ class Sessions:
             self._starting += 1
             return
         if len(self.waiting) >= self.shared.settings.queue:
-            raise Busy(f"all {self.places} places are taken, and the queue is full", self._retry_after())
+            raise Busy(f"all {self.places} places are taken, and the queue is full", RETRY_AFTER)
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.waiting.append(turn)
         try:
@@ -275,9 +278,6 @@ class Sessions:
         while self.waiting and len(self.open) + self._starting < self.places:
             self._starting += 1
             self.waiting.popleft().set_result(None)
-
-    def _retry_after(self) -> int:
-        return 5
 
     async def _begin(self, work: Callable[[], LiveSession], client: str) -> LiveSession:
         """Make a session in the model's thread, on a place that was taken for it."""

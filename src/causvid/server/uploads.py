@@ -1,7 +1,9 @@
 """Pictures and videos that clients sent: checked by content, kept for a while, found by identifier alone."""
 
+import os
 import re
 import secrets
+import shutil
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -184,3 +186,11 @@ def router(uploads: Callable[[], Uploads], settings: ServerSettings) -> APIRoute
         return {"id": identifier, "object": "file.deleted", "deleted": True}
 
     return routes
+
+
+def keep(file: Path, copy: Path) -> None:
+    """Keep a file under another name, whatever happens to the first."""
+    try:
+        os.link(file, copy)
+    except OSError:
+        shutil.copyfile(file, copy)

@@ -7,7 +7,6 @@ import io
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from functools import cache
-from itertools import pairwise
 
 import av
 import numpy as np
@@ -22,6 +21,8 @@ Frames = NDArray[np.uint8]
 """Frames of uint8 `[T, H, W, 3]`."""
 TICKS = 90_000
 """MP4 time units a second."""
+CAMERA_PIXELS = 2**24
+"""Most pixels of a camera's picture."""
 
 
 def encode_h264(frames: Frames, *, fps: float) -> list[bytes]:
@@ -119,7 +120,7 @@ def read_picture(data: bytes, height: int, width: int) -> Frames:
     """
     try:
         with Image.open(io.BytesIO(data), formats=("JPEG", "WEBP", "PNG")) as picture:
-            if picture.width * picture.height > 4096 * 4096:
+            if picture.width * picture.height > CAMERA_PIXELS:
                 raise ValueError(f"a picture of {picture.width} x {picture.height} is too large")
             picture.draft("RGB", (width, height))
             return fit_frame(np.asarray(picture.convert("RGB")), height, width, fit="cover")
@@ -127,9 +128,3 @@ def read_picture(data: bytes, height: int, width: int) -> Frames:
         raise ValueError("the camera's message is not a JPEG, WebP or PNG picture") from None
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"the camera's message is not a JPEG, WebP or PNG picture: {error}") from None
-
-
-def split(data: bytes, sizes: Sequence[int]) -> list[bytes]:
-    """Take apart parts that were put together."""
-    ends = np.cumsum([0, *sizes]).tolist()
-    return [data[a:b] for a, b in pairwise(ends)]
