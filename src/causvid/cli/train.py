@@ -19,6 +19,10 @@ def train(
     max_minutes: Annotated[float | None, typer.Option(min=0, help="Stop and checkpoint after so long.")] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Of everything random.")] = 0,
     device: DeviceOption = None,
+    compiled: Annotated[
+        bool | None,
+        typer.Option("--compile/--no-compile", help="Compile transformers, for long runs. Default: with cuda."),
+    ] = None,
     data: Annotated[Path | None, typer.Option(help="Train on this folder of latents and captions.")] = None,
     start: Annotated[
         Path | None, typer.Option(help="A bundle to begin with. Default: as the preset says, or from nothing.")
@@ -56,7 +60,7 @@ def train(
     from causvid.train import stages
     from causvid.train.run import Run, deadline_in
 
-    where = Run(folder, seed=seed, device=find_device(device), deadline=deadline_in(max_minutes))
+    where = Run(folder, seed=seed, device=find_device(device), deadline=deadline_in(max_minutes), compiled=compiled)
     try:
         done = stages.run(stage, settings, where, with_teacher=not without_teacher)
     except KeyboardInterrupt:

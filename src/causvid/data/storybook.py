@@ -3,7 +3,7 @@
 Letters: N clips, F latent frames, C channels, h w latent rows and columns, P phrasings of a caption.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from causvid.data.dataset import Batch, number
 from causvid.data.renders import render_batch, training_caption, world_of
 from causvid.data.shards import Shards
-from causvid.models.autoencoder import Autoencoder, pixel_frames
+from causvid.models.autoencoder import pixel_frames
 from causvid.preset import Preset
 from causvid.recipe import required
 from causvid.seeding import step_generator
@@ -31,9 +31,9 @@ def storybook_shards(preset: Preset, folder: Path) -> Shards:
 
 @torch.no_grad()
 def encode_shard(
-    preset: Preset, autoencoder: Autoencoder, n: int, *, seed: int, device: torch.device
+    preset: Preset, encode: Callable[[Tensor], Tensor], n: int, *, seed: int, device: torch.device
 ) -> tuple[Tensor, list[str]]:
-    """Render and encode the clips of shard n.
+    """Render and encode the clips of shard n; `encode` turns pixels `[B, T, 3, H, W]` into latents.
 
     Returns latents, half `[N, F, C, h, w]` on the CPU, and P captions of each clip, all those of a clip together.
     """
@@ -46,7 +46,7 @@ def encode_shard(
         batch = min(config.batch, left)
         left -= batch
         pixels, scenes = render_batch(preset, batch, frames=frames, generator=generator, device=device)
-        latents.append(autoencoder.encode(pixels).half().cpu())
+        latents.append(encode(pixels).half().cpu())
         captions += [
             training_caption(world, scene, PHRASINGS * scene.seed + phrasing, terse=phrasing == TERSE)
             for scene in scenes

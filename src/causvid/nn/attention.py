@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-FEW_SCORES = 2**18
+FEW_SCORES = 2**19
 """Query-key pairs of a head up to which their scores may lie in memory all at once."""
 
 

@@ -1,11 +1,13 @@
 """Stage `data`: render, encode and caption the clips of the world that later stages train on, a shard a step."""
 
+from torch import Tensor
+
 from causvid.data.renders import world_of
 from causvid.data.storybook import encode_shard, storybook_shards
 from causvid.preset import Preset
 from causvid.recipe import required
 from causvid.train.loop import Stage
-from causvid.train.objective import Metrics
+from causvid.train.objective import Metrics, autocast
 from causvid.train.roles import Roles
 from causvid.train.run import Run
 
@@ -16,8 +18,12 @@ def data_stage(preset: Preset, run: Run) -> Stage:
     autoencoder = Roles(preset, run).autoencoder()
     shards = storybook_shards(preset, run.folder / "data")
 
+    def encode(pixels: Tensor) -> Tensor:
+        with autocast(run.device):
+            return autoencoder.encode(pixels)
+
     def make(n: int) -> Metrics:
-        latents, captions = encode_shard(preset, autoencoder, n, seed=run.seed, device=run.device)
+        latents, captions = encode_shard(preset, encode, n, seed=run.seed, device=run.device)
         shards.save(n, {"latents": latents}, captions)
         return {"latent_std": latents.float().std(), "latent_mean": latents.float().mean()}
 

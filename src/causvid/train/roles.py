@@ -234,7 +234,7 @@ class Roles:
 
     def _place(self, model: Transformer) -> Transformer:
         model.to(self.run.device)
-        if self.run.device.type == "cuda":
+        if self.run.compiles:
             compile_blocks(model)
         return model
 

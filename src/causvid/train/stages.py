@@ -66,7 +66,7 @@ def _run(stages: Sequence[str], preset: Preset, where: Run, *, with_teacher: boo
 def run_in_turn(names: Iterable[str], preset: Preset, where: Run) -> bool:
     """Run stages one after another until the run's deadline; return whether all are done."""
     for number, name in enumerate(names):
-        if where.device.type == "cuda":
+        if where.compiles:
             # A compiled block has room for few graphs, and those of an earlier stage are of no more use.
             torch.compiler.reset()
         if (number and where.is_over) or not train(STAGES[name](preset, where), where):
