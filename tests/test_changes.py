@@ -221,6 +221,19 @@ def test_every_step_of_a_blend_dissolves_over_the_square_of_its_share_of_a_chunk
     assert differs == ([True] * 2 + [False] * 10) * 3 + [False] * 12
 
 
+def test_a_recache_dissolves_over_the_share_of_a_chunk_that_it_is_given(small: Pipeline) -> None:
+    stream = begin(small, seconds=9)
+    take(stream, 2)
+    hard, soft = frames_of(stream, MAMMOTH, dissolve=False), frames_of(stream, MAMMOTH, dissolve=0.5)
+    former = next(stream.fork()).float()
+    weight = (torch.arange(1, 7) / 7)[:, None, None, None]
+    assert (soft[:6] - torch.lerp(former[:6], hard[:6], weight)).abs().max() <= 1.01, "but for rounding"
+    assert torch.equal(soft[6:], hard[6:])
+    for share in (0, 1.5, "half"):
+        with pytest.raises(ValueError, match="dissolve"):
+            stream.set_prompt(SWAN, dissolve=share)
+
+
 def test_a_cut_a_first_frame_and_a_video_that_is_followed_dissolve_nothing(small: Pipeline) -> None:
     def former(stream: Stream, mode: Any) -> torch.Tensor | None:
         return applied(stream, MAMMOTH, mode).session.point.former

@@ -100,16 +100,16 @@ class Transition(Settings):
     keep_sink: whether the first frames stay visible for ever; by default unless `carry` is given, here or by the model.
         Otherwise the oldest of what is visible take their place.
     dissolve: unless it is a cut, crossfade from the frames that were to come into those of the next chunk, over all of
-        it; each step of a blend, over a part as small as the square of its share of the way. It takes the time of as
-        many more chunks. Nothing dissolves before the first frame, or in video-to-video, where the source holds the
-        frames together.
+        it, or that share of it; each step of a blend, over a part as small as the square of its share of the way. It
+        takes the time of as many more chunks. Nothing dissolves before the first frame, or in video-to-video, where the
+        source holds the frames together.
     """
 
     prompt: Annotated[str, Field(strict=True)]
     mode: PromptMode = "recache"
     keep_sink: StrictBool | None = None
     carry: Annotated[int, Field(ge=1, strict=True)] | None = None
-    dissolve: StrictBool = True
+    dissolve: StrictBool | Annotated[float, Field(gt=0, le=1, strict=True)] = True
 
 
 class PromptChange(Transition):

@@ -198,8 +198,9 @@ class Engine:
         if point.former is not None:
             former, _ = self.autoencoder.decode_chunk(point.former, point.decoder)
             # Over the square of a step's share of the way: a shorter one shows a seam, a longer one is late.
-            steps = point.applied[-1].change.steps
-            pixels = crossfade(former, pixels, frames=math.ceil(pixels.shape[1] / steps**2))
+            change = point.applied[-1].change
+            share = float(change.dissolve) / change.steps**2
+            pixels = crossfade(former, pixels, frames=math.ceil(pixels.shape[1] * share))
         if point.residual is not None:
             pixels = crossfade(pixels + point.residual, pixels, frames=pixels.shape[1])
         count = pixels.shape[1] if draft.source is None else draft.source.frames

@@ -113,7 +113,7 @@ export class Panel extends EventTarget {
 
   // Play on. A mark is where its prompt begins: whoever returns to it sees it again.
   async takeUp(mark) {
-    const changes = mark?.position ? [this.setPrompt(mark.prompt, { mode: mark.mode })] : [];
+    const changes = mark?.position ? [this.setPrompt(mark.prompt, { mode: mark.mode, dissolve: 0.5 })] : [];
     await Promise.all([...changes, this.resume()]);
   }
 
