@@ -30,28 +30,21 @@ CHANGED = 15.0
 """Mean change of a pixel value, of 255, that is visible: a quarter of the way from one place to another."""
 SAMPLER = """() => {
   const small = new OffscreenCanvas(12, 8), context = small.getContext("2d", { willReadFrequently: true });
-  window.samples = []; window.pressed = 0;
+  window.samples = []; window.pressed = [];
   document.addEventListener("keydown", (event) => {
-    if (event.key === "Enter") { window.pressed = performance.now(); window.samples = []; }
+    if (event.key === "Enter") window.pressed.push(performance.now());
   }, true);
   const look = () => {
     const panel = document.querySelector(".panel"), canvas = document.querySelector(".picture");
-    if (panel && canvas && canvas.width > 0) {
+    const position = Number(panel?.dataset.position ?? -1);
+    if (canvas && position >= 0 && position !== window.samples.at(-1)?.[1]) {
       context.drawImage(canvas, 0, 0, 12, 8);
-      const position = Number(panel.dataset.position ?? -1);
       window.samples.push([performance.now(), position, [...context.getImageData(0, 0, 12, 8).data]]);
     }
     requestAnimationFrame(look);
   };
   requestAnimationFrame(look);
 }"""
-Sample = tuple[float, int, list[int]]
-
-
-def samples(page: Page) -> tuple[float, list[Sample]]:
-    """Return when the key was pressed, and what was seen since: milliseconds, position, pixels."""
-    pressed, seen = page.evaluate("[window.pressed, window.samples]")
-    return pressed, [(at, position, pixels) for at, position, pixels in seen]
 
 
 def press(page: Page, prompt: str) -> None:
@@ -67,25 +60,24 @@ def plays_to(page: Page, position: int) -> None:
         page.wait_for_timeout(50)
 
 
-def once(page: Page, url: str) -> dict[str, float]:
-    """Play a film, change its prompt, and return the three times."""
+def once(page: Page, url: str, moment: float) -> dict[str, float]:
+    """Play a film, change its prompt at a `moment` in [0, 1) of a second, and return the three times."""
     page.goto(url)
     page.wait_for_selector(".chip")
     page.evaluate(SAMPLER)
     press(page, PROMPTS[0])
     plays_to(page, 13 + PLAYED)
-    pressed, seen = samples(page)
-    shown = [(at, position) for at, position, _ in seen if position >= 0]
-    start = next(at for at, position in shown if position >= 13)
-    end, last = shown[-1]
-    press(page, PROMPTS[1])
+    page.fill("#prompt", PROMPTS[1])
+    page.wait_for_timeout(1000 * moment)
+    page.press("#prompt", "Enter")
     page.wait_for_timeout(4000)
-    changed, after = samples(page)
-    before = after[0][2]
-    effect = next((at for at, _, pixels in after if _distance(pixels, before) > CHANGED), float("nan"))
+    (asked, changed), shown = page.evaluate("[window.pressed, window.samples]")
+    start, end = (next(at for at, position, _ in shown if position >= n) for n in (13, 13 + PLAYED))
+    *_, before = (pixels for at, _, pixels in shown if at <= changed)
+    effect = next(at for at, _, pixels in shown if at > changed and _distance(pixels, before) > CHANGED)
     return {
-        "first frame, s": (shown[0][0] - pressed) / 1000,
-        "rate, frames/s": (last - 13) / (end - start) * 1000,
+        "first frame, s": (shown[0][0] - asked) / 1000,
+        "rate, frames/s": PLAYED / (end - start) * 1000,
         "effect, s": (effect - changed) / 1000,
     }
 
@@ -114,7 +106,7 @@ def main() -> None:
             page.goto(url)
             while not page.request.get(f"{url}/readyz").ok:
                 page.wait_for_timeout(200)
-            runs = [once(page, url) for _ in range(options.repeats)]
+            runs = [once(page, url, n / options.repeats) for n in range(options.repeats)]
             browser.close()
         finally:
             server.should_exit = True

@@ -1,6 +1,7 @@
 // Pictures on a canvas at the native rate: a short buffer, a small clock, and a smooth enlargement.
 
 const BUFFER = 60; // milliseconds that the first picture waits, so that a late one is not seen as a stop
+const SPARE = 0.3; // seconds that the next chunk may come before it is needed: what more is there delays a change of prompt
 const LARGEST = 1440; // pixels of the canvas, in width
 
 export class Player {
@@ -9,6 +10,8 @@ export class Player {
   #shown = [];
   #now = null;
   #running = false;
+  #low = Infinity; // fewest frames that waited while the last chunk was shown
+  #pace = 1;
 
   // shown: called with the number of the frame and its bitmap, for every frame in order, those skipped included.
   constructor(canvas, shown) {
@@ -21,8 +24,8 @@ export class Player {
     new ResizeObserver(() => this.#fit()).observe(canvas);
   }
 
-  configure({ fps, width, height }) {
-    Object.assign(this, { fps, width, height });
+  configure({ fps, width, height, chunk }) {
+    Object.assign(this, { fps, width, height, chunk });
     this.canvas.style.aspectRatio = `${width} / ${height}`;
     this.#fit();
   }
@@ -43,6 +46,8 @@ export class Player {
     for (const { bitmap } of this.#queue) bitmap.close();
     this.#queue = [];
     this.#due = 0;
+    this.#low = Infinity;
+    this.#pace = 1;
     this.catchUp = 0;
   }
 
@@ -72,13 +77,21 @@ export class Player {
     }
     if (now >= this.#due) {
       const period = 1000 / this.fps;
-      // More than a chunk and a half ahead is more than there is need for: play a little faster until it is gone.
-      const pace = this.#queue.length > 1.6 * this.fps ? 0.85 : 1;
-      this.#due = Math.max(this.#due + period * pace, now - period);
+      this.#due = Math.max(this.#due + period * this.#pace, now - period);
       this.#shown.push(now);
       this.#show(true);
+      this.#keepUp();
     }
     requestAnimationFrame((time) => this.#tick(time));
+  }
+
+  // Play a little faster while chunks come sooner than they are needed, as after every wait.
+  #keepUp() {
+    this.#low = Math.min(this.#low, this.#queue.length);
+    if (this.position % this.chunk !== 0) return;
+    const spare = this.#low / this.fps;
+    this.#pace = spare > 1 ? 0.85 : spare > SPARE ? 0.93 : 1;
+    this.#low = Infinity;
   }
 
   #show(draw) {
