@@ -1,6 +1,7 @@
 """The command line: what it writes, what it says, and how it ends."""
 
 import inspect
+import json
 import os
 import signal
 import subprocess
@@ -100,6 +101,8 @@ def test_a_sentence_becomes_a_file(pipeline: FakePipeline, tmp_path: Path, capsy
     assert frames_in(target) == sum(CHUNKS)
     with av.open(str(target)) as container:
         assert (container.streams.video[0].width, float(container.streams.video[0].average_rate)) == (384, 12)
+        assert container.metadata["title"] == "a swan"
+        assert json.loads(container.metadata["comment"]).items() >= given.items()
     out, err = capsys.readouterr()
     assert out.startswith(f"{target}: 13 frames, 1.1 s at 12 fps · first frame after ")
     assert out.count("\n") == 1

@@ -7,10 +7,10 @@ import itertools
 import json
 import os
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import tomli_w
 from pydantic import Field, ValidationError, model_validator
@@ -123,6 +123,12 @@ class Timeline(ModelSpec, GenerationOptions):
         with new_file(path) as place:
             place.write_text(text, encoding="utf-8")
 
+    def tags(self) -> dict[str, str]:
+        """Return the tags of a video file that it is played into, which name its files without their folders."""
+        there = self._with_files(lambda name: os.path.basename(name))
+        made = there.model_dump(mode="json", exclude_defaults=True, exclude={"versions"}) | {"seed": self.seed}
+        return provenance(self.shots[0].prompt, made)
+
     def _with_files(self, rename: Callable[[str], str]) -> "Timeline":
         """Return the timeline with its files named in another way."""
 
@@ -152,6 +158,12 @@ def _seen_from(folder: Path, name: str) -> str:
 def versions() -> dict[str, str]:
     """Return what a video is made with here and now."""
     return {"causvid": version("causvid"), "torch": version("torch")}
+
+
+def provenance(title: str, made: Mapping[str, Any]) -> dict[str, str]:
+    """Return tags of a video file that say how it was made: a title, and the rest as JSON in the comment."""
+    said = {name: value for name, value in {**versions(), **made}.items() if value is not None}
+    return {"title": title, "comment": json.dumps(said, ensure_ascii=False)}
 
 
 def check_suffix(path: Path) -> Path:

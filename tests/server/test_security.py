@@ -120,10 +120,13 @@ def test_bodies_beyond_the_limit_are_refused(locked: Served, web: httpx.Client) 
     def parts() -> Iterator[bytes]:
         yield from (bytes(min(65536, size - start)) for start in range(0, size, 65536))
 
-    assert web.post("/v1/words", content=parts(), headers=kind).status_code == 413
+    answer = web.post("/v1/words", content=parts(), headers=kind)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (413, "too_large")
+    assert answer.headers["x-content-type-options"] == "nosniff"
     connection = HTTPConnection(locked.url.removeprefix("http://"))
     connection.request("POST", "/v1/words", headers={"content-length": str(size), **kind})
-    assert connection.getresponse().status == 413
+    refused = connection.getresponse()
+    assert (refused.status, json.loads(refused.read())["error"]["code"]) == (413, "too_large")
     connection.close()
 
 

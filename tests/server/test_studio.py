@@ -240,6 +240,8 @@ def test_camera_is_translated(page: Any) -> None:
     assert page.locator("#strength-field").is_visible()
     page.get_by_role("button", name="Camera").first.click()
     until(page, lambda: page.inner_text("#state") == "The film has ended")
+    page.wait_for_timeout(1500)  # longer than it waits before it connects again
+    assert not page.locator("#problem").is_visible()
 
 
 def test_downloads_decode(page: Any) -> None:

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from itertools import takewhile
@@ -133,7 +133,14 @@ def play_timeline(
 
     sound = timeline.source if before is None else timeline.after
     written = write_video(
-        made(), output, fps=pipeline.fps, scale=keeping.scale, began=began, before=before, sound=sound
+        made(),
+        output,
+        fps=pipeline.fps,
+        scale=keeping.scale,
+        began=began,
+        before=before,
+        sound=sound,
+        tags=timeline.tags(),
     )
     if keeping.save_timeline is not None:
         from causvid.timeline import versions
@@ -160,12 +167,13 @@ def write_video(
     began: float,
     before: Iterable[Any] | None = None,
     sound: str | None = None,
+    tags: Mapping[str, str] | None = None,
 ) -> Written:
     """Write frames, uint8 [T, H, W, 3], while later ones are being made.
 
     began: when they were asked for, by `time.perf_counter`; latency and speed count from there. before: frames that are
-    there already, and come first. sound: a video whose sound is kept, beside `before` alone if there is any. Ctrl-C
-    ends the file after the chunks that are finished; without any there is none.
+    there already, and come first. sound: a video whose sound is kept, beside `before` alone if there is any. tags: what
+    a video file says of itself. Ctrl-C ends the file after the chunks that are finished; without any there is none.
     """
     times: list[float] = []
     frames = 0
@@ -185,6 +193,7 @@ def write_video(
                     height, width = pixels.shape[1:3]
                     enlarge = scale or max(1, -(-DISPLAY_WIDTH // width))
                     writer = file.enter_context(VideoWriter(output, fps=fps, height=height, width=width, scale=enlarge))
+                    writer.describe(tags or {})
                     if sound is not None:
                         writer.keep_sound(sound)
                 writer.write(pixels)

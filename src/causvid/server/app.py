@@ -11,6 +11,7 @@ from fastapi import FastAPI, Response, WebSocket
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import JSONResponse
 from fastapi.staticfiles import StaticFiles
+from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 
 from causvid.pipeline import Pipeline
 from causvid.server import batch, connection, errors, routes
@@ -108,7 +109,7 @@ def create_app(pipeline: Pipeline, settings: ServerSettings) -> FastAPI:
             encoder.shutdown()
 
     largest = settings.upload_bytes + BESIDE
-    app = FastAPI(title="CausVid", lifespan=lifespan, docs_url=None, redoc_url=None, max_body_size=largest)
+    app = FastAPI(title="CausVid", lifespan=lifespan, docs_url=None, redoc_url=None)
     errors.install(app)
     app.include_router(routes.router(pipeline, app.state))
     batch.install(app, pipeline, settings, lambda: app.state.batch)
@@ -130,8 +131,9 @@ def create_app(pipeline: Pipeline, settings: ServerSettings) -> FastAPI:
     async def numbers() -> Response:
         return Response(metrics.text(), media_type=CONTENT_TYPE)
 
+    app.add_middleware(RequestBodyLimitMiddleware, max_body_size=largest)
     # The last that is added is the first that sees a request.
-    app.add_middleware(Guard, settings=settings, public=_studio_paths())
+    app.add_middleware(Guard, settings=settings, public=_studio_paths(), largest=largest)
     if settings.origins:
         app.add_middleware(
             CORSMiddleware,

@@ -45,6 +45,8 @@ class ErrorBody(BaseModel):
     error: ErrorObject
 
 
+CODES = {404: "not_found", 413: "too_large"}
+"""What the framework's own refusals are called."""
 RESPONSES: dict[int | str, dict[str, Any]] = {
     400: {"model": ErrorBody, "description": "A value cannot be used."},
     404: {"model": ErrorBody, "description": "There is no such thing."},
@@ -117,7 +119,7 @@ async def _invalid(request: Request, error: Exception) -> JSONResponse:
 async def _http(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
     message = error.detail if error.detail != HTTPStatus(error.status_code).phrase else _plain(request, error)
-    answer = respond(error.status_code, message, code="not_found" if error.status_code == 404 else None)
+    answer = respond(error.status_code, message, code=CODES.get(error.status_code))
     answer.headers.update(error.headers or {})
     return answer
 

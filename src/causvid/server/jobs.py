@@ -3,7 +3,6 @@
 A job is a row of the store and, once finished, a file. What a crash cuts off is made again from its seed.
 """
 
-import json
 import logging
 import math
 import shutil
@@ -32,7 +31,7 @@ from causvid.server.scheduler import NEVER, Scheduler, Task
 from causvid.server.settings import ServerSettings
 from causvid.server.store import Job, Store, new_identifier
 from causvid.server.uploads import keep
-from causvid.timeline import versions
+from causvid.timeline import provenance
 
 log = logging.getLogger("causvid.server")
 READY = 2
@@ -267,15 +266,18 @@ class Jobs:
             request = request.model_copy(update={order.use: str(self._input(job.id))})
         height, width = self.size(request)
         size = {"height": height, "width": width}
+        tags = _tags(job, order)
         with VideoWriter(self._target(job.id), fps=self._pipeline.fps, **size) as writer:
-            writer.describe(_provenance(job, order))
+            writer.describe(tags)
             for frames in self._frames(request, running):
                 if running.cancelled:
                     raise Cancelled
                 writer.write(frames)
                 running.frames = writer.frames
                 self._measure(running)
-            return writer.frames
+        if self._settings.credentials is not None:
+            self._settings.credentials.sign(self._target(job.id), tags)
+        return writer.frames
 
     def _frames(self, request: GenerationRequest, running: Running) -> Iterator[ArrayLike]:
         """Yield the frames of the video that is continued, if one is, and the chunks as they are made."""
@@ -334,9 +336,7 @@ def stated(seconds: float) -> str:
     return f"{round(seconds, 3):g}"
 
 
-def _provenance(job: Job, order: Order) -> dict[str, str]:
+def _tags(job: Job, order: Order) -> dict[str, str]:
     """Say in a video file how it was made."""
-    made = {"model": job.model, **versions(), "use": order.use, "origin": job.origin}
-    comment = made | order.request.model_dump(mode="json", exclude_defaults=True) | {"seed": order.request.seed}
-    said = {name: value for name, value in comment.items() if value is not None}
-    return {"title": job.prompt, "comment": json.dumps(said, ensure_ascii=False)}
+    asked = order.request.model_dump(mode="json", exclude_defaults=True) | {"seed": order.request.seed}
+    return provenance(job.prompt, {"model": job.model, "use": order.use, "origin": job.origin} | asked)

@@ -9,13 +9,14 @@ from fastapi.responses import FileResponse
 from starlette.datastructures import State
 
 from causvid.files.writing import new_file
+from causvid.media.credentials import Credentials
 from causvid.pipeline import Pipeline
 from causvid.server import protocol
 from causvid.server.film import Film
 from causvid.server.journal import Journal
 from causvid.server.sessions import Sessions
 from causvid.server.wire import mux_mp4
-from causvid.timeline import versions
+from causvid.timeline import provenance, versions
 from causvid.worlds.storybook import World
 
 EXAMPLES = (
@@ -101,21 +102,24 @@ def router(pipeline: Pipeline, state: State) -> APIRouter:
         opened = manager.open.get(identifier)
         if opened is not None and form == "toml":
             await asyncio.wrap_future(opened.shared.scheduler.call(opened.record))
-        file = await asyncio.to_thread(_export, journal, film, form, pipeline)
+        file = await asyncio.to_thread(_export, journal, film, form, pipeline, manager.shared.settings.credentials)
         return FileResponse(file, media_type=MEDIA[form], filename=f"causvid{file.suffix}")
 
     return routes
 
 
-def _export(journal: Journal, film: Film, form: Export, pipeline: Pipeline) -> Path:
+def _export(journal: Journal, film: Film, form: Export, pipeline: Pipeline, credentials: Credentials | None) -> Path:
     folder, header = journal.folder, journal.header
     if form == "mp4":
         file, pieces = folder / "export.mp4", tuple(film.pieces)
         if not pieces:
             raise ValueError("the session has no frames yet")
-        metadata = {"title": pieces[-1].prompt, "comment": f"made with causvid, seed {header.request.seed}"}
+        prompts = [(p.position, p.prompt) for n, p in enumerate(pieces) if n == 0 or p.prompt != pieces[n - 1].prompt]
+        metadata = provenance(pieces[-1].prompt, {"seed": header.request.seed, "prompts": prompts})
         with new_file(file) as place:  # others may be reading the one before
             mux_mp4(film.units(), str(place), fps=pipeline.fps, metadata=metadata)
+            if credentials is not None:
+                credentials.sign(place, metadata)
         return file
     if form == "latents":
         file = folder / "export.safetensors"

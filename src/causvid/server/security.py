@@ -13,7 +13,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from causvid.server.errors import respond
+from causvid.server.errors import CODES, respond
 from causvid.server.settings import ServerSettings
 
 HEALTH = frozenset({"/healthz", "/readyz"})
@@ -33,10 +33,10 @@ HEADERS = {
 
 
 def check_settings(settings: ServerSettings) -> None:
-    """Refuse settings that would open the server to strangers.
+    """Refuse settings that would open the server to strangers, and credentials that cannot sign.
 
     Raises:
-        ValueError: if it listens beyond loopback without a token, or the token or an origin is not one.
+        ValueError: if it listens beyond loopback without a token, or the token, an origin or a credential is not one.
     """
     if settings.token is None and not is_loopback(settings.host):
         raise ValueError(f"host={settings.host} can be reached by others: give a token, or listen on 127.0.0.1")
@@ -46,6 +46,7 @@ def check_settings(settings: ServerSettings) -> None:
         parts = _split(origin)
         if parts.scheme not in ("http", "https") or origin != f"{parts.scheme}://{parts.netloc}":
             raise ValueError(f"origin={origin} is not an origin such as https://studio.example")
+    _ = settings.credentials
 
 
 def is_loopback(host: str) -> bool:
@@ -59,11 +60,16 @@ def is_loopback(host: str) -> bool:
 
 
 class Guard:
-    """Lets through what may use the server. public: paths that need no token, the studio's own files."""
+    """Lets through what may use the server.
 
-    def __init__(self, app: ASGIApp, *, settings: ServerSettings, public: Iterable[str] = ()) -> None:
+    public: paths that need no token, the studio's own files. largest: most bytes of a body.
+    """
+
+    def __init__(
+        self, app: ASGIApp, *, settings: ServerSettings, public: Iterable[str] = (), largest: int = 2**62
+    ) -> None:
         check_settings(settings)
-        self.app, self.settings = app, settings
+        self.app, self.settings, self._largest = app, settings, largest
         self._public = HEALTH.union(public)
         self._hosts = {_split(origin).hostname for origin in settings.origins}
 
@@ -81,7 +87,7 @@ class Guard:
         try:
             self._check(scope)
         except HTTPException as error:
-            answer = respond(error.status_code, error.detail, code="forbidden")
+            answer = respond(error.status_code, error.detail, code=CODES.get(error.status_code, "forbidden"))
             answer.headers.update(error.headers or {})
             return await answer(scope, receive, sending)  # to a WebSocket, in place of its handshake
         await self.app(scope, receive, sending)
@@ -100,6 +106,9 @@ class Guard:
             given = _token(scope, headers)
             if not secrets.compare_digest(given.encode(), token.encode()):
                 raise HTTPException(401, "the token is missing or wrong", {"www-authenticate": "Bearer"})
+        length = headers.get("content-length", "")
+        if length.isdecimal() and int(length[:19]) > self._largest:
+            raise HTTPException(413, f"the request is larger than {self._largest} bytes")
 
     def _knows(self, host: str) -> bool:
         name = _split(f"//{host}").hostname

@@ -1,11 +1,15 @@
 """What a server allows: one frozen group, whose fields are the options of `causvid serve`."""
 
+from functools import cached_property
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Self
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from causvid.config import Settings
+
+if TYPE_CHECKING:
+    from causvid.media.credentials import Credentials
 
 
 class ServerSettings(Settings):
@@ -36,3 +40,26 @@ class ServerSettings(Settings):
     upload_pixels: PositiveInt = Field(default=4096 * 4096, description="Largest picture or video frame, in pixels.")
     upload_seconds: PositiveFloat = Field(default=120.0, description="Longest video that may be uploaded, in seconds.")
     rewind_bytes: PositiveInt = Field(default=256 * 2**20, description="Memory of one session's points to rewind to.")
+    c2pa_certificate: Path | None = Field(
+        default=None, description="Chain of certificates (PEM) that videos are signed with (C2PA)."
+    )
+    c2pa_key: Path | None = Field(default=None, description="Private key (PEM) of the first of them.")
+
+    @model_validator(mode="after")
+    def _check_pair(self) -> Self:
+        if (self.c2pa_certificate is None) != (self.c2pa_key is None):
+            raise ValueError("c2pa_certificate and c2pa_key sign together: give both")
+        return self
+
+    @cached_property
+    def credentials(self) -> "Credentials | None":
+        """What videos are signed with.
+
+        Raises:
+            ValueError: if certificate and key cannot sign.
+        """
+        if self.c2pa_certificate is None or self.c2pa_key is None:
+            return None
+        from causvid.media.credentials import Credentials
+
+        return Credentials.load(self.c2pa_certificate, self.c2pa_key)

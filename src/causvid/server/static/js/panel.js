@@ -169,6 +169,7 @@ export class Panel extends EventTarget {
     this.oldest = message.oldest;
     this.ahead = message.ahead ?? null;
     this.prompt = message.marks.at(-1)?.prompt ?? this.prompt;
+    if (message.state === "closed") this.connection.leave(); // there is nothing to attach to any more
     this.#setState(message.state);
   }
 
