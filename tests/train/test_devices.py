@@ -98,6 +98,7 @@ def test_compiled_blocks_give_the_loss_and_the_gradients_of_eager_ones():
         names = set(model.state_dict())
         if compiled:
             torch._dynamo.reset()
+            torch._dynamo.utils.counters.clear()
             compile_blocks(model)
         assert set(model.state_dict()) == names
         generator = torch.Generator().manual_seed(1)

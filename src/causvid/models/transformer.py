@@ -23,6 +23,7 @@ from torch.nn import functional
 from causvid.config import TransformerConfig
 from causvid.nn.attention import attend
 from causvid.nn.cache import KVCache
+from causvid.nn.fused import linear_gelu
 from causvid.nn.rope import Rotation, frame_shift, precise, rotate, rotation
 from causvid.nn.visibility import FULL, KeySlice, Span, Visibility
 
@@ -219,7 +220,8 @@ class Block(nn.Module):
         x = (x.float() + cross.join(heads).unflatten(1, (frames, tokens)).float()).to(x.dtype)
 
         inner = _modulate(_layer_norm(x, self.eps), shift2, scale2, x)
-        return torch.addcmul(x.float(), self.feed_forward(inner).float(), gate2[:, :, None]).to(x.dtype)
+        first, _, last = self.feed_forward
+        return torch.addcmul(x.float(), last(linear_gelu(first, inner)).float(), gate2[:, :, None]).to(x.dtype)
 
 
 class Transformer(nn.Module):
