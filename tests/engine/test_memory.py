@@ -10,6 +10,7 @@ from torch.nn import functional
 from causvid.config import TransformerConfig
 from causvid.engine.memory import describe_machine, peak_bytes, weight_bytes
 from causvid.models.transformer import Transformer
+from causvid.nn import fused
 
 MIB = 2**20
 
@@ -47,8 +48,9 @@ def test_attention_takes_its_result_alone() -> None:
 )
 @pytest.mark.usefixtures("one_thread")
 def test_a_pass_without_contents_takes_what_a_real_one_does(
-    dtype: torch.dtype, ffn_dim: int, rows: int, columns: int, chunk: int, past: int
+    dtype: torch.dtype, ffn_dim: int, rows: int, columns: int, chunk: int, past: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(fused, "_can_fuse", lambda *_: False)  # a plan is for machines without fused layers, too
     config = TransformerConfig(dim=64, heads=2, layers=2, ffn_dim=ffn_dim, text_dim=8)
 
     def pass_on(device: str) -> Callable[[], Any]:
