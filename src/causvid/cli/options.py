@@ -1,6 +1,7 @@
 """What several commands take: options derived from the models that validate them, a device; and progress."""
 
 import inspect
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, is_dataclass
@@ -91,6 +92,9 @@ def _plain(annotation: Any) -> Any:
 def load_pipeline(model: str | ModelSpec | None, device: str | None) -> "Pipeline":
     """Load a model, the built-in one by default."""
     check_device(device)
+    if isinstance(model, ModelSpec) and model.accelerate == "openvino":
+        # Threads of torch that wait by spinning take the cores from OpenVINO's; read when torch is first imported.
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from causvid.pipeline import Pipeline
 
     return Pipeline.from_pretrained(model, device=find_device(device))

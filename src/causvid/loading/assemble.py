@@ -12,6 +12,7 @@ import torch
 
 from causvid.config import GenerationConfig, TransformerConfig
 from causvid.files.hub import find
+from causvid.loading.accelerate import accelerate
 from causvid.loading.autoencoders import read_autoencoder, read_tiny_autoencoder
 from causvid.loading.bundle import Bundle, read_settings
 from causvid.loading.layout import SETTINGS, Layout, choose_generation, find_layout
@@ -59,6 +60,7 @@ def assemble(spec: ModelSpec, *, device: torch.device | str = "cpu") -> Bundle:
     generation, provenance = find_generation(spec, layout, transformer.config)
     changed = spec.model_dump(include=_CHANGES, exclude_none=True)
     classifier = layout.folder / "classifier"
+    accelerate(spec.accelerate, transformer, autoencoder)
     try:
         return Bundle(
             transformer=transformer,
@@ -104,7 +106,7 @@ def load_bundle(folder: str | Path, *, device: torch.device | str = "cpu") -> Bu
     """
     if not (Path(folder) / SETTINGS).is_file():
         raise ValueError(f"bundle={folder} lacks {SETTINGS}: train one with `causvid train all`, or choose another")
-    return assemble(ModelSpec(model=str(folder)), device=device)
+    return assemble(ModelSpec(model=str(folder), accelerate="none"), device=device)
 
 
 def load_autoencoder(spec: ModelSpec, *, device: torch.device | str = "cpu") -> TinyAutoencoder | WanAutoencoder:

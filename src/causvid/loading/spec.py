@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from causvid.config import Settings
 
 Precision = Literal["fp32", "bf16", "fp16"]
+Acceleration = Literal["auto", "none", "openvino"]
 Placement = Literal["keep", "cpu", "release"]
 
 PLACE = "a path, or owner/name or owner/name/file on the Hugging Face Hub"
@@ -69,6 +70,10 @@ class ModelSpec(Settings):
     dtype: Annotated[Precision, BeforeValidator(_as_text)] | None = Field(
         default=None,
         description="Precision of the weights. Default: fp32 for a bundle; else bf16 on CUDA, or the files' own.",
+    )
+    accelerate: Acceleration = Field(
+        default="auto",
+        description="On a CPU: decode in bf16 where it is fast (auto), and let OpenVINO run long streams.",
     )
     text_encoder: Placement = Field(
         default="keep",

@@ -33,5 +33,5 @@ class Enlarge(nn.Module):
         x = bend(first(4 * (frames - 0.5)) + self.place.repeat(1, rows, columns))
         for layer in others:
             x = bend(layer(x))
-        plain = F.interpolate(frames, scale_factor=self.magnify, mode="bicubic", align_corners=False)
+        plain = F.interpolate(frames.contiguous(), scale_factor=self.magnify, mode="bicubic", align_corners=False)
         return plain + F.pixel_shuffle(self.last(x), self.magnify)

@@ -8,6 +8,7 @@ two-dimensional.
 """
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 import torch.nn.functional as F
@@ -59,6 +60,7 @@ class TinyAutoencoder(nn.Module):
     def __init__(self, config: AutoencoderConfig) -> None:
         super().__init__()
         self.config = config
+        self._bf16 = False
         self.latent_channels, self.spatial_factor = config.latent_channels, config.spatial_factor
         image_channels = 3 * config.patch**2
 
@@ -148,7 +150,8 @@ class TinyAutoencoder(nn.Module):
 
     def decode(self, latent: Tensor) -> Tensor:
         """Turn a whole latent into pixels, as `Autoencoder.decode` has it."""
-        return self.reconstruct(latent).clamp(0, 1)
+        with self._multiplying(latent.device):
+            return self.reconstruct(latent).clamp(0, 1)
 
     def reconstruct(self, latent: Tensor) -> Tensor:
         """Do what `decode` does but leave pixels beyond [0, 1] as they are, so that a loss has a gradient there."""
@@ -166,8 +169,17 @@ class TinyAutoencoder(nn.Module):
 
     def decode_chunk(self, latent: Tensor, state: AutoencoderState | None) -> tuple[Tensor, AutoencoderState]:
         """Decode the next latent frames of a stream, as `Autoencoder.decode_chunk` has it."""
-        pixels, state = self._decode(latent, state)
-        return self.magnified(pixels).clamp(0, 1), state
+        with self._multiplying(latent.device):
+            pixels, state = self._decode(latent, state)
+            return self.magnified(pixels).clamp(0, 1), state
+
+    def decode_in_bf16(self) -> None:
+        """Multiply in bf16 from now on when decoding; weights stay in fp32, what comes out has its type."""
+        self._bf16 = True
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def _multiplying(self, device: torch.device) -> AbstractContextManager[object]:
+        return torch.autocast(device.type, dtype=torch.bfloat16) if self._bf16 else nullcontext()
 
     def _encode(self, pixels: Tensor, state: AutoencoderState | None) -> tuple[Tensor, AutoencoderState]:
         check_pixels(pixels, self.spatial_factor, start=state is None)

@@ -11,21 +11,19 @@ Source: Wan (2503.20314). Modulation is per latent frame, since chunks differ in
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from causvid.config import TransformerConfig
-from causvid.nn.attention import attend
-from causvid.nn.cache import KVCache
-from causvid.nn.fused import linear_gelu
-from causvid.nn.rope import Rotation, frame_shift, precise, rotate, rotation
-from causvid.nn.visibility import FULL, KeySlice, Span, Visibility
+from causvid.models.block import Block, layer_norm, modulate
+from causvid.nn.cache import KVCache, Room
+from causvid.nn.rope import Rotation, precise, rotation
+from causvid.nn.visibility import FULL, Visibility
 
 
 @dataclass(frozen=True)
@@ -48,22 +46,18 @@ class TextKeys:
         return cls(tuple(torch.cat(k) for k in keys), tuple(torch.cat(v) for v in values))
 
 
+CachedRun = Callable[[Tensor, Tensor, TextKeys, Rotation, Room], Tensor | None]
+"""Does what a pass with a full cache does: latents, sigma, text, rotation and room to a velocity, the tail written.
+
+It returns None for sizes that it does not serve, having written nothing."""
+
+
 def timestep_embedding(sigma: Tensor, dim: int) -> Tensor:
     """Embed sigma in [0, 1] as cosines and sines of 1000 sigma, in float64: `[...]` -> fp32 `[..., dim]`."""
     half, dtype = dim // 2, precise(sigma.device)
     rates = torch.exp(-math.log(10_000) * torch.arange(half, dtype=dtype, device=sigma.device) / half)
     angles = 1000 * sigma.to(dtype)[..., None] * rates
     return torch.cat((angles.cos(), angles.sin()), dim=-1).float()
-
-
-def _layer_norm(x: Tensor, eps: float) -> Tensor:
-    """Normalise the last dimension in fp32 without weights, and stay in fp32."""
-    return functional.layer_norm(x.float(), x.shape[-1:], eps=eps)
-
-
-def _modulate(x: Tensor, shift: Tensor, scale: Tensor, like: Tensor) -> Tensor:
-    """Shift and scale fp32 tokens `[B, F, T, D]` by frame `[B, F, D]`, then take the type of `like`."""
-    return torch.addcmul(shift[:, :, None], x, 1 + scale[:, :, None]).to(like.dtype)
 
 
 def _without_autocast(device: torch.device) -> AbstractContextManager[object]:
@@ -83,145 +77,6 @@ def _unpatched(tokens: Tensor, rows: int, p: int) -> Tensor:
     """Put tokens of p x p cells back together: `[B, F, T, p p C]` -> `[B, F, C, H, W]`."""
     cells: Tensor = tokens.unflatten(3, (p, p, -1)).unflatten(2, (rows, -1))  # B F H W p p C
     return cells.permute(0, 1, 6, 2, 4, 3, 5).flatten(5, 6).flatten(3, 4)
-
-
-class RMSNorm(nn.Module):
-    """Root-mean-square norm over the whole width, all heads together, computed in fp32."""
-
-    def __init__(self, dim: int, eps: float) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(dim))
-        self.eps = eps
-
-    def forward(self, x: Tensor) -> Tensor:
-        """`[..., D] -> [..., D]`."""
-        return functional.rms_norm(x.float(), x.shape[-1:], self.weight.float(), self.eps).to(x.dtype)
-
-
-class Attention(nn.Module):
-    """Projections of multi-head attention with RMS-normed queries and keys; the caller decides who sees whom."""
-
-    def __init__(self, config: TransformerConfig) -> None:
-        super().__init__()
-        self.heads = config.heads
-        self.query = nn.Linear(config.dim, config.dim)
-        self.key = nn.Linear(config.dim, config.dim)
-        self.value = nn.Linear(config.dim, config.dim)
-        self.out = nn.Linear(config.dim, config.dim)
-        self.query_norm = RMSNorm(config.dim, config.eps)
-        self.key_norm = RMSNorm(config.dim, config.eps)
-
-    def queries(self, x: Tensor) -> Tensor:
-        """`[B, L, D] -> [B, L, N, K]`."""
-        queries: Tensor = self.query_norm(self.query(x)).unflatten(-1, (self.heads, -1))
-        return queries
-
-    def keys_values(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """`[B, L, D] -> [B, L, N, K]` twice."""
-        keys = self.key_norm(self.key(x)).unflatten(-1, (self.heads, -1))
-        return keys, self.value(x).unflatten(-1, (self.heads, -1))
-
-    def join(self, heads: Tensor) -> Tensor:
-        """`[B, L, N, K] -> [B, L, D]`."""
-        joined: Tensor = self.out(heads.flatten(-2))
-        return joined
-
-
-def _gather(x: Tensor, keys: KeySlice, tokens: int, *, rotated: bool) -> Tensor:
-    """Cut the tokens of a key slice out of `[B, L, N, K]`, moved in time if the slice says so."""
-    part = x[:, keys.start * tokens : keys.stop * tokens]
-    if rotated and keys.shift:
-        part = rotate(part, frame_shift(torch.full((1,), keys.shift, device=x.device), x.shape[-1]))
-    return part
-
-
-def _attend_spans(q: Tensor, k: Tensor, v: Tensor, spans: tuple[Span, ...], tokens: int) -> Tensor:
-    """Run attention span by span over slices of rotated keys. All `[B, L, N, K]`."""
-    if len(spans) == 1 and len(spans[0].keys) == 1:
-        return attend(q, k, v)
-    out = []
-    for span in spans:
-        keys = torch.cat([_gather(k, s, tokens, rotated=True) for s in span.keys], dim=1)
-        values = torch.cat([_gather(v, s, tokens, rotated=False) for s in span.keys], dim=1)
-        out.append(attend(q[:, span.start * tokens : span.stop * tokens], keys, values))
-    return torch.cat(out, dim=1)
-
-
-def _with_history(room: Tensor, new: Tensor) -> Tensor:
-    """Return cached and new keys or values: `[B, L, N, K]`, whose last tokens are the tail, and the tail's content.
-
-    The tail is written in place, and nothing else is copied unless a gradient has to reach the new ones.
-    """
-    stop = room.shape[1] - new.shape[1]
-    room[:, stop:] = new.detach()
-    return torch.cat((room[:, :stop], new), dim=1) if new.requires_grad and torch.is_grad_enabled() else room
-
-
-class Block(nn.Module):
-    """Self-attention, text cross-attention and a feed-forward layer, the first and the last modulated by sigma."""
-
-    def __init__(self, config: TransformerConfig) -> None:
-        super().__init__()
-        self.eps = config.eps
-        self.modulation = nn.Parameter(torch.empty(1, 6, config.dim).normal_(std=config.dim**-0.5))
-        self.self_attention = Attention(config)
-        self.cross_norm = nn.LayerNorm(config.dim, config.eps)
-        self.cross_attention = Attention(config)
-        self.feed_forward = nn.Sequential(
-            nn.Linear(config.dim, config.ffn_dim), nn.GELU(approximate="tanh"), nn.Linear(config.ffn_dim, config.dim)
-        )
-
-    def encode_text(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the keys and values `[B, M, N, K]` of a prompt's tokens `[B, M, D]` for cross-attention."""
-        return self.cross_attention.keys_values(tokens)
-
-    def forward(
-        self,
-        x: Tensor,
-        modulation: Tensor,
-        text_keys: Tensor,
-        text_values: Tensor,
-        at: Rotation,
-        room_keys: Tensor | None = None,
-        room_values: Tensor | None = None,
-        mask: Tensor | None = None,
-        *,
-        spans: tuple[Span, ...] = (),
-    ) -> Tensor:
-        """Transform tokens `[B, F, T, D]`.
-
-        Args:
-            modulation: fp32 `[B, F, 6, D]`. text_keys, text_values: the prompt's, `[B, M, N, K]`.
-            at: the rotation of all tokens. spans: which frames see which, without a cache.
-            room_keys, room_values: with a cache, its slots and behind them the tail for these tokens,
-                `[B, L, N, K]`. mask: which of them each row sees, bool `[B, 1, 1, L]`.
-        """
-        _, frames, tokens, _ = x.shape
-        shift1, scale1, gate1, shift2, scale2, gate2 = (self.modulation[:, None].float() + modulation).unbind(2)
-
-        inner = _modulate(_layer_norm(x, self.eps), shift1, scale1, x).flatten(1, 2)
-        attention = self.self_attention
-        q = rotate(attention.queries(inner), at)
-        k, v = attention.keys_values(inner)
-        k = rotate(k, at)
-        if room_keys is None or room_values is None:
-            heads = _attend_spans(q, k, v, spans, tokens)
-        else:
-            heads = attend(q, _with_history(room_keys, k), _with_history(room_values, v), mask)
-        out = attention.join(heads).unflatten(1, (frames, tokens))
-        x = torch.addcmul(x.float(), out.float(), gate1[:, :, None]).to(x.dtype)
-
-        norm = self.cross_norm
-        inner = functional.layer_norm(
-            x.float(), norm.normalized_shape, norm.weight.float(), norm.bias.float(), norm.eps
-        )
-        cross = self.cross_attention
-        heads = attend(cross.queries(inner.to(x.dtype).flatten(1, 2)), text_keys, text_values)
-        x = (x.float() + cross.join(heads).unflatten(1, (frames, tokens)).float()).to(x.dtype)
-
-        inner = _modulate(_layer_norm(x, self.eps), shift2, scale2, x)
-        first, _, last = self.feed_forward
-        return torch.addcmul(x.float(), last(linear_gelu(first, inner)).float(), gate2[:, :, None]).to(x.dtype)
 
 
 class Transformer(nn.Module):
@@ -244,6 +99,7 @@ class Transformer(nn.Module):
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.head_modulation = nn.Parameter(torch.empty(1, 2, dim).normal_(std=dim**-0.5))
         self.head = nn.Linear(dim, config.out_channels * cells)
+        self.accelerated: CachedRun | None = None
 
     def initialise(self, generator: torch.Generator) -> None:
         """Set starting weights from an explicit generator: Xavier products, zero biases, a silent output layer."""
@@ -328,18 +184,36 @@ class Transformer(nn.Module):
         spans = visibility.spans(frames) if cache is None else ()
         room = None if cache is None else cache.room(frames)
 
-        weight = self.patch_in.weight
-        tokens = self.patch_in(_patches(x, p).to(weight.dtype))
-        tokens = tokens.to(weight.dtype)
+        if self.accelerated is not None and cache is not None and room is not None and not torch.is_grad_enabled():
+            made = self.accelerated(x, sigma, text, at, room) if cache.is_full else None
+            if made is not None:
+                if commit:
+                    cache.commit(frames)
+                return made
+
+        tokens = self.enter(x)
         with _without_autocast(x.device):
-            time = self.time_in(timestep_embedding(sigma, self.config.freq_dim).to(self.head_modulation.dtype))
-            modulation = self.time_modulation(time).float().unflatten(-1, (6, -1))
+            time, modulation = self.condition(timestep_embedding(sigma, self.config.freq_dim))
         for index, block in enumerate(self.blocks):
             history = () if room is None else (room.keys[index], room.values[index], room.mask)
             tokens = block(tokens, modulation, text.keys[index], text.values[index], at, *history, spans=spans)
         if commit and cache is not None:
             cache.commit(frames)
+        return self.leave(tokens, time, height // p).to(x.dtype)
 
+    def enter(self, x: Tensor) -> Tensor:
+        """Return the tokens `[B, F, T, D]` of latents `[B, F, C, H, W]`."""
+        dtype = self.patch_in.weight.dtype
+        tokens: Tensor = self.patch_in(_patches(x, self.config.patch).to(dtype))
+        return tokens.to(dtype)
+
+    def condition(self, embedding: Tensor) -> tuple[Tensor, Tensor]:
+        """Return sigma's embedding `[B, F, D]` from its sinusoid, and the blocks' modulation, fp32 `[B, F, 6, D]`."""
+        time = self.time_in(embedding.to(self.head_modulation.dtype))
+        return time, self.time_modulation(time).float().unflatten(-1, (6, -1))
+
+    def leave(self, tokens: Tensor, time: Tensor, rows: int) -> Tensor:
+        """Return the velocity `[B, F, C, H, W]` that tokens `[B, F, T, D]` in so many rows say."""
         shift, scale = (self.head_modulation[:, None].float() + time.float()[:, :, None]).unbind(2)
-        out: Tensor = self.head(_modulate(_layer_norm(tokens, self.config.eps), shift, scale, tokens))
-        return _unpatched(out, height // p, p).to(x.dtype)
+        out: Tensor = self.head(modulate(layer_norm(tokens, self.config.eps), shift, scale, tokens))
+        return _unpatched(out, rows, self.config.patch)

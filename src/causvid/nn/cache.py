@@ -107,6 +107,11 @@ class KVCache:
         """Return how many frames the fullest row holds, which is where the tail begins."""
         return max(len(row.slots) for row in self.rows)
 
+    @property
+    def is_full(self) -> bool:
+        """Tell whether sink and window are filled in every row, so that shapes stay as they are."""
+        return all(len(row.slots) == self.sink + self.window for row in self.rows)
+
     def rotation(self, frames: int, height: int, width: int) -> Rotation:
         """Return the rotation of the next frames of `height` x `width` tokens; all passes of a chunk share it."""
         key = (*(row.next for row in self.rows), frames, height, width)

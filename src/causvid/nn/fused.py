@@ -4,6 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from causvid.nn.rope import is_captured
+
 
 def linear_gelu(linear: nn.Module, x: Tensor) -> Tensor:
     """Apply a linear layer, then GELU in its form with tanh, `[..., inputs] -> [..., outputs]`.
@@ -21,7 +23,7 @@ def _can_fuse(x: Tensor, weight: Tensor) -> bool:
         x.device.type == "cpu"
         and x.dtype == weight.dtype == torch.float32
         and not torch.is_grad_enabled()
-        and not torch.compiler.is_compiling()
+        and not is_captured()
         and not torch.is_autocast_enabled("cpu")
         and torch.backends.mkldnn.is_available()
         and hasattr(torch.ops.mkldnn, "_linear_pointwise")

@@ -109,7 +109,7 @@ class Roles:
     def base(self) -> Bundle | None:
         """The model that the preset starts from, on the CPU."""
         start = self.preset.start
-        return None if start is None else assemble(ModelSpec(model=start, dtype="fp32"))
+        return None if start is None else assemble(ModelSpec(model=start, dtype="fp32", accelerate="none"))
 
     def dataset(self) -> Dataset:
         """Open what the preset trains on: its folder of latents, or what stage `data` rendered of its world."""
