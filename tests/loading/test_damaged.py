@@ -170,6 +170,11 @@ WEIGHTS: list[tuple[str, Callable[[], State], str]] = [
         lambda: without("patch_embedding.weight"),
         "patch_embedding.weight is missing: its sizes are unknown",
     ),
+    (
+        "a number for weights",
+        lambda: {**wan(), "text_embedding.0.weight": torch.tensor(3.0)},
+        "text_embedding.0.weight is a single number, expected weights$",
+    ),
     ("one too many", lambda: {**wan(), "blocks.0.gate.weight": torch.ones(2)}, "unknown blocks.0.gate.weight$"),
     (
         "one misspelt",

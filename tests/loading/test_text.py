@@ -145,6 +145,33 @@ def test_the_tokenizer_file_is_read_as_it_stands(tmp_path: Path) -> None:
     assert not (tmp_path / "it ran").exists()
 
 
+@pytest.mark.parametrize(
+    ("token", "number", "line"),
+    [("<unk>", None, "the tokenizer cannot read the prompt: .*unk"), ("<pad>", 10**6, "gives token 1000000, but")],
+)
+def test_a_tokenizer_that_lacks_a_token_or_numbers_it_beyond_the_encoder(
+    tmp_path: Path, token: str, number: int | None, line: str
+) -> None:
+    save_text_encoder(encoder(), tmp_path / "a", tmp_path / "b", dtype=torch.float32)
+    file, settings = tmp_path / "b" / "tokenizer.json", tmp_path / "b" / "tokenizer_config.json"
+    rules = json.loads(file.read_text())
+    rules["added_tokens"] = [
+        {**one, "id": number} if one["content"] == token else one
+        for one in rules["added_tokens"]
+        if number or one["content"] != token
+    ]
+    rules["model"]["vocab"].pop(token)
+    if number:
+        rules["model"]["vocab"][token] = number
+    file.write_text(json.dumps(rules))
+    named = json.loads(settings.read_text())
+    named.pop("unk_token")
+    settings.write_text(json.dumps(named))
+    with pytest.raises(ValueError, match=f"(?i){line}") as error:
+        load_text_encoder(tmp_path / "a", tmp_path / "b").embed(["a wombat"])
+    assert "\n" not in str(error.value)
+
+
 def test_a_config_cannot_name_code_to_fetch(tmp_path: Path) -> None:
     save_text_encoder(encoder(), tmp_path / "a", tmp_path / "b", dtype=torch.float32)
     settings = json.loads((tmp_path / "a" / "config.json").read_text())

@@ -215,7 +215,15 @@ def test_a_checkpoint_of_something_else_is_refused_in_one_line(tmp_path):
     with pytest.raises(ValueError, match=r"does not fit this stage \(size mismatch for weight") as error:
         train(Toy().stage, Run(tmp_path))
     whole = {"step": 1, "seconds": 0.0, "started_with": {}, "state": {}}
-    for other in (whole, [1, 2], {"state": {"model": 3}}, {**whole, "state": {"model": 3, "toy optimizer": 4}}):
+    wrong = (
+        [1, 2],
+        torch.ones(3),
+        {"state": {"model": 3}},
+        {**whole, "state": {"model": 3, "toy optimizer": 4}},
+        {**whole, "state": torch.ones(2)},
+        {**whole, "started_with": torch.ones(0)},
+    )
+    for other in (whole, *wrong):
         torch.save(other, path)
         with pytest.raises(ValueError, match=r"does not fit this stage|is not a checkpoint of a stage") as error:
             train(Toy().stage, Run(tmp_path))

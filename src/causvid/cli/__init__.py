@@ -7,7 +7,7 @@ import traceback
 
 import typer
 
-from causvid.cli import checkpoints, evaluate, generate, plan, serve, train, video, world
+from causvid.cli import bench, checkpoints, evaluate, generate, plan, serve, train, video, world
 from causvid.interrupt import terminable
 
 app = typer.Typer(
@@ -24,6 +24,7 @@ app.command()(video.translate)
 app.command()(video.play)
 app.command()(video.decode)
 app.command()(plan.plan)
+app.command()(bench.bench)
 app.command()(serve.serve)
 app.command()(train.train)
 app.command()(checkpoints.inspect)

@@ -261,6 +261,8 @@ def _infer_config(checkpoint: Checkpoint, found: Mapping[str, Entry], spelling: 
         theirs = foreign_name(name, spelling)
         if theirs not in found:
             raise ValueError(f"{checkpoint.path}: {theirs} is missing: its sizes are unknown")
+        if not found[theirs].shape:
+            raise ValueError(f"{checkpoint.path}: {theirs} is a single number, expected weights")
         return found[theirs].shape
 
     patches = shape(CONVOLUTION)

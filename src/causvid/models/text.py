@@ -130,10 +130,9 @@ class TextEncoder(nn.Module):
                     f"prompt={shorten(prompt, 40)!r} has {count} tokens, at most {self.max_tokens} fit "
                     "(the end mark is one)"
                 )
-            if count and max(own) >= self.encoder.config.vocab_size:
-                raise ValueError(
-                    f"the tokenizer gives token {max(own)}, but the text encoder has {self.encoder.config.vocab_size}"
-                )
+            largest, known = max((*own, pad)), self.encoder.config.vocab_size
+            if largest >= known:
+                raise ValueError(f"the tokenizer gives token {largest}, but the text encoder has {known}")
             place = slice(self.max_tokens - count, None) if self.tokenizer.pads_left else slice(count)
             ids[row, place], mask[row, place] = torch.tensor(own, dtype=torch.int64), True
         return ids, mask

@@ -46,8 +46,15 @@ class Tokenizer:
         return self.rules.get_vocab_size()
 
     def __call__(self, prompts: Sequence[str]) -> list[Coded]:
-        """Turn prompts into ids, without padding, however long they are."""
-        found: list[Encoding] = self.rules.encode_batch(list(prompts))
+        """Turn prompts into ids, without padding, however long they are.
+
+        Raises:
+            ValueError: if the rules cannot: they may lack the token for words that they do not know.
+        """
+        try:
+            found: list[Encoding] = self.rules.encode_batch(list(prompts))
+        except Exception as error:  # tokenizers raises nothing more special
+            raise ValueError(f"the tokenizer cannot read the prompt: {' '.join(str(error).split())}") from None
         return [Coded(one.ids, one.offsets) for one in found]
 
     def id(self, token: str | None) -> int | None:

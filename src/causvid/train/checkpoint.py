@@ -79,19 +79,21 @@ def load_checkpoint(
     except Exception:  # whatever a flipped bit makes of a file, in two libraries
         raise ValueError(f"{path} is damaged: delete it, and the stage starts again") from None
     try:
+        if not isinstance(saved, dict) or not all(isinstance(saved[name], dict) for name in ("started_with", "state")):
+            raise TypeError
         before = saved["started_with"]
         for key, value in settings.items():
             if key in before and value != before[key]:
                 raise ValueError(f"{key}={value}, but {path} was started with {before[key]}: use another --out")
-        progress, parts = Progress(saved["step"], saved["seconds"]), saved["state"]
+        progress = Progress(saved["step"], saved["seconds"])
         if not (isinstance(progress.step, int) and _is_count(progress.step) and _is_count(progress.seconds)):
             raise TypeError
-    except (KeyError, TypeError, AttributeError):
+    except (LookupError, TypeError, AttributeError, RuntimeError):  # a tensor in place of what was written, too
         raise ValueError(f"{path} is not a checkpoint of a stage: use another --out or delete the file") from None
     try:
         for name, part in state.items():
-            part.load_state_dict(parts[name])
-    except (RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:
+            part.load_state_dict(saved["state"][name])
+    except (RuntimeError, LookupError, ValueError, TypeError, AttributeError) as error:
         lines = str(error).splitlines() or [type(error).__name__]
         line = lines[min(1, len(lines) - 1)].strip()  # torch says what is wrong in the second line
         raise ValueError(f"{path} does not fit this stage ({line}): use another --out or delete the file") from None
