@@ -1,6 +1,8 @@
 """Any image becomes uint8 [H, W, 3]; anything else is refused in one line."""
 
+import io
 import os
+import resource
 import struct
 import zlib
 from pathlib import Path
@@ -9,7 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from causvid.media import fit_frame, image, read_image
+from causvid.media import fit_frame, image, read_image, read_video
+from causvid.media.image import check_image, identify, open_image
 
 QUARTERS = np.array([[(255, 0, 0), (0, 255, 0)], [(0, 0, 255), (255, 255, 255)]], np.uint8)
 """Red, green over blue, white."""
@@ -200,3 +203,24 @@ def test_an_invalid_option_is_one_line(options: dict[str, object], message: str)
 def test_an_array_that_is_not_a_frame_is_refused(frame: np.ndarray) -> None:
     with pytest.raises(ValueError, match=r"expected uint8 \[h, w, 3\]"):
         fit_frame(frame, 8, 8)
+
+
+@pytest.mark.parametrize("kind", ["extended", "lossless", "lossy"])
+def test_a_webp_that_says_it_is_huge_is_refused_before_room_is_made_for_it(tmp_path: Path, kind: str) -> None:
+    file = io.BytesIO()
+    frames = [Image.new("RGB", (40, 24), colour) for colour in ("red", "blue")]
+    moves = kind == "extended"
+    frames[0].save(file, "WEBP", lossless=kind == "lossless", save_all=moves, append_images=frames[1:] if moves else ())
+    data = bytearray(file.getvalue())
+    start = {b"WEBPVP8X": 24, b"WEBPVP8L": 21, b"WEBPVP8 ": 26}[bytes(data[8:16])]
+    sizes = {24: b"\xff\xff\x3f\xff\xff\x00", 21: b"\xff\xff\xff\x0f", 26: b"\xff\x3f\xff\x3f"}[start]
+    place = tmp_path / "it.webp"
+    place.write_bytes(data)
+    assert identify(io.BytesIO(data)).size == (40, 24)
+    data[start : start + len(sizes)] = sizes
+    place.write_bytes(data)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for read in (check_image, open_image, lambda path: list(read_video(path, height=24, width=40, fps=12))):
+        with pytest.raises(ValueError, match=r"pixels, expected at most \d+ in all"):
+            read(place)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 * 1024

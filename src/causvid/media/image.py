@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal, get_args
+from typing import IO, Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -75,18 +75,42 @@ def read_image(path: str | Path, *, height: int, width: int, fit: Fit = "cover")
 def open_image(path: Path) -> Image.Image:
     """Read an image as sRGB at its original size, upright and over black; raise as `read_image` does."""
     with open_regular(path, most=BYTES) as file, picture_errors(path):
-        return upright(Image.open(file, formats=FORMATS))
+        return upright(identify(file))
 
 
 def check_image(path: str | Path) -> None:
     """Raise as `read_image` does for what its header alone shows."""
     with open_regular(path, most=BYTES) as file, picture_errors(path):
-        _check_size(Image.open(file, formats=FORMATS))
+        image = identify(file)
+        _check_size(image.width, image.height)
+
+
+def identify(file: IO[bytes], formats: tuple[str, ...] = FORMATS) -> Image.Image:
+    """Open a picture by its header.
+
+    Of WebP, Pillow makes room for the whole picture at once, so its size is read before.
+
+    Raises:
+        Image.DecompressionBombError: if it is WebP with more than `PIXELS`; and what Pillow raises.
+    """
+    head = file.read(30)
+    file.seek(0)
+    kind, size = head[8:16], (0, 0)
+    if kind == b"WEBPVP8X":
+        size = 1 + int.from_bytes(head[24:27], "little"), 1 + int.from_bytes(head[27:30], "little")
+    elif kind == b"WEBPVP8L":
+        bits = int.from_bytes(head[21:25], "little")
+        size = 1 + bits % 2**14, 1 + (bits >> 14) % 2**14
+    elif kind == b"WEBPVP8 ":
+        size = int.from_bytes(head[26:28], "little") % 2**14, int.from_bytes(head[28:30], "little") % 2**14
+    if size[0] * size[1] > PIXELS:
+        raise Image.DecompressionBombError(_too_large(*size))
+    return Image.open(file, formats=formats)
 
 
 def upright(image: Image.Image) -> Image.Image:
     """Decode an open image as sRGB, upright and over black."""
-    _check_size(image)
+    _check_size(image.width, image.height)
     levels = 1
     tiles = getattr(image, "tile", None)
     if image.format == "PNG" and tiles:
@@ -95,9 +119,13 @@ def upright(image: Image.Image) -> Image.Image:
     return _rgb(ImageOps.exif_transpose(image), levels)
 
 
-def _check_size(image: Image.Image) -> None:
-    if image.width * image.height > PIXELS:
-        raise ValueError(f"it has {image.width} × {image.height} pixels, expected at most {PIXELS} in all")
+def _check_size(width: int, height: int) -> None:
+    if width * height > PIXELS:
+        raise ValueError(_too_large(width, height))
+
+
+def _too_large(width: int, height: int) -> str:
+    return f"it has {width} × {height} pixels, expected at most {PIXELS} in all"
 
 
 @contextmanager

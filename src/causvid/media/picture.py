@@ -10,7 +10,7 @@ from typing import Self
 
 from PIL import Image
 
-from causvid.media.image import BYTES, FORMATS, picture_errors, upright
+from causvid.media.image import BYTES, identify, picture_errors, upright
 from causvid.opening import open_regular
 
 _STREAMS = (".mjpeg", ".mjpg")
@@ -32,7 +32,7 @@ class Picture:
     def open(cls, source: str | Path) -> Iterator[Self]:
         """Open a file that `is_picture`; errors are those of `read_image`."""
         with open_regular(source, most=BYTES) as file, picture_errors(source):
-            yield cls(source, Image.open(file, formats=FORMATS))
+            yield cls(source, identify(file))
 
     @property
     def count(self) -> int | None:
@@ -70,7 +70,7 @@ def is_picture(source: str | Path) -> bool:
     try:
         with warnings.catch_warnings(), path.open("rb") as file:
             warnings.simplefilter("ignore")
-            return Image.open(file, formats=FORMATS).format != "GIF"
+            return identify(file).format != "GIF"
     except Image.DecompressionBombError:
         return True
     except Exception:  # whatever a damaged file makes Pillow's readers raise: it is none of theirs

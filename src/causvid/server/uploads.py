@@ -17,7 +17,7 @@ from PIL import Image, UnidentifiedImageError
 from starlette.datastructures import UploadFile
 
 from causvid.media.clip import Clip
-from causvid.media.image import FORMATS, open_image
+from causvid.media.image import identify, open_image
 from causvid.media.reader import probe
 from causvid.server.bodies import read_form
 from causvid.server.errors import RESPONSES, TooLarge
@@ -150,7 +150,7 @@ class Uploads:
 def _still_size(place: Path) -> tuple[int, int] | None:
     """Return width and height of a picture; None if it is something else, or moves."""
     try:
-        with Image.open(place, formats=FORMATS) as image:
+        with place.open("rb") as file, identify(file) as image:
             return None if getattr(image, "n_frames", 1) >= MOVING else image.size
     except (UnidentifiedImageError, Image.DecompressionBombError):
         return None

@@ -16,6 +16,7 @@ from PIL import Image, UnidentifiedImageError
 
 from causvid.media import fit_frame
 from causvid.media.encoder import Colours
+from causvid.media.image import identify
 
 Frames = NDArray[np.uint8]
 """Frames of uint8 `[T, H, W, 3]`."""
@@ -119,7 +120,7 @@ def read_picture(data: bytes, height: int, width: int) -> Frames:
         ValueError: if it is not a picture, or too large.
     """
     try:
-        with Image.open(io.BytesIO(data), formats=("JPEG", "WEBP", "PNG")) as picture:
+        with identify(io.BytesIO(data), formats=("JPEG", "WEBP", "PNG")) as picture:
             if picture.width * picture.height > CAMERA_PIXELS:
                 raise ValueError(f"a picture of {picture.width} x {picture.height} is too large")
             picture.draft("RGB", (width, height))
