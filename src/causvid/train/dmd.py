@@ -20,7 +20,6 @@ from causvid.train.objective import Metrics, Micro, Objective, autocast
 from causvid.train.roles import (
     Roles,
     embed_captions,
-    latent_size,
     student_layout,
     student_sigmas,
     student_visibility,
@@ -42,8 +41,9 @@ def dmd_stage(preset: Preset, run: Run) -> Stage:
     """Distil: `critic_updates` updates of the critic to one of the student; the result is the student's average."""
     config, g = required(preset.recipe.dmd, "dmd"), preset.generation
     roles = Roles(preset, run)
-    dataset, text = roles.dataset(), roles.text_encoder()
-    embeddings, null = (embed_captions(text, prompts, run.device) for prompts in (dataset.captions, [""]))
+    real_latents = config.student_input == "data" or config.image > 0
+    dataset, text = roles.dataset(real=real_latents), roles.text_encoder()
+    embeddings, null = roles.embeddings(dataset, text), embed_captions(text, [""], run.device)
     student, teacher, critic = roles.transformer(config.start), roles.teacher(), roles.transformer("teacher")
     visibility, layout = student_visibility(preset), student_layout(preset)
     score_visibility, few = teacher_visibility(preset), student_sigmas(preset)
@@ -62,7 +62,7 @@ def dmd_stage(preset: Preset, run: Run) -> Stage:
 
         The `clean` frames, none or the first chunk's, are real.
         """
-        channels, height, width = latent_size(preset)
+        channels, height, width = real.shape[2:]
         cache = student.new_cache(batch=len(real), height=height, width=width, window=g.window, sink=g.sink)
         chunks = rollout(
             student,

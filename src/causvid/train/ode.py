@@ -42,7 +42,8 @@ def pairs_stage(preset: Preset, run: Run) -> Stage:
     """Solve the teacher's ODE for captions of the data, a shard a step."""
     config, g = required(preset.recipe.pairs, "pairs"), preset.generation
     roles = Roles(preset, run)
-    dataset, text, teacher = roles.dataset(), roles.text_encoder(), roles.teacher()
+    dataset = roles.dataset(one_size=True, real=config.image > 0)
+    text, teacher = roles.text_encoder(), roles.teacher()
     keep = (*student_sigmas(preset), 0.0)
     sigmas = schedule(config.steps, g.shift).tolist()
     shards = trajectory_shards(preset, run)

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from causvid.data.dataset import Dataset
-from causvid.data.latent_folder import LatentFolder
 from causvid.data.renders import corpus, world_of
+from causvid.data.set_models import autoencoder_marks, same_marks, text_marks
 from causvid.data.storybook import StorybookDataset
+from causvid.data.video_set import VideoSet
 from causvid.files.writing import new_folder
 from causvid.flow import warped_steps
 from causvid.loading.assemble import assemble, load_autoencoder
@@ -111,14 +112,28 @@ class Roles:
         start = self.preset.start
         return None if start is None else assemble(ModelSpec(model=start, dtype="fp32", accelerate="none"))
 
-    def dataset(self) -> Dataset:
-        """Open what the preset trains on: its folder of latents, or what stage `data` rendered of its world."""
+    def dataset(self, *, one_size: bool = False, real: bool = True) -> Dataset:
+        """Open what the preset trains on: its set, or what stage `data` rendered of its world.
+
+        one_size: clips of the preset's own size alone. real: a set of prompts without latents is refused.
+        """
         preset, device = self.preset, self.run.device
         if preset.data is not None:
-            return LatentFolder.open(Path(preset.data), preset.generation, size=latent_size(preset), device=device)
+            size, folder = latent_size(preset), Path(preset.data)
+            found = VideoSet.open(folder, preset.generation, size=size, device=device, one_size=one_size, real=real)
+            marks = autoencoder_marks(self.autoencoder(decoder=False), device)
+            if not same_marks(found.manifest.models.get("autoencoder"), marks):
+                raise ValueError(f"data={folder} was prepared with another autoencoder: prepare it with --model {preset.start}")
+            return found
         if preset.world is not None:
             return StorybookDataset.open(preset, self.run.folder / "data", device=device)
         raise ValueError(f"preset={preset.name} names nothing to train on: set data, a folder, or a world")
+
+    def embeddings(self, dataset: Dataset, text: TextEncoder) -> Tensor:
+        """Return the embedding of every caption, fp32 `[captions, M, D]`: stored ones, if they are this encoder's."""
+        if isinstance(dataset, VideoSet) and same_marks(dataset.manifest.models.get("text_encoder"), text_marks(text)):
+            return dataset.embeddings(text.max_tokens)
+        return embed_captions(text, dataset.captions, self.run.device)
 
     def new_teacher(self) -> Transformer:
         """Make a teacher to train: untrained, or with the weights of `start`."""
