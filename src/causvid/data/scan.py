@@ -76,7 +76,7 @@ def find_cuts(frames: Sequence[NDArray[np.uint8]], fps: float) -> list[int]:
     from scenedetect import ContentDetector, FrameTimecode
 
     detector = ContentDetector(min_scene_len=max(1, round(fps / 2)))
-    times = [FrameTimecode(number, fps=fps) for number in range(len(frames))]
+    times = [FrameTimecode(number, fps=float(fps)) for number in range(len(frames))]
     found = [cut for time, frame in zip(times, frames, strict=True) for cut in _process(detector, time, frame)]
     found += detector.post_process(times[-1]) if times else []
     return sorted({int(cut.frame_num) for cut in found} - {0})
@@ -117,9 +117,7 @@ def _process(detector: Any, time: Any, frame: NDArray[np.uint8]) -> list[Any]:
     return list(detector.process_frame(time, np.ascontiguousarray(frame[..., ::-1])))  # it takes blue first
 
 
-def _until(
-    stream: "enumerate[NDArray[np.uint8]]", stop: int, at: int
-) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+def _until(stream: "enumerate[NDArray[np.uint8]]", stop: int, at: int) -> Iterator[tuple[int, NDArray[np.uint8]]]:
     """Yield what is left of a stream before frame `stop`, where frame `at` comes next."""
     for _ in range(stop - at):
         numbered = next(stream, None)

@@ -29,9 +29,7 @@ def thumbnail(frames: Array) -> bytes:
     return buffer.getvalue()
 
 
-def write_report(
-    out: Path, shards: Sequence[ShardFacts], items: Sequence[Item], left_out: Sequence[LeftOut]
-) -> None:
+def write_report(out: Path, shards: Sequence[ShardFacts], items: Sequence[Item], left_out: Sequence[LeftOut]) -> None:
     """Write report.md with counts, left_out.csv with every reason, and contact_sheet.png of clips across the set."""
     every = max(1, -(-len(items) // SHOWN))
     stills, captions = [], []

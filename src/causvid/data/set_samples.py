@@ -88,11 +88,3 @@ def _stored_latents(item: Item) -> Array | None:
         half: Array = load_latents(item.source)[0][0].half().numpy()
         return half
     return LmdbRows.open(item.source).latents(item.start) if item.kind == "lmdb" else None
-
-
-def _thumbnail(frames: Array) -> bytes:
-    image = Image.fromarray(np.asarray(frames[len(frames) // 2], dtype=np.uint8))
-    image.thumbnail((THUMBNAIL * 2, THUMBNAIL))
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=85)
-    return buffer.getvalue()

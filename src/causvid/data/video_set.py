@@ -191,4 +191,3 @@ def _latents(sample: Sample) -> "np.ndarray[tuple[int, ...], np.dtype[np.generic
     if sample.latents is None:
         return np.zeros((sample.frames, *sample.size), np.float16)  # a set of prompts states the length of a clip
     return sample.latents.array(sample.crc[0])
-

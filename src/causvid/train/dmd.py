@@ -25,7 +25,7 @@ from causvid.train.roles import (
     student_visibility,
     teacher_visibility,
 )
-from causvid.train.run import Run, save_weights
+from causvid.train.run import Run
 from causvid.train.samples import sample_prompts, student_sampler
 
 
@@ -44,7 +44,8 @@ def dmd_stage(preset: Preset, run: Run) -> Stage:
     real_latents = config.student_input == "data" or config.image > 0
     dataset, text = roles.dataset(real=real_latents), roles.text_encoder()
     embeddings, null = roles.embeddings(dataset, text), embed_captions(text, [""], run.device)
-    student, teacher, critic = roles.transformer(config.start), roles.teacher(), roles.transformer("teacher")
+    trained, teacher, scored = roles.student(config.start, config.lora), roles.teacher(), roles.critic(config.lora)
+    student, critic = trained.model, scored.model
     visibility, layout = student_visibility(preset), student_layout(preset)
     score_visibility, few = teacher_visibility(preset), student_sigmas(preset)
     levels = torch.tensor(few, device=run.device)
@@ -117,19 +118,19 @@ def dmd_stage(preset: Preset, run: Run) -> Stage:
     critic_objective = Objective(
         "critic",
         loss_of_critic,
-        {"critic": critic},
+        {"critic": scored.weights},
         config,
         rate=config.critic_learning_rate,
         updates=config.critic_updates,
         has_average=False,
     )
-    objective = Objective("student", loss_of_student, {"student": student}, config)
+    objective = Objective("student", loss_of_student, {"student": trained.weights}, config)
     prompts = sample_prompts(preset, dataset.captions)
     return Stage(
         "dmd",
         config.steps,
         config.lasting(),
-        finish=lambda: save_weights(objective.averaged(student), run.result("dmd")),
+        finish=lambda: roles.save_student("dmd", trained, objective.averaged(trained.weights)),
         objectives=[critic_objective, objective],
-        sample=student_sampler(roles, text, lambda: objective.averaged(student), prompts),
+        sample=student_sampler(roles, text, lambda: trained.whole(objective.averaged(trained.weights)), prompts),
     )
