@@ -166,12 +166,12 @@ class LoraStage(Settings):
     """Training of a LoRA of `rank` over frozen weights; what it adds counts alpha / rank. Unset, alpha is the rank."""
 
     rank: Annotated[int, Field(ge=1, le=4096, strict=True)] = 16
-    alpha: Weight | None = None
+    alpha: Count | None = None
 
     @property
-    def scale(self) -> float:
+    def scale(self) -> int:
         """Return alpha."""
-        return float(self.rank) if self.alpha is None else self.alpha
+        return self.rank if self.alpha is None else self.alpha
 
 
 class OdeStage(StageConfig):

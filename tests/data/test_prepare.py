@@ -150,6 +150,7 @@ def test_an_interrupted_run_goes_on_and_ends_the_same(
     monkeypatch.setattr(module, "SHARD", 2)
     run(clips, tmp_path / "whole", models)
     made: list[int] = []
+    original = SetModels.encode
     for left in (0, 3):
         with monkeypatch.context() as patch:
 
@@ -159,7 +160,6 @@ def test_an_interrupted_run_goes_on_and_ends_the_same(
                 made.append(1)
                 return original(self, frames)
 
-            original = SetModels.encode
             patch.setattr(SetModels, "encode", encode)
             with pytest.raises(Killed):
                 run(clips, tmp_path / "broken", models)

@@ -26,7 +26,7 @@ def preset(chain) -> Preset:
     """The preset `test` with LoRA in both stages of the student."""
     values = chain.preset.model_dump()
     for stage in ("ode", "dmd"):
-        values["train"][stage] |= {"lora": {"rank": 4, "alpha": 6.0}, "learning_rate": 1e-2}
+        values["train"][stage] |= {"lora": {"rank": 4, "alpha": 6}, "learning_rate": 1e-2}
     return Preset.model_validate(values)
 
 
@@ -92,7 +92,7 @@ def test_peft_opens_the_lora_over_diffusers_transformer(trained: Path, preset: P
     x = torch.randn(1, 3, 16, 4, 6, generator=generator)
     text, sigma = torch.randn(1, 5, 32, generator=generator), torch.full((1, 3), 0.7)
     by_diffusers = other()
-    by_diffusers.load_lora_adapter(trained / "student_lora")  # type: ignore[operator]
+    by_diffusers.load_lora_adapter(trained / "student_lora", weight_name="pytorch_lora_weights.safetensors")  # type: ignore[operator]
     with torch.no_grad():
         expected = student(x, sigma, student.encode_text(text))
         before = teacher(x, sigma, teacher.encode_text(text))

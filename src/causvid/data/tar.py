@@ -52,8 +52,11 @@ def to_npy(array: Array) -> bytes:
 
 
 def from_npy(data: bytes) -> Array:
-    """Read what `to_npy` returns."""
-    array: Array = np.load(io.BytesIO(data), allow_pickle=False)
+    """Read what `to_npy` returns; `ValueError` for anything else."""
+    try:
+        array: Array = np.load(io.BytesIO(data), allow_pickle=False)
+    except (EOFError, SyntaxError, TypeError, KeyError) as error:
+        raise ValueError(f"an array of NumPy's cannot be read: {error}") from None
     return array
 
 
