@@ -2,6 +2,7 @@
 
 import io
 import json
+import zlib
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -25,8 +26,10 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from causvid.config import AutoencoderConfig, TransformerConfig
-from causvid.data.latent_folder import LatentFolder
 from causvid.data.shards import Shards
+from causvid.data.tar import read_index, to_npy, write_shard
+from causvid.data.video_set import Manifest as SetManifest
+from causvid.data.video_set import ShardFacts, VideoSet
 from causvid.engine.latents import load_latents, save_latents
 from causvid.evaluate.classifier import AttributeClassifier
 from causvid.evaluate.videos import Manifest
@@ -121,18 +124,22 @@ def _training(root: Path) -> list[Kind]:
     shards = Shards(root / "shards", 1)
     shards.save(0, {"a": torch.arange(6.0).view(2, 3)}, ["a swan", "a mammoth"])
     plain = _made(root / "s.safetensors", lambda p: save_file({"a": torch.ones(2, 3)}, p, {"captions": '["a", "b"]'}))
-    clip = _made(root / "own" / "a.safetensors", lambda p: save_latents(p, torch.ones(1, 11, 4, 4, 6), fps=12.0))
-    (root / "own" / "a.txt").write_text("a swan")
-    generation = load_preset("nano").generation.model_copy(
-        update={"clip_frames": 11, "first": 2, "chunk": 3, "fps": 12.0}
-    )
+    shard = _made(root / "own" / "shard_000000.tar", _write_set)
+    facts = ShardFacts(file="shard_000000.tar", samples=1, bytes=len(shard), sha256="0" * 64)
+    manifest = SetManifest(format=1, fps=12, frames=7, models={}, settings={}, shards=(facts,), left_out={})
+    generation = load_preset("nano").generation
     folder = root / "classifier"
     AttributeClassifier({"place": ("sea", "sky")}, width=2).save(folder)
 
     def batch(path: Path) -> None:
-        size = (4, 4, 6)
-        data = LatentFolder.open(path.parent, generation, size=size, device=CPU)
+        data = VideoSet.open(path.parent, generation, size=(16, 4, 6), device=CPU)
         data.batch(2, frames=5, generator=torch.Generator().manual_seed(0))
+
+    def members(path: Path) -> None:
+        for sample in read_index(path).values():
+            for name, member in sample.items():
+                if name.endswith("npy"):
+                    member.array(zlib.crc32(member.read()))
 
     return [
         Kind(
@@ -157,7 +164,15 @@ def _training(root: Path) -> list[Kind]:
             [shards.path(0).read_bytes(), plain],
             (mutate_bytes, mutate_safetensors),
         ),
-        Kind("latents to train on", "a.safetensors", batch, [clip], (mutate_bytes, mutate_safetensors), root / "own"),
+        Kind(
+            "manifest of a set",
+            "manifest.json",
+            batch,
+            [manifest.model_dump_json().encode()],
+            (mutate_bytes, mutate_json),
+            root / "own",
+        ),
+        Kind("shard of a set", "shard.tar", members, [shard], (mutate_bytes,)),
         Kind(
             "config.json of a classifier",
             "config.json",
@@ -167,6 +182,13 @@ def _training(root: Path) -> list[Kind]:
             folder,
         ),
     ]
+
+
+def _write_set(path: Path) -> None:
+    latents, text = to_npy(np.zeros((7, 16, 4, 6), np.float16)), to_npy(np.zeros((2, 128), np.float16))
+    facts = {"frames": 7, "size": [16, 4, 6], "crc": [zlib.crc32(latents), zlib.crc32(text)]}
+    members = {"latents.npy": latents, "text.npy": text, "txt": b"a swan", "json": json.dumps(facts).encode()}
+    write_shard(path, [("00000000", members)])
 
 
 def _media(root: Path) -> list[Kind]:

@@ -17,7 +17,7 @@ StartAt = Literal["autoencoder", "teacher", "decoder", "pairs"]
 class Preset(Settings):
     """Everything about one model.
 
-    world, data: what it is trained on, renders of a procedural world or a folder of latents.
+    world, data: what it is trained on, renders of a procedural world or a set that `causvid data prepare` made.
     start: a model, by path or name, that training begins with. Stages before `start_at`, and those the recipe leaves
     out, are skipped, and what they would have trained is this model's; later ones train its weights further.
     start_autoencoder: a tiny autoencoder, a folder or a file, that its training begins with; all else is as without it.

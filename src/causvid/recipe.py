@@ -162,14 +162,27 @@ class PairsStage(StageSettings):
     image: Share = 0.0
 
 
+class LoraStage(Settings):
+    """Training of a LoRA of `rank` over frozen weights; what it adds counts alpha / rank. Unset, alpha is the rank."""
+
+    rank: Annotated[int, Field(ge=1, le=4096, strict=True)] = 16
+    alpha: Count | None = None
+
+    @property
+    def scale(self) -> int:
+        """Return alpha."""
+        return self.rank if self.alpha is None else self.alpha
+
+
 class OdeStage(StageConfig):
     """ODE initialisation of the student.
 
     clean_past: share of the clips in which the chunks before a drawn one are clean, as they are in a rollout; in the
-    others every chunk has another noise level.
+    others every chunk has another noise level. lora: train a LoRA over the teacher's weights, not all of them.
     """
 
     batch: Clips
+    lora: LoraStage | None = None
     clean_past: Share = 0.0
 
 
@@ -178,11 +191,13 @@ class DmdStage(StageConfig):
 
     start: whose weights the student begins with, those of ODE initialisation or the teacher's. student_input: whether
     the student denoises noised clips of the data (CausVid) or its rollout (Self Forcing). critic_updates: to one of the
-    student. image: share of the micro-batches that continue the first chunk of a clip of the data.
+    student. image: share of the micro-batches that continue the first chunk of a clip of the data. lora: train student
+    and critic as LoRA, over the frozen teacher; the student's continues that of ODE initialisation, if it was one.
     """
 
     start: Literal["ode", "teacher"] = "ode"
     batch: Clips
+    lora: LoraStage | None = None
     student_input: Literal["data", "rollout"]
     critic_learning_rate: Rate
     critic_updates: Count = 5

@@ -10,9 +10,14 @@ import torch
 from safetensors import safe_open
 
 from causvid import cli
+from causvid.data.captions import Captions
+from causvid.data.plan import Rules
+from causvid.data.prepare import prepare
+from causvid.data.set_models import SetModels
 from causvid.engine.latents import save_latents
 from causvid.loading.assemble import load_bundle
 from causvid.loading.layout import SETTINGS
+from causvid.loading.spec import ModelSpec
 from causvid.pipeline import Pipeline
 from causvid.preset import Preset
 from causvid.train.export import provenance
@@ -97,15 +102,18 @@ def test_a_bundle_of_another_size_is_refused_in_one_line(chain, start: Start, tm
 
 @pytest.fixture
 def latents(chain, tmp_path: Path) -> Path:
-    """A folder of latents with captions, some longer than a clip."""
-    folder = tmp_path / "latents"
+    """A set of latents with captions, some longer than a clip."""
+    folder = tmp_path / "own"
     folder.mkdir()
     generator = torch.Generator().manual_seed(0)
     for number, frames in enumerate((4, 7, 10, 5)):
         latent = torch.randn(1, frames, 16, 4, 6, generator=generator)
         save_latents(folder / f"{number}.safetensors", latent, fps=chain.preset.generation.fps)
         (folder / f"{number}.txt").write_text(f"clip {number}: a red fish", encoding="utf-8")
-    return folder
+    models = SetModels.load(ModelSpec(model=str(chain.folder / "bundle")), torch.device("cpu"))
+    out = tmp_path / "latents"
+    prepare([folder], out, models, captions=Captions(), rules=Rules(), workers=1, stage=lambda _: lambda done, of: None)
+    return out
 
 
 def write_preset(place: Path, chain, *lines: str) -> Path:
@@ -121,7 +129,7 @@ def command(*arguments: object) -> int:
     return int(end.value.code or 0)
 
 
-def test_a_folder_of_latents_and_a_bundle_become_a_student(chain, latents: Path, tmp_path: Path, capsys) -> None:
+def test_a_set_of_latents_and_a_bundle_become_a_student(chain, latents: Path, tmp_path: Path, capsys) -> None:
     preset = write_preset(tmp_path / "mine.toml", chain, 'data = "latents"', 'start_at = "pairs"')
     out = tmp_path / "run"
     assert command("train", "all", "--preset", preset, "--out", out, "--device", "cpu") == 0

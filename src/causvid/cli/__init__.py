@@ -7,7 +7,7 @@ import traceback
 
 import typer
 
-from causvid.cli import bench, checkpoints, evaluate, generate, plan, serve, train, video, world
+from causvid.cli import bench, checkpoints, data, evaluate, generate, plan, serve, train, video, world
 from causvid.interrupt import terminable
 
 app = typer.Typer(
@@ -17,6 +17,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 evaluate_app = typer.Typer(help="Make videos with a model, and judge them.", no_args_is_help=True)
+data_app = typer.Typer(help="Prepare videos to train on.", no_args_is_help=True)
 world_app = typer.Typer(help="Look at the built-in world that models are trained on.", no_args_is_help=True)
 app.command()(generate.generate)
 app.command()(video.extend)
@@ -32,6 +33,9 @@ app.command()(checkpoints.convert)
 app.add_typer(evaluate_app, name="evaluate")
 evaluate_app.command()(evaluate.videos)
 evaluate_app.command()(evaluate.adherence)
+evaluate_app.command()(evaluate.domain)
+app.add_typer(data_app, name="data")
+data_app.command()(data.prepare)
 app.add_typer(world_app, name="world")
 world_app.command()(world.preview)
 world_app.command()(world.words)

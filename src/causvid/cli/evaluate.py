@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from causvid.cli.early import check_model
-from causvid.cli.options import DeviceOption, ModelOption, load_pipeline, stages
+from causvid.cli.options import DeviceOption, ModelOption, find_device, load_pipeline, stages
 from causvid.media import contact_sheet
 from causvid.opening import TEXT_BYTES, open_regular
 
@@ -153,3 +153,26 @@ def _show(columns: "dict[str, Adherence]") -> None:
     for name in next(iter(columns.values())).attributes:
         table.add_row(name, *(f"{column.accuracy[name]:.1%}" for column in columns.values()))
     Console().print(table)
+
+
+def domain(
+    data: Annotated[Path, typer.Option(help="A set that `causvid data prepare` made.")],
+    model: ModelOption = None,
+    clips: Annotated[int, typer.Option(min=2, max=100_000, help="How many to compare.")] = 48,
+    seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Of clips and videos.")] = 0,
+    device: DeviceOption = None,
+) -> None:
+    """Measure how far a model's videos are from the clips of a set: 0 is the same."""
+    check_model({"model": model})
+    target = find_device(device)
+    from causvid.data.video_set import VideoSet
+    from causvid.evaluate.domain import domain_distance
+    from causvid.loading.assemble import assemble
+    from causvid.loading.spec import ModelSpec
+
+    bundle = assemble(ModelSpec(model=model), device=target)
+    g, factor = bundle.generation, bundle.autoencoder.spatial_factor
+    size = (bundle.autoencoder.latent_channels, g.height // factor, g.width // factor)
+    found = VideoSet.open(data, g, size=size, device=target)
+    distance = domain_distance(bundle, found, clips=clips, seed=seed, device=target)
+    print(f"{data}: Fréchet distance {distance:.4f} over {clips} clips")

@@ -23,7 +23,7 @@ def train(
         bool | None,
         typer.Option("--compile/--no-compile", help="Compile transformers, for long runs. Default: with cuda."),
     ] = None,
-    data: Annotated[Path | None, typer.Option(help="Train on this folder of latents and captions.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Train on this set, which `causvid data prepare` made.")] = None,
     start: Annotated[
         Path | None, typer.Option(help="A bundle to begin with. Default: as the preset says, or from nothing.")
     ] = None,

@@ -71,7 +71,7 @@ def find_layout(
         files += ["transformer/*", "teacher/*", f"{WAN_TRANSFORMER}*"]
     if autoencoder:
         files += ["vae/*", WAN_AUTOENCODER, COMFY_AUTOENCODER]
-    if name is None:
+    if name is None or (str(name) == BUILT_IN and not Path(BUILT_IN).exists()):
         name = Path(str(resources.files("causvid") / "bundles" / BUILT_IN))
     folder = find(name, what="model", files=files, fetch=fetch)
     if not folder.is_dir():

@@ -20,13 +20,12 @@ from causvid.train.objective import Metrics, Micro, Objective, autocast
 from causvid.train.roles import (
     Roles,
     embed_captions,
-    latent_size,
     student_layout,
     student_sigmas,
     student_visibility,
     teacher_visibility,
 )
-from causvid.train.run import Run, save_weights
+from causvid.train.run import Run
 from causvid.train.samples import sample_prompts, student_sampler
 
 
@@ -42,9 +41,11 @@ def dmd_stage(preset: Preset, run: Run) -> Stage:
     """Distil: `critic_updates` updates of the critic to one of the student; the result is the student's average."""
     config, g = required(preset.recipe.dmd, "dmd"), preset.generation
     roles = Roles(preset, run)
-    dataset, text = roles.dataset(), roles.text_encoder()
-    embeddings, null = (embed_captions(text, prompts, run.device) for prompts in (dataset.captions, [""]))
-    student, teacher, critic = roles.transformer(config.start), roles.teacher(), roles.transformer("teacher")
+    real_latents = config.student_input == "data" or config.image > 0
+    dataset, text = roles.dataset(real=real_latents), roles.text_encoder()
+    embeddings, null = roles.embeddings(dataset, text), embed_captions(text, [""], run.device)
+    trained, teacher, scored = roles.student(config.start, config.lora), roles.teacher(), roles.critic(config.lora)
+    student, critic = trained.model, scored.model
     visibility, layout = student_visibility(preset), student_layout(preset)
     score_visibility, few = teacher_visibility(preset), student_sigmas(preset)
     levels = torch.tensor(few, device=run.device)
@@ -62,7 +63,7 @@ def dmd_stage(preset: Preset, run: Run) -> Stage:
 
         The `clean` frames, none or the first chunk's, are real.
         """
-        channels, height, width = latent_size(preset)
+        channels, height, width = real.shape[2:]
         cache = student.new_cache(batch=len(real), height=height, width=width, window=g.window, sink=g.sink)
         chunks = rollout(
             student,
@@ -117,19 +118,19 @@ def dmd_stage(preset: Preset, run: Run) -> Stage:
     critic_objective = Objective(
         "critic",
         loss_of_critic,
-        {"critic": critic},
+        {"critic": scored.weights},
         config,
         rate=config.critic_learning_rate,
         updates=config.critic_updates,
         has_average=False,
     )
-    objective = Objective("student", loss_of_student, {"student": student}, config)
+    objective = Objective("student", loss_of_student, {"student": trained.weights}, config)
     prompts = sample_prompts(preset, dataset.captions)
     return Stage(
         "dmd",
         config.steps,
         config.lasting(),
-        finish=lambda: save_weights(objective.averaged(student), run.result("dmd")),
+        finish=lambda: roles.save_student("dmd", trained, objective.averaged(trained.weights)),
         objectives=[critic_objective, objective],
-        sample=student_sampler(roles, text, lambda: objective.averaged(student), prompts),
+        sample=student_sampler(roles, text, lambda: trained.whole(objective.averaged(trained.weights)), prompts),
     )

@@ -28,7 +28,7 @@ from causvid.train.roles import (
     student_visibility,
     teacher_visibility,
 )
-from causvid.train.run import Run, save_weights
+from causvid.train.run import Run
 from causvid.train.samples import sample_prompts, student_sampler
 
 
@@ -42,7 +42,8 @@ def pairs_stage(preset: Preset, run: Run) -> Stage:
     """Solve the teacher's ODE for captions of the data, a shard a step."""
     config, g = required(preset.recipe.pairs, "pairs"), preset.generation
     roles = Roles(preset, run)
-    dataset, text, teacher = roles.dataset(), roles.text_encoder(), roles.teacher()
+    dataset = roles.dataset(one_size=True, real=config.image > 0)
+    text, teacher = roles.text_encoder(), roles.teacher()
     keep = (*student_sigmas(preset), 0.0)
     sigmas = schedule(config.steps, g.shift).tolist()
     shards = trajectory_shards(preset, run)
@@ -103,7 +104,8 @@ def ode_stage(preset: Preset, run: Run) -> Stage:
     """Train the student, from the teacher's weights, on stored trajectories; the result is the average of its own."""
     config = required(preset.recipe.ode, "ode")
     roles, store = Roles(preset, run), TrajectoryStore.open(preset, run)
-    text, student = roles.text_encoder(), roles.transformer("teacher")
+    text, trained = roles.text_encoder(), roles.student("teacher", config.lora)
+    student = trained.model
     embeddings = embed_captions(text, store.captions, run.device)
     visibility, layout = student_visibility(preset), student_layout(preset)
     levels = torch.tensor((*student_sigmas(preset), 0.0), device=run.device)
@@ -119,13 +121,13 @@ def ode_stage(preset: Preset, run: Run) -> Stage:
             velocity = student(x, sigma, keys, visibility=visibility)
         return ode_loss(x0_from_velocity(x, velocity, sigma), end, sigma), {}
 
-    objective = Objective("student", loss, {"student": student}, config)
+    objective = Objective("student", loss, {"student": trained.weights}, config)
     prompts = sample_prompts(preset, store.captions)
     return Stage(
         "ode",
         config.steps,
         config.lasting(),
-        finish=lambda: save_weights(objective.averaged(student), run.result("ode")),
+        finish=lambda: roles.save_student("ode", trained, objective.averaged(trained.weights)),
         objectives=[objective],
-        sample=student_sampler(roles, text, lambda: objective.averaged(student), prompts),
+        sample=student_sampler(roles, text, lambda: trained.whole(objective.averaged(trained.weights)), prompts),
     )

@@ -4,18 +4,20 @@ A part is what a stage of the run trained or, where the recipe has no such stage
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from causvid.data.dataset import Dataset
-from causvid.data.latent_folder import LatentFolder
 from causvid.data.renders import corpus, world_of
+from causvid.data.set_models import autoencoder_marks, same_marks, text_marks
 from causvid.data.storybook import StorybookDataset
+from causvid.data.video_set import VideoSet
 from causvid.files.writing import new_folder
 from causvid.flow import warped_steps
 from causvid.loading.assemble import assemble, load_autoencoder
@@ -31,7 +33,9 @@ from causvid.models.wan_autoencoder import WanAutoencoder
 from causvid.nn.chunks import chunk_layout
 from causvid.nn.visibility import FULL, Visibility
 from causvid.preset import Preset
+from causvid.recipe import LoraStage
 from causvid.seeding import lend_seed, step_generator
+from causvid.train.lora import Trained, read_trained, train_all, train_lora
 from causvid.train.run import RESULTS, Run, copy_weights, load_weights, needed, save_weights
 from causvid.worlds.storybook import World
 
@@ -111,14 +115,30 @@ class Roles:
         start = self.preset.start
         return None if start is None else assemble(ModelSpec(model=start, dtype="fp32", accelerate="none"))
 
-    def dataset(self) -> Dataset:
-        """Open what the preset trains on: its folder of latents, or what stage `data` rendered of its world."""
+    def dataset(self, *, one_size: bool = False, real: bool = True) -> Dataset:
+        """Open what the preset trains on: its set, or what stage `data` rendered of its world.
+
+        one_size: clips of the preset's own size alone. real: a set of prompts without latents is refused.
+        """
         preset, device = self.preset, self.run.device
         if preset.data is not None:
-            return LatentFolder.open(Path(preset.data), preset.generation, size=latent_size(preset), device=device)
+            size, folder = latent_size(preset), Path(preset.data)
+            found = VideoSet.open(folder, preset.generation, size=size, device=device, one_size=one_size, real=real)
+            marks = autoencoder_marks(self.autoencoder(decoder=False), device)
+            if not same_marks(found.manifest.models.get("autoencoder"), marks):
+                raise ValueError(
+                    f"data={folder} was prepared with another autoencoder: prepare it with --model {preset.start}"
+                )
+            return found
         if preset.world is not None:
             return StorybookDataset.open(preset, self.run.folder / "data", device=device)
         raise ValueError(f"preset={preset.name} names nothing to train on: set data, a folder, or a world")
+
+    def embeddings(self, dataset: Dataset, text: TextEncoder) -> Tensor:
+        """Return the embedding of every caption, fp32 `[captions, M, D]`: stored ones, if they are this encoder's."""
+        if isinstance(dataset, VideoSet) and same_marks(dataset.manifest.models.get("text_encoder"), text_marks(text)):
+            return dataset.embeddings(text.max_tokens)
+        return embed_captions(text, dataset.captions, self.run.device)
 
     def new_teacher(self) -> Transformer:
         """Make a teacher to train: untrained, or with the weights of `start`."""
@@ -130,7 +150,11 @@ class Roles:
         return self._place(model)
 
     def teacher(self) -> Transformer:
-        """Return the trained teacher, frozen."""
+        """Return the trained teacher, frozen: one, whoever asks."""
+        return self._teacher
+
+    @cached_property
+    def _teacher(self) -> Transformer:
         return self.transformer("teacher").eval().requires_grad_(False)
 
     def transformer(self, trained_by: str) -> Transformer:
@@ -141,6 +165,35 @@ class Roles:
         else:
             load_weights(model, self.run.result(trained_by), made_by=trained_by)
         return self._place(model)
+
+    def student(self, start: Literal["ode", "teacher"], lora: LoraStage | None) -> Trained:
+        """Return the student to train, which begins with the weights of a stage: all of it, or a LoRA over them.
+
+        A LoRA that stage `ode` trained is trained further, so that the result is one over the teacher.
+        """
+        if lora is None:
+            return train_all(self.transformer(start))
+        begin = read_trained(self.run.lora(start)) if start == "ode" else None
+        base = self.teacher() if start == "teacher" or begin is not None else self.transformer(start)
+        return self._lora(base, lora, "student", begin)
+
+    def critic(self, lora: LoraStage | None) -> Trained:
+        """Return the critic to train, which begins with the teacher's weights: all of it, or a LoRA over them."""
+        return train_all(self.transformer("teacher")) if lora is None else self._lora(self.teacher(), lora, "critic")
+
+    def _lora(
+        self, base: Transformer, lora: LoraStage, role: str, begin: Mapping[str, Tensor] | None = None
+    ) -> Trained:
+        trained = train_lora(base, lora, step_generator(self.run.seed, f"lora {role}", 0), begin=begin)
+        if self.run.compiles:
+            compile_blocks(trained.model)
+        return trained
+
+    def save_student(self, stage: str, trained: Trained, weights: nn.Module) -> None:
+        """Write what a stage made of the student: whole, and the LoRA beside it if it is one."""
+        if trained.save is not None:
+            trained.save(weights, self.run.lora(stage))
+        save_weights(trained.whole(weights), self.run.result(stage))
 
     def new_autoencoder(self) -> TinyAutoencoder:
         """Make an autoencoder to train: untrained, or with the weights of `start_autoencoder` or `start`."""

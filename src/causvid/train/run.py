@@ -56,6 +56,10 @@ class Run:
         """Return where a stage leaves its weights."""
         return self.folder / RESULTS[stage][0]
 
+    def lora(self, stage: str) -> Path:
+        """Return the folder in which a stage leaves its LoRA, if it trains one."""
+        return self.folder / f"{RESULTS[stage][0].removesuffix('.safetensors')}_lora"
+
 
 def deadline_in(minutes: float | None) -> float | None:
     """Return a deadline so many minutes from now, None for none."""

@@ -1,0 +1,114 @@
+"""What a prepared set will hold: which pieces of which sources, and why others are left out.
+
+A function of what was found in the sources, in their order, so that a run that was killed decides the same again.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from causvid.config import Settings
+from causvid.data.scan import HASH, Scan, distance
+
+Kind = Literal["video", "latents", "lmdb", "prompts"]
+WIDEST = 2.5
+"""Most that a bucket's sides differ by, as a factor."""
+
+
+class Rules(Settings):
+    """What is left out of a set, and how videos are cut."""
+
+    cuts: bool = Field(default=True, description="Cut videos at scene changes, which PySceneDetect finds.")
+    buckets: bool = Field(default=False, description="Keep aspect ratios, in sizes of one area; else crop to one size.")
+    still: Annotated[float, Field(ge=0, le=1)] = Field(
+        default=0.002, description="Leave out clips whose pixels change less, from frame to frame, of 1."
+    )
+    black: Annotated[float, Field(ge=0, le=1)] = Field(
+        default=0.03, description="Leave out clips whose brightest frame is darker, of 1."
+    )
+    duplicate: Annotated[int, Field(ge=-1, le=HASH * HASH)] = Field(
+        default=2, description="Leave out clips whose perceptual hash differs in so few bits of 64; -1 keeps all."
+    )
+
+
+@dataclass(frozen=True)
+class Item:
+    """A sample to be made. start: its first frame, row or line in the source. size: height and width in pixels."""
+
+    source: Path
+    kind: Kind
+    caption: str
+    start: int = 0
+    size: tuple[int, int] = (0, 0)
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """What is not in a set, and why; `detail` says more of it."""
+
+    source: Path
+    reason: str
+    detail: str = ""
+    start: int = 0
+
+
+def bucket_sizes(height: int, width: int, edge: int) -> list[tuple[int, int]]:
+    """Return sizes of about the same area as `height` x `width`, itself the first; sides are multiples of `edge`."""
+    sizes = [(height, width)]
+    for rows in range(edge, height * 4, edge):
+        columns = round(height * width / rows / edge) * edge
+        if columns and max(rows / columns, columns / rows) <= WIDEST:
+            sizes.append((rows, columns))
+    return list(dict.fromkeys(sizes))
+
+
+def nearest_size(height: int, width: int, sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
+    """Return the size whose aspect ratio is nearest, the first of equals."""
+    return min(sizes, key=lambda size: round(abs(math.log(size[1] / size[0] * height / width)), 6))
+
+
+def choose_pieces(
+    scans: Mapping[Path, Scan | str],
+    caption_of: Callable[[Path], str],
+    rules: Rules,
+    sizes: Sequence[tuple[int, int]],
+) -> tuple[list[Item], list[LeftOut]]:
+    """Choose pieces of videos; a scan that failed is the line that says why.
+
+    A duplicate is left out wherever in the set its like is; the first stays.
+    """
+    items, left_out, seen = list[Item](), list[LeftOut](), list[tuple[int, ...]]()
+    for source, found in scans.items():
+        if isinstance(found, str):
+            left_out.append(LeftOut(source, "unreadable", found))
+            continue
+        try:
+            caption = caption_of(source)
+        except ValueError as error:
+            left_out.append(LeftOut(source, "caption", str(error)))
+            continue
+        if not found.pieces:
+            scenes = f"{found.frames} frames in {found.scenes} scene{'s' * (found.scenes > 1)}"
+            left_out.append(LeftOut(source, "too short", scenes))
+        size = nearest_size(found.height, found.width, sizes)
+        for piece in found.pieces:
+            like = rules.duplicate >= 0 and any(distance(piece.marks, other) <= rules.duplicate for other in seen)
+            checks = (("black", piece.light < rules.black), ("still", piece.motion < rules.still), ("duplicate", like))
+            reason = next((name for name, holds in checks if holds), None)
+            if reason is not None:
+                detail = f"light {piece.light:g}, motion {piece.motion:g}"
+                left_out.append(LeftOut(source, reason, detail, piece.start))
+                continue
+            seen.append(piece.marks)
+            items.append(Item(source, "video", caption, piece.start, size))
+    return items, left_out
+
+
+def count_reasons(left_out: Sequence[LeftOut]) -> dict[str, int]:
+    """Count what was left out, by reason."""
+    return dict(sorted(Counter(one.reason for one in left_out).items()))

@@ -1,0 +1,275 @@
+"""Make a set of latents and captions from videos: `causvid data prepare`.
+
+Sources are looked through, then it is decided what the set holds, then every shard is made: each step is a function of
+the ones before, and each file appears whole, so a run that was killed at any moment goes on where it was, and ends with
+the same set.
+
+Letters: F latent frames, C channels, h w latent rows and columns.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from causvid.data.captions import Captions, read_prompts
+from causvid.data.lmdb_rows import DATABASE, LmdbRows
+from causvid.data.plan import Item, LeftOut, Rules, bucket_sizes, choose_pieces, count_reasons
+from causvid.data.scan import Scan, scan
+from causvid.data.set_models import SetModels
+from causvid.data.set_report import write_report
+from causvid.data.set_samples import decoding, make_samples
+from causvid.data.tar import digest, write_shard
+from causvid.data.video_set import FORMAT, MANIFEST, Manifest, ShardFacts
+from causvid.data.workers import in_order, reading_processes
+from causvid.engine.latents import load_latents
+from causvid.engine.request import LATENTS
+from causvid.files.writing import new_file
+from causvid.models.autoencoder import pixel_frames
+from causvid.opening import read_text
+from causvid.staging import only_process
+
+SHARD = 64
+"""Samples of a shard."""
+WORK = ".work"
+BESIDE = {".txt", ".json", ".csv", ".parquet", ".md"}
+"""Suffixes of files in a folder of videos that are none."""
+Stage = Callable[[str], Callable[[int, int], None]]
+"""Takes the name of a part of the work; returns what takes how much of it is done, of how much."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A finished set: how many samples, and what was left out."""
+
+    folder: Path
+    samples: int
+    left_out: Mapping[str, int]
+
+
+def find_sources(places: Sequence[Path]) -> list[Path]:
+    """Return the files and databases that some places name; folders are searched, in the order of their names.
+
+    Raises:
+        ValueError: if there are none, or a place does not exist.
+    """
+    found: list[Path] = []
+    for place in places:
+        if not place.exists():
+            raise ValueError(f"{place} does not exist")
+        if not place.is_dir() or (place / DATABASE).is_file():
+            found.append(place)
+            continue
+        files = (file for file in sorted(place.rglob("*")) if file.is_file() and not file.name.startswith("."))
+        found += [file for file in files if file.suffix.lower() not in BESIDE]
+    if not found:
+        raise ValueError(f"{', '.join(map(str, places))}: no videos in there")
+    return list(dict.fromkeys(found))
+
+
+def prepare(
+    places: Sequence[Path],
+    out: Path,
+    models: SetModels,
+    *,
+    captions: Captions,
+    rules: Rules,
+    workers: int,
+    stage: Stage,
+) -> Prepared:
+    """Prepare a set in the folder `out`; the same call resumes, and after a change makes only what differs.
+
+    places: videos, latents that `--latents` wrote, LMDBs of CausVid or Self Forcing, lists of prompts (.txt), folders.
+
+    Raises:
+        ValueError: if nothing is left to train on, or the folder is in use. OSError: if it cannot be written.
+    """
+    sources = find_sources(places)
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"out={out} is a file: expected a folder")
+    if out.is_dir() and any(out.iterdir()) and not (out / WORK).is_dir():
+        raise ValueError(f"out={out} is not empty and no set: choose another folder")
+    with only_process(out):
+        (out / WORK).mkdir(exist_ok=True)
+        items, left_out = _decide(sources, out / WORK, models, captions, rules, workers, stage)
+        if not items:
+            reasons = ", ".join(f"{name} {count}" for name, count in count_reasons(left_out).items())
+            first = f"; {left_out[0].source}: {left_out[0].detail or left_out[0].reason}" if left_out else ""
+            raise ValueError(f"no clip is left to train on ({reasons}{first})")
+        return _write(items, left_out, out, models, rules, workers, stage)
+
+
+def _decide(
+    sources: Sequence[Path],
+    work: Path,
+    models: SetModels,
+    captions: Captions,
+    rules: Rules,
+    workers: int,
+    stage: Stage,
+) -> tuple[list[Item], list[LeftOut]]:
+    """Return the samples of a set, in the order of the sources, and what is left out."""
+    g = models.generation
+    videos = [source for source in sources if _kind(source) == "video"]
+    look = partial(scan, fps=g.fps, frames=pixel_frames(g.clip_frames), cuts=rules.cuts)
+    scans = dict(zip(videos, _scan_all(videos, work, look, workers, stage("looking through videos")), strict=True))
+    edge = models.autoencoder.spatial_factor * 2  # of patches of 2 x 2 latent positions
+    sizes = bucket_sizes(g.height, g.width, edge) if rules.buckets else [(g.height, g.width)]
+
+    def caption_of(video: Path) -> str:
+        return _checked(models, captions.of(video))
+
+    items, left_out = choose_pieces(scans, caption_of, rules, sizes)
+    for source in sources:
+        if _kind(source) == "video":
+            continue
+        try:
+            for item in _other_items(source, models, captions):
+                try:
+                    _checked(models, item.caption)
+                    items.append(item)
+                except ValueError as error:
+                    left_out.append(LeftOut(source, "caption", str(error), item.start))
+        except (ValueError, OSError) as error:
+            left_out.append(LeftOut(source, "unreadable", str(error)))
+    return items, left_out
+
+
+def _scan_all(
+    videos: Sequence[Path],
+    work: Path,
+    look: "partial[Scan]",
+    workers: int,
+    advance: Callable[[int, int], None],
+) -> Iterator[Scan | str]:
+    """Look through videos that were not before; yield what was found, or why nothing was."""
+    files = [work / f"scan_{_digest([_identity(video), look.keywords])}.json" for video in videos]
+    missing = [n for n, file in enumerate(files) if not _has(file)]
+    with reading_processes(min(workers, max(1, len(missing)))) as pool:
+        calls = (partial(_scan_or_error, look, videos[n]) for n in missing)
+        for done, (n, found) in enumerate(zip(missing, in_order(pool, workers, calls), strict=True), 1):
+            _write_json(files[n], found if isinstance(found, dict) else {"error": found})
+            advance(done, len(missing))
+    for file in files:
+        values = json.loads(read_text(file, most=2**30))
+        yield values["error"] if "error" in values else Scan.read(values)
+
+
+def _scan_or_error(look: "partial[Scan]", video: Path) -> dict[str, Any] | str:
+    try:
+        return asdict(look(video))
+    except (ValueError, OSError) as error:
+        return " ".join(str(error).split())
+
+
+def _other_items(source: Path, models: SetModels, captions: Captions) -> Iterator[Item]:
+    """Yield the samples of a source that is no video.
+
+    Raises:
+        ValueError: if it cannot be read or does not fit the model.
+    """
+    kind, g = _kind(source), models.generation
+    if kind == "prompts":
+        for n, prompt in enumerate(read_prompts(source)):
+            yield Item(source, "prompts", prompt, n)
+    elif kind == "latents":
+        latents, fps = load_latents(source)
+        if fps != g.fps:
+            raise ValueError(f"{source}: fps={fps:g}, expected the model's fps={g.fps:g}")
+        _check_latents(source, latents.shape[1:3], models)
+        yield Item(source, "latents", captions.of(source))
+    else:
+        rows = LmdbRows.open(source)
+        _check_latents(source, rows.shape[-4:-2], models)
+        for n in range(rows.shape[0]):
+            yield Item(source, "lmdb", rows.prompt(n), n)
+
+
+def _write(
+    items: Sequence[Item],
+    left_out: Sequence[LeftOut],
+    out: Path,
+    models: SetModels,
+    rules: Rules,
+    workers: int,
+    stage: Stage,
+) -> Prepared:
+    """Make the shards that are not there yet, then the report, then the manifest."""
+    g, marks = models.generation, models.marks
+    advance, facts = stage("encoding clips"), list[ShardFacts]()
+    with reading_processes(workers) as pool:
+        for n, first in enumerate(range(0, len(items), SHARD)):
+            part = items[first : first + SHARD]
+            file, record = out / f"shard_{n:06d}.tar", out / WORK / f"shard_{n:06d}.json"
+            made_of = _digest([marks, g.fps, g.clip_frames, [[_identity(i.source), asdict(i)] for i in part]])
+            known = json.loads(read_text(record)) if _has(record) else {}
+            if known.get("made_of") != made_of or not file.is_file() or digest(file) != known["facts"]["sha256"]:
+                decoded = in_order(pool, workers, decoding(part, models))
+                write_shard(file, make_samples(part, first, decoded, models, lambda d: advance(d, len(items))))
+                size = file.stat().st_size
+                known = {"facts": {"file": file.name, "samples": len(part), "bytes": size, "sha256": digest(file)}}
+                _write_json(record, {"made_of": made_of, **known})
+            facts.append(ShardFacts.model_validate(known["facts"]))
+            advance(first + len(part), len(items))
+    kept = {shard.file for shard in facts}
+    for stale in (file for file in out.glob("shard_*.tar") if file.name not in kept):
+        stale.unlink()
+    reasons = count_reasons(left_out)
+    write_report(out, facts, items, left_out)
+    manifest = Manifest(
+        format=FORMAT,
+        fps=g.fps,
+        frames=g.clip_frames,
+        models=marks,
+        settings=rules.model_dump(mode="json"),
+        shards=tuple(facts),
+        left_out=reasons,
+    )
+    with new_file(out / MANIFEST) as place:
+        place.write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    return Prepared(out, len(items), reasons)
+
+
+def _kind(source: Path) -> Any:
+    if source.is_dir():
+        return "lmdb"
+    return {LATENTS: "latents", ".txt": "prompts"}.get(source.suffix.lower(), "video")
+
+
+def _checked(models: SetModels, caption: str) -> str:
+    """Return a caption that fits the text encoder; `ValueError` for one that does not."""
+    models.text.tokens([caption])
+    return caption
+
+
+def _check_latents(source: Path, shape: Sequence[int], models: SetModels) -> None:
+    """Raise a `ValueError` unless latents of (F, C) are of the model's channels and as long as a clip."""
+    frames, channels = shape
+    expected = models.autoencoder.latent_channels
+    if channels != expected:
+        raise ValueError(f"{source}: latents have {channels} channels, expected {expected}")
+    if frames < models.generation.clip_frames:
+        least = f"shorter than clip_frames={models.generation.clip_frames}"
+        raise ValueError(f"{source} has {frames} latent frames, {least}")
+
+
+def _identity(source: Path) -> list[object]:
+    """Return by what a source that was changed is known."""
+    stat = (source / DATABASE if source.is_dir() else source).stat()
+    return [str(source.absolute()), stat.st_size, stat.st_mtime_ns]
+
+
+def _digest(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:24]
+
+
+def _has(file: Path) -> bool:
+    return file.is_file() and file.stat().st_size > 0
+
+
+def _write_json(file: Path, value: object) -> None:
+    with new_file(file) as place:
+        place.write_text(json.dumps(value), encoding="utf-8")
