@@ -9,22 +9,70 @@ from causvid.evaluate import measures
 from causvid.evaluate.vbench import DIMENSIONS, score_folder, score_video, split, totals
 from causvid.media import VideoWriter
 
-# Percent, in the order of DIMENSIONS, then quality, semantic and total: the public VBench leaderboard
+# Percent, in the order of DIMENSIONS, then the total, as in the public VBench leaderboard
 # (huggingface.co/spaces/Vchitect/VBench_Leaderboard).
 PUBLISHED = {
     "VideoCrafter-2.0": (
-        [96.85, 98.22, 98.41, 97.73, 42.50, 63.13, 67.22]
-        + [92.55, 40.66, 95.00, 92.92, 35.86, 55.29, 25.13, 25.84, 28.23],
+        [
+            96.85,
+            98.22,
+            98.41,
+            97.73,
+            42.50,
+            63.13,
+            67.22,
+            92.55,
+            40.66,
+            95.00,
+            92.92,
+            35.86,
+            55.29,
+            25.13,
+            25.84,
+            28.23,
+        ],
         80.44,
     ),
     "Gen-3": (
-        [97.10, 96.62, 98.61, 99.23, 60.14, 63.34, 66.82]
-        + [87.81, 53.64, 96.40, 80.90, 65.09, 54.57, 24.31, 24.71, 26.69],
+        [
+            97.10,
+            96.62,
+            98.61,
+            99.23,
+            60.14,
+            63.34,
+            66.82,
+            87.81,
+            53.64,
+            96.40,
+            80.90,
+            65.09,
+            54.57,
+            24.31,
+            24.71,
+            26.69,
+        ],
         82.32,
     ),
     "CogVideoX-5B": (
-        [96.23, 96.52, 98.66, 96.92, 70.97, 61.98, 62.90]
-        + [85.23, 62.11, 99.40, 82.81, 66.35, 53.20, 24.91, 25.38, 27.59],
+        [
+            96.23,
+            96.52,
+            98.66,
+            96.92,
+            70.97,
+            61.98,
+            62.90,
+            85.23,
+            62.11,
+            99.40,
+            82.81,
+            66.35,
+            53.20,
+            24.91,
+            25.38,
+            27.59,
+        ],
         81.61,
     ),
 }

@@ -7,7 +7,7 @@ import traceback
 
 import typer
 
-from causvid.cli import bench, checkpoints, evaluate, generate, plan, serve, train, video, world
+from causvid.cli import bench, checkpoints, compare, evaluate, generate, plan, serve, train, video, world
 from causvid.interrupt import terminable
 
 app = typer.Typer(
@@ -29,6 +29,7 @@ app.command()(serve.serve)
 app.command()(train.train)
 app.command()(checkpoints.inspect)
 app.command()(checkpoints.convert)
+app.command()(compare.compare)
 app.add_typer(evaluate_app, name="evaluate")
 evaluate_app.command()(evaluate.videos)
 evaluate_app.command()(evaluate.adherence)

@@ -44,9 +44,7 @@ DIMENSIONS: Mapping[str, Dimension] = {
     "temporal_flickering": Dimension(0.6293, quality=True),
     "motion_smoothness": Dimension(0.706, 0.9975, quality=True, weights="AMT-S in amt_model/"),
     "dynamic_degree": Dimension(weight=0.5, quality=True, weights="RAFT in raft_model/"),
-    "aesthetic_quality": Dimension(
-        quality=True, weights="CLIP ViT-L/14 in clip_model/, LAION head in aesthetic_model/"
-    ),
+    "aesthetic_quality": Dimension(quality=True, weights="CLIP ViT-L/14 in clip_model/, head in aesthetic_model/"),
     "imaging_quality": Dimension(quality=True, weights="MUSIQ-SPAQ in pyiqa_model/"),
     "object_class": Dimension(weights="GRiT in grit_model/"),
     "multiple_objects": Dimension(weights="GRiT in grit_model/"),
