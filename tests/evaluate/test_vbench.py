@@ -10,7 +10,7 @@ from causvid.evaluate.vbench import DIMENSIONS, score_folder, score_video, split
 from causvid.media import VideoWriter
 
 # Percent, in the order of DIMENSIONS, then the total, as in the public VBench leaderboard
-# (huggingface.co/spaces/Vchitect/VBench_Leaderboard).
+# (huggingface.co/spaces/Vchitect/VBench_Leaderboard); entered by hand, not read from a copy of the page.
 PUBLISHED = {
     "VideoCrafter-2.0": (
         [

@@ -49,7 +49,8 @@ def motion_smoothness(video: Tensor) -> float:
 def optical_flow(video: Tensor) -> Tensor:
     """Match blocks of successive frames, uint8 [T, H, W, 3]: [T−1, rows, columns, 2], vertical first.
 
-    Displacements are in pixels of a picture of `ROWS` rows. A block moves to where its mean absolute difference is least; it stays unless moving is better by a grey level.
+    Displacements are in pixels of a picture of `ROWS` rows. A block
+    moves to where its mean absolute difference is least; it stays unless moving is better by a grey level.
     """
     size = (ROWS, max(round(video.shape[2] * ROWS / video.shape[1]), BLOCK))
     grey = F.interpolate(video.float().mean(-1)[:, None], size=size, mode="bilinear", antialias=True)
