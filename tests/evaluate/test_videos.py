@@ -48,11 +48,28 @@ def test_an_interrupted_folder_ends_the_same(small: Pipeline, tmp_path: Path, mo
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
             patch.setattr(videos, "_write", interrupted)
             make_videos(small, ASKED, tmp_path / "part", seconds=1.0, seeds=2, batch=2)
-    (tmp_path / "part" / ".00005-1.mkv.of_a_killed_process").mkdir()
+    (tmp_path / "part" / ".causvid-killed.partial").mkdir()
     before = {file: os.stat(file).st_mtime_ns for file in (tmp_path / "part").glob("0000[01]-0.mkv")}
     make_videos(small, ASKED, tmp_path / "part", seconds=1.0, seeds=2, batch=2)
     assert digests(tmp_path / "part") == digests(tmp_path / "whole")
     assert {file: os.stat(file).st_mtime_ns for file in before} == before
+
+
+def test_shards_make_one_folder_in_vbench_naming(small: Pipeline, tmp_path: Path) -> None:
+    options: Any = {"seconds": 1.0, "seeds": 2, "batch": 2, "vbench": True}
+    make_videos(small, ASKED, tmp_path / "whole", **options)
+    assert "a red swan-0.mp4" in digests(tmp_path / "whole") and len(digests(tmp_path / "whole")) == 6
+    for shard in ((1, 2), (0, 2)):
+        make_videos(small, ASKED, tmp_path / "shards", shard=shard, **options)
+    assert digests(tmp_path / "shards") == digests(tmp_path / "whole")
+    for text in ("a/b", "a" * 300):
+        with pytest.raises(ValueError, match="is no file name"):
+            make_videos(small, [Prompt(text=text)], tmp_path / "new", **options)
+    with pytest.raises(ValueError, match="expected each once"):
+        make_videos(small, ASKED[:1] * 2, tmp_path / "new", **options)
+    with pytest.raises(ValueError, match="shard=2/2"):
+        make_videos(small, ASKED, tmp_path / "new", shard=(2, 2), **options)
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_folder_of_another_request_is_refused(
@@ -84,3 +101,15 @@ def test_prompts_are_the_lines_of_a_file(tmp_path: Path) -> None:
     file.write_text("\n")
     with pytest.raises(ValueError, match="found none"):
         read_prompts(file)
+
+
+def test_prompts_are_read_from_published_lists(tmp_path: Path) -> None:
+    file = tmp_path / "VBench_full_info.json"
+    file.write_text(
+        '[{"prompt_en": "a swan", "dimension": ["color"]}, {"prompt_en": "a swan"}, {"prompt": "a cat"}, "x"]'
+    )
+    assert [prompt.text for prompt in read_prompts(file)] == ["a swan", "a cat", "x"]
+    for text in ("{}", "[1]", "[", '[{"name": "a"}]'):
+        file.write_text(text)
+        with pytest.raises(ValueError, match="expected a list of prompts"):
+            read_prompts(file)

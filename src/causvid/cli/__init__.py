@@ -7,7 +7,7 @@ import traceback
 
 import typer
 
-from causvid.cli import bench, checkpoints, data, evaluate, generate, plan, serve, train, video, world
+from causvid.cli import bench, checkpoints, compare, data, evaluate, generate, plan, serve, train, video, world
 from causvid.interrupt import terminable
 
 app = typer.Typer(
@@ -30,12 +30,14 @@ app.command()(serve.serve)
 app.command()(train.train)
 app.command()(checkpoints.inspect)
 app.command()(checkpoints.convert)
+app.command()(compare.compare)
 app.add_typer(evaluate_app, name="evaluate")
 evaluate_app.command()(evaluate.videos)
 evaluate_app.command()(evaluate.adherence)
 evaluate_app.command()(evaluate.domain)
 app.add_typer(data_app, name="data")
 data_app.command()(data.prepare)
+evaluate_app.command()(evaluate.vbench)
 app.add_typer(world_app, name="world")
 world_app.command()(world.preview)
 world_app.command()(world.words)

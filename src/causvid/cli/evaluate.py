@@ -1,5 +1,7 @@
 """`causvid evaluate`: make videos of prompts into a folder, and judge whether they show what their prompts say."""
 
+import json
+import re
 import shlex
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,7 +14,8 @@ from rich.table import Table
 from causvid.cli.early import check_model
 from causvid.cli.options import DeviceOption, ModelOption, find_device, load_pipeline, stages
 from causvid.media import contact_sheet
-from causvid.opening import TEXT_BYTES, open_regular
+from causvid.opening import open_regular
+from causvid.staging import check_file
 
 if TYPE_CHECKING:
     from causvid.evaluate.adherence import Adherence
@@ -32,19 +35,24 @@ def videos(
         Path, typer.Option("-o", "--output", help="Folder for the videos; continues an interrupted one.")
     ],
     model: ModelOption = None,
-    file: Annotated[Path | None, typer.Option(help="A text file with a prompt in each line.")] = None,
+    file: Annotated[Path | None, typer.Option(help="Prompts: one a line, or a JSON list, VBench's too.")] = None,
     prompts: Annotated[int | None, typer.Option(min=1, help="How many. Default: all of the file, or 100.")] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Videos of each prompt.")] = 1,
     seconds: Annotated[float | None, typer.Option(help="Length of a video. Default: that of a training clip.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Denoising steps. Default: the model's own.")] = None,
     teacher: Annotated[bool, typer.Option("--teacher", help="Let the teacher make them.")] = False,
+    vbench: Annotated[bool, typer.Option("--vbench", help="Name videos PROMPT-0.mp4, as VBench does.")] = False,
+    shard: Annotated[str, typer.Option(help="K/N: make every N-th batch from the K-th, counted from 0.")] = "0/1",
     seed: SeedOption = 0,
     device: DeviceOption = None,
 ) -> None:
-    """Make videos of held-out or other prompts into a folder, without loss, to be judged."""
+    """Make videos of held-out or other prompts into a folder, without loss unless --vbench, to be judged."""
+    if not re.fullmatch(r"\d{1,6}/\d{1,6}", shard):
+        raise ValueError(f"shard={shard!r}: expected K/N, such as 0/2")
+    part, parts = map(int, shard.split("/"))
     check_model({"model": model})
     if file is not None:
-        open_regular(file, most=TEXT_BYTES).close()
+        open_regular(file).close()
     from causvid.evaluate.judge import load_judge
     from causvid.evaluate.videos import held_out, make_videos, read_prompts
 
@@ -63,9 +71,12 @@ def videos(
             steps=steps,
             seeds=seeds,
             seed=seed,
+            vbench=vbench,
+            shard=(part, parts),
             progress=stage("videos"),
         )
-    print(f"{output}: {len(manifest.videos)} videos of {manifest.seconds:g} s")
+    made = sum((output / video.file).is_file() for video in manifest.videos)
+    print(f"{output}: {made} of {len(manifest.videos)} videos of {manifest.seconds:g} s")
 
 
 def adherence(
@@ -125,6 +136,42 @@ def adherence(
         clips, captions = [clip for _, clip in shown], [prompt for prompt, _ in shown]
         write_card(pipeline.bundle.folder, report, contact_sheet(clips, captions, columns=2, scale=2))
         print(f"wrote {pipeline.bundle.folder / CARD}")
+
+
+def vbench(
+    folder: Annotated[Path | None, typer.Argument(help="A folder of videos of any model.")] = None,
+    scores: Annotated[Path | None, typer.Option(help="Weigh the scores that vbench wrote, JSON.")] = None,
+    long: Annotated[bool, typer.Option("--long", help="Cut videos into clips of two seconds, as VBench-Long.")] = False,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Write all numbers here, as JSON.")] = None,
+) -> None:
+    """Score videos by what needs no downloaded network; list the weights of the rest; weigh VBench's own scores."""
+    if (folder is None) == (scores is None):
+        raise ValueError("expected a folder of videos, or --scores FILE")
+    if scores is not None and (long or output is not None):
+        raise ValueError("--long and --output are for a folder of videos, leave out --scores")
+    from causvid.evaluate.vbench import CACHE, DIMENSIONS, means, read_scores, score_folder, totals
+    from causvid.files.writing import new_file
+
+    if scores is not None:
+        found = totals(read_scores(scores))
+        print(f"quality {found.quality:.2%}  semantic {found.semantic:.2%}  total {found.total:.2%}")
+        return
+    assert folder is not None
+    if output is not None:
+        check_file(output)
+    rows = score_folder(folder, long=long)
+    table = Table("measure", f"mean of {len(rows)} videos")
+    for name, value in means(rows).items():
+        table.add_row(name, f"{value:.4f}")
+    Console().print(table)
+    print(f"Not measured here; `pip install vbench` computes them, with weights in {CACHE}/:")
+    for name, one in DIMENSIONS.items():
+        if one.weights:
+            print(f"  {name}: {one.weights}")
+    if output is not None:
+        with new_file(output) as partial:
+            partial.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+        print(f"wrote {output}")
 
 
 def command_line(context: typer.Context) -> str:

@@ -2,6 +2,9 @@
 
     manifest.json       the model, the request, and each video's file, prompt and seed
     00000-0.mkv, …      number of the prompt, number of the seed; lossless
+    PROMPT-0.mp4, …     instead, in VBench's naming
+
+Several processes may make shards of one folder at once.
 
 The same request continues a folder that was interrupted. It makes the same batches, less those that are finished, so
 the folder ends as if it had never been interrupted.
@@ -9,7 +12,7 @@ the folder ends as if it had never been interrupted.
 Letters: B batch, T pixel frames, H W rows and columns.
 """
 
-import shutil
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, get_args
@@ -25,9 +28,12 @@ from causvid.files.writing import new_file
 from causvid.media import VideoWriter, read_video
 from causvid.opening import read_text
 from causvid.pipeline import Pipeline
+from causvid.staging import staging
 from causvid.worlds.storybook import World, caption, render, sample_scene
 
 MANIFEST = "manifest.json"
+LONGEST_NAME = 200
+"""Bytes of a prompt that is part of a file's name."""
 MANIFEST_BYTES = 64 * 2**20
 Maker = Literal["student", "teacher"]
 Progress = Callable[[int, int], None]
@@ -98,16 +104,31 @@ def held_out(world: World, count: int, *, seed: int) -> list[Prompt]:
 
 
 def read_prompts(file: Path) -> list[Prompt]:
-    """Read a prompt from each line of a text file that is not blank.
+    """Read a prompt from each line of a text file that is not blank, or from a JSON list such as VBench_full_info.json.
+
+    An item of the list is a prompt, or has it as `prompt_en` or `prompt`; a prompt that is repeated counts once.
 
     Raises:
         ValueError: the file has none, or is not UTF-8.
     """
-    lines = read_text(file).splitlines()
+    text = read_text(file, most=MANIFEST_BYTES)
+    lines = list(dict.fromkeys(_listed(file, text))) if file.suffix == ".json" else text.splitlines()
     prompts = [Prompt(text=line.strip()) for line in lines if line.strip()]
     if not prompts:
         raise ValueError(f"prompts={file}: expected a prompt in each line, found none")
     return prompts
+
+
+def _listed(file: Path, text: str) -> Iterator[str]:
+    try:
+        found = json.loads(text)
+    except ValueError:
+        found = None
+    for item in found if isinstance(found, list) else [None]:
+        prompt = (item.get("prompt_en") or item.get("prompt")) if isinstance(item, dict) else item
+        if not isinstance(prompt, str):
+            raise ValueError(f"prompts={file}: expected a list of prompts, or of objects with prompt_en or prompt")
+        yield prompt
 
 
 def renders(
@@ -137,6 +158,8 @@ def make_videos(
     seeds: int = 1,
     seed: int = 0,
     batch: int = 8,
+    vbench: bool = False,
+    shard: tuple[int, int] = (0, 1),
     progress: Progress | None = None,
 ) -> Manifest:
     """Make `seeds` videos of each prompt into a folder, or continue one; video n of all is made with seed + n.
@@ -144,6 +167,7 @@ def make_videos(
     Args:
         seconds: length, by default that of a training clip. steps: denoising steps a chunk (student) or a clip
             (teacher), by default the model's own. batch: videos made together.
+        vbench: name them PROMPT-SEED.mp4, as VBench does. shard: (k, n) makes every n-th batch from the k-th on.
 
     Raises:
         ValueError: a value cannot be used, or the folder holds videos of another request.
@@ -152,11 +176,15 @@ def make_videos(
         raise ValueError(f"prompts={len(prompts)}, seeds={seeds}, batch={batch}: expected 1 or more of each")
     if maker not in get_args(Maker):
         raise ValueError(f"maker={maker!r} is not one of {', '.join(get_args(Maker))}")
+    if not 0 <= shard[0] < shard[1]:
+        raise ValueError(f"shard={shard[0]}/{shard[1]}: expected 0/N to N-1/N")
     own, parts = pipeline.generation, pipeline.bundle
     model = parts.transformer if maker == "student" else parts.teacher
     if model is None:
         raise ValueError("maker=teacher: this model has no teacher")
-    files = [(f"{number:05d}-{take}.mkv", prompt) for take in range(seeds) for number, prompt in enumerate(prompts)]
+    stems = _vbench_names(prompts) if vbench else [f"{number:05d}" for number in range(len(prompts))]
+    suffix = ".mp4" if vbench else ".mkv"
+    files = [(f"{s}-{take}{suffix}", p) for take in range(seeds) for s, p in zip(stems, prompts, strict=True)]
     request = Manifest(
         model=fingerprint(model, parts.autoencoder),
         maker=maker,
@@ -166,7 +194,7 @@ def make_videos(
         videos=tuple(Video(file=file, prompt=prompt, seed=seed + n) for n, (file, prompt) in enumerate(files)),
     )
     _begin(folder, request)
-    for start in range(0, len(files), batch):
+    for start in range(shard[0] * batch, len(files), shard[1] * batch):
         part = request.videos[start : start + batch]
         if not all((folder / video.file).is_file() for video in part):
             texts, numbers = [video.prompt.text for video in part], [video.seed for video in part]
@@ -209,10 +237,11 @@ def read_videos(folder: Path, manifest: Manifest, *, batch: int = 8) -> Iterator
 def _begin(folder: Path, request: Manifest) -> None:
     """Begin an empty folder, or check that it holds what is asked for."""
     folder.mkdir(parents=True, exist_ok=True)
-    for stale in folder.glob(".*.*"):  # of a process that was killed
-        shutil.rmtree(stale)
+    with staging(folder):  # removes what killed processes left
+        pass
+    others = [path for path in folder.iterdir() if path.name[0] != "."]  # listed before another shard begins it
     if not (folder / MANIFEST).is_file():
-        if any(folder.iterdir()):
+        if others:
             raise ValueError(f"folder={folder} is not empty and has no {MANIFEST}: choose a new one")
         request.save(folder)
     found = Manifest.load(folder)
@@ -220,6 +249,17 @@ def _begin(folder: Path, request: Manifest) -> None:
         names = [name for name in Manifest.model_fields if getattr(found, name) != getattr(request, name)]
         other = {"videos": "prompts or seeds", "model": f"model {found.model}", "seconds": f"seconds={found.seconds:g}"}
         raise ValueError(f"folder={folder} holds videos of another request: {other.get(names[0], names[0])}")
+
+
+def _vbench_names(prompts: Sequence[Prompt]) -> list[str]:
+    """Name files by their prompts; two prompts have two names, that every file system takes."""
+    names = [prompt.text for prompt in prompts]
+    for name in names:
+        if "/" in name or name.startswith(".") or len(name.encode()) > LONGEST_NAME:
+            raise ValueError(f"prompt {name[:60]!r} is no file name, which VBench's naming needs: leave out the naming")
+    if len(set(names)) < len(names):
+        raise ValueError("prompts: expected each once, since VBench's naming names files by them")
+    return names
 
 
 def _write(path: Path, video: Tensor, *, fps: float) -> None:

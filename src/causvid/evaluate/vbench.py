@@ -1,0 +1,181 @@
+"""VBench's sixteen dimensions: what each needs, their weighted total, and those that need no downloaded network.
+
+Ranges and weights are the published ones of VBench's scripts/constant.py; total = (4 quality + semantic) / 5.
+
+Letters: T pixel frames, H W rows and columns.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from causvid.evaluate import measures
+from causvid.media import probe, read_video
+from causvid.opening import read_text
+
+CLIP_SECONDS = 2.0
+"""VBench-Long cuts long videos into clips of two seconds."""
+DYNAMIC = 0.05
+"""Picture heights a second above which a video is called dynamic here."""
+ROWS = 256
+"""Larger videos are judged at so many rows."""
+CACHE = "~/.cache/vbench"
+
+
+@dataclass(frozen=True)
+class Dimension:
+    """A dimension: its published range in [0, 1], weight and half of the total, and the weights that vbench loads."""
+
+    low: float = 0.0
+    high: float = 1.0
+    weight: float = 1.0
+    quality: bool = False
+    weights: str = ""
+
+
+DIMENSIONS: Mapping[str, Dimension] = {
+    "subject_consistency": Dimension(0.1462, quality=True, weights="DINO ViT-B/16 in dino_model/"),
+    "background_consistency": Dimension(0.2615, quality=True, weights="CLIP ViT-B/32 in clip_model/"),
+    "temporal_flickering": Dimension(0.6293, quality=True),
+    "motion_smoothness": Dimension(0.706, 0.9975, quality=True, weights="AMT-S in amt_model/"),
+    "dynamic_degree": Dimension(weight=0.5, quality=True, weights="RAFT in raft_model/"),
+    "aesthetic_quality": Dimension(quality=True, weights="CLIP ViT-L/14 in clip_model/, head in aesthetic_model/"),
+    "imaging_quality": Dimension(quality=True, weights="MUSIQ-SPAQ in pyiqa_model/"),
+    "object_class": Dimension(weights="GRiT in grit_model/"),
+    "multiple_objects": Dimension(weights="GRiT in grit_model/"),
+    "human_action": Dimension(weights="UMT-L/16 in umt_model/"),
+    "color": Dimension(weights="GRiT in grit_model/"),
+    "spatial_relationship": Dimension(weights="GRiT in grit_model/"),
+    "scene": Dimension(high=0.8222, weights="Tag2Text in caption_model/"),
+    "appearance_style": Dimension(0.0009, 0.2855, weights="CLIP ViT-B/32 in clip_model/"),
+    "temporal_style": Dimension(high=0.364, weights="ViCLIP in ViCLIP/"),
+    "overall_consistency": Dimension(high=0.364, weights="ViCLIP in ViCLIP/"),
+}
+
+
+@dataclass(frozen=True)
+class Totals:
+    """Quality, semantic and total score, in [0, 1]."""
+
+    quality: float
+    semantic: float
+    total: float
+
+
+def totals(scores: Mapping[str, float]) -> Totals:
+    """Weigh the scores of all sixteen dimensions, each in [0, 1], as VBench publishes.
+
+    Raises:
+        ValueError: a dimension is missing or unknown, or a score is no share of 1.
+    """
+    if wrong := sorted(set(scores) ^ set(DIMENSIONS)):
+        raise ValueError(f"scores: expected those of VBench's {len(DIMENSIONS)} dimensions; not so {', '.join(wrong)}")
+    for name, score in scores.items():
+        if not 0 <= score <= 1:
+            raise ValueError(f"{name}={score:g}: expected 0 to 1")
+
+    def part(quality: bool) -> float:
+        chosen = {name: one for name, one in DIMENSIONS.items() if one.quality is quality}
+        parts = [one.weight * (scores[name] - one.low) / (one.high - one.low) for name, one in chosen.items()]
+        return sum(parts) / sum(one.weight for one in chosen.values())
+
+    quality, semantic = part(True), part(False)
+    return Totals(quality, semantic, (4 * quality + semantic) / 5)
+
+
+def read_scores(file: Path) -> dict[str, float]:
+    """Read the scores that the vbench package wrote, {dimension: [score, …]} or {dimension: score}.
+
+    Raises:
+        ValueError: it is no such file.
+    """
+    try:
+        found = json.loads(read_text(file))
+        return {str(name): float(one[0] if isinstance(one, list) else one) for name, one in found.items()}
+    except (ValueError, TypeError, AttributeError, IndexError):
+        raise ValueError(f"scores={file}: expected JSON of a score for each dimension, as vbench writes") from None
+
+
+def split(video: Tensor, *, fps: float, seconds: float = CLIP_SECONDS) -> Iterator[Tensor]:
+    """Cut a video, uint8 [T, H, W, 3], into clips; a last one shorter than half of `seconds` joins the one before."""
+    size = max(round(seconds * fps), 1)
+    count = max((len(video) + size // 2) // size, 1)
+    for number in range(count):
+        yield video[number * size : len(video) if number == count - 1 else (number + 1) * size]
+
+
+def score_video(
+    video: Tensor, *, fps: float, backbone: measures.Backbone = measures.colour_layout, long: bool = False
+) -> dict[str, float]:
+    """Score what needs no downloaded network of a video, uint8 [T, H, W, 3], T at least 3.
+
+    `long` takes the mean of its clips. The consistency of subject and background is one number without two backbones.
+    """
+    clips = list(split(video, fps=fps)) if long else [video]
+    rows = [
+        {
+            "consistency": measures.consistency(clip, backbone),
+            "temporal_flickering": measures.temporal_flickering(clip),
+            "motion_smoothness": measures.motion_smoothness(clip),
+            "dynamic_degree": float(measures.is_dynamic(clip, fps=fps, threshold=DYNAMIC)),
+        }
+        for clip in clips
+    ]
+    return {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}
+
+
+def score_folder(folder: Path, *, long: bool = False) -> dict[str, dict[str, float]]:
+    """Score every video of a folder: name of the file → measure → value, drift where it is four seconds or longer.
+
+    Raises:
+        ValueError: there is none, or one cannot be read or is shorter than three frames.
+    """
+    found: dict[str, dict[str, float]] = {}
+    for file in video_files(folder):
+        video, fps = read_clip(file)
+        if len(video) < 3:
+            raise ValueError(f"{file} has {len(video)} frames: expected 3 or more")
+        scores = score_video(video, fps=fps, long=long)
+        scores["speed"] = measures.flow_speed(video, fps=fps)
+        scores["sharpness"] = measures.sharpness(video)
+        if len(video) >= 4 * fps:
+            ends = measures.drift(video, edge=round(fps))
+            scores |= {f"drift_{name}": value for name, value in ends.items()}
+        found[file.name] = scores
+    return found
+
+
+def means(scores: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """Average each measure over the videos that have it."""
+    names = dict.fromkeys(name for one in scores.values() for name in one)
+    columns = {name: [one[name] for one in scores.values() if name in one] for name in names}
+    return {name: sum(values) / len(values) for name, values in columns.items()}
+
+
+def video_files(folder: Path) -> list[Path]:
+    """List the videos of a folder, by name.
+
+    Raises:
+        ValueError: there is none.
+    """
+    files = sorted(
+        file for file in folder.glob("*") if file.suffix in (".mp4", ".mkv", ".webm") and file.name[0] != "."
+    )
+    if not files:
+        raise ValueError(f"folder={folder} holds no videos: expected .mp4, .mkv or .webm")
+    return files
+
+
+def read_clip(file: Path) -> tuple[Tensor, float]:
+    """Read a video at its own rate, uint8 [T, H, W, 3] of at most `ROWS` rows, and its frames a second."""
+    seen = probe(file)
+    fps = seen.fps or 24.0
+    height = min(seen.height, ROWS)
+    width = max(round(seen.width * height / seen.height), 1)
+    frames = list(read_video(file, height=height, width=width, fps=fps))
+    return torch.from_numpy(np.stack(frames)), fps
