@@ -10,8 +10,8 @@ from causvid.evaluate.vbench import DIMENSIONS, score_folder, score_video, split
 from causvid.media import VideoWriter
 
 # Percent, in the order of DIMENSIONS, then the total, of the public VBench leaderboard
-# (huggingface.co/spaces/Vchitect/VBench_Leaderboard) as remembered: no copy of the page was at hand. What speaks for them
-# is that sixteen numbers each come to the total.
+# (huggingface.co/spaces/Vchitect/VBench_Leaderboard) as remembered: no copy of the page was at hand. What speaks for
+# them is that sixteen numbers each come to the total.
 PUBLISHED = {
     "VideoCrafter-2.0": (
         [

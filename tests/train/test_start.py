@@ -73,6 +73,15 @@ def test_a_part_that_is_to_be_trained_is_not_taken_from_the_bundle(start: Start,
     assert not Roles(start(start_at="pairs"), Run(tmp_path)).teacher().training
 
 
+def test_a_teacher_begins_with_the_student_of_a_bundle_without_one(chain, start: Start, tmp_path: Path) -> None:
+    bundle = tmp_path / "bundle"
+    shutil.copytree(chain.folder / "bundle", bundle)
+    shutil.rmtree(bundle / "teacher")
+    state = Roles(start(bundle, start_at="teacher"), Run(tmp_path / "run")).new_teacher().state_dict()
+    for key, value in load_bundle(bundle).transformer.state_dict().items():
+        assert torch.equal(state[key], value), key
+
+
 def test_two_earlier_runs_of_a_stage_are_one_sum(chain, start: Start, tmp_path: Path) -> None:
     bundle = tmp_path / "bundle"
     shutil.copytree(chain.folder / "bundle", bundle)

@@ -63,7 +63,7 @@ def write_card(bundle_path: str | Path, report: EvaluationReport, samples: "Imag
     """
     folder = Path(bundle_path)
     if samples is not None:
-        samples.save(folder / SAMPLES, optimize=True)
+        samples.quantize(256).save(folder / SAMPLES, optimize=True)
     text = render_card(folder, report)
     (folder / REPORT).write_text(report.model_dump_json(indent=2) + "\n", encoding="utf-8")
     (folder / CARD).write_text(text, encoding="utf-8")

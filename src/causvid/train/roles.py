@@ -141,12 +141,12 @@ class Roles:
         return embed_captions(text, dataset.captions, self.run.device)
 
     def new_teacher(self) -> Transformer:
-        """Make a teacher to train: untrained, or with the weights of `start`."""
+        """Make a teacher to train: untrained, or with the weights of `start`, of its student if it has no teacher."""
         model = Transformer(self.preset.transformer)
         if self.base is None:
             model.initialise(step_generator(self.run.seed, "transformer", 0))
         else:
-            self._copy_base(self.base.teacher, model)
+            self._copy_base(self.base.teacher or self.base.transformer, model)
         return self._place(model)
 
     def teacher(self) -> Transformer:
