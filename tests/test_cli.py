@@ -110,6 +110,13 @@ def test_a_sentence_becomes_a_file(pipeline: FakePipeline, tmp_path: Path, capsy
     assert [path.name for path in tmp_path.iterdir()] == ["swan.mp4"]
 
 
+def test_the_line_about_numbered_frames_names_one_that_is_there(
+    pipeline: FakePipeline, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("generate", "a swan", "-o", tmp_path / "swan.png", "--seconds", 1) == 0
+    assert Path(capsys.readouterr().out.split(": ")[0]).is_file()
+
+
 def test_unknown_words_are_named_and_the_video_is_made(
     pipeline: FakePipeline, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

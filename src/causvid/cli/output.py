@@ -81,6 +81,8 @@ class Written:
         """Print a line that sums up; raise `KeyboardInterrupt` if it was cut short."""
         if self.stopped:
             raise KeyboardInterrupt
+        if output.suffix.lower() == ".png" and not output.is_dir():
+            output = output.with_stem(f"{output.stem}-00000")  # the first of its frames, each a file
         print(
             f"{output}: {self.frames} frames, {self.frames / fps:.1f} s at {fps:g} fps · "
             f"first frame after {self.first:.2f} s · {self.frames / self.last:.1f} FPS"
