@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 # Bounds far beyond any model that exists: a file may state anything, and sizes are allocated.
 Width = Annotated[int, Field(ge=1, le=2**17)]
 Count = Annotated[int, Field(ge=1, le=256)]
+Blocks = Annotated[int, Field(ge=1, le=64, strict=True)]
 Frames = Annotated[int, Field(ge=1, le=4096)]
 Side = Annotated[int, Field(ge=1, le=4096)]
 Channels = Annotated[int, Field(ge=1, le=4096)]
@@ -80,8 +81,8 @@ class AutoencoderConfig(Settings):
     latent_channels: Channels = 16
     encoder_widths: Widths = (64, 64, 64, 64)
     decoder_widths: Widths = (256, 128, 64, 64)
-    blocks: Count = 3
-    decoder_blocks: tuple[Count, Count, Count] | None = None
+    blocks: Blocks = 3
+    decoder_blocks: tuple[Blocks, Blocks, Blocks] | None = None
     patch: Annotated[int, Field(ge=1, le=64)] = 1
     encoder_space: Stages = (True, True, True)
     encoder_time: Stages = (True, True, False)
