@@ -40,8 +40,6 @@ def prepare(
     """Make a set of latents and captions of videos; the same command resumes where it was interrupted."""
     checked = Rules.make(**{name: value for name, value in rules.items() if value is not None})
     check_model({"model": model, "preset": preset})
-    if checked.cuts:
-        _check_scenedetect()
     texts = Captions({} if captions is None else read_table(captions), caption)
 
     from causvid.data.prepare import find_sources, prepare
@@ -55,11 +53,3 @@ def prepare(
         done = prepare(sources, out, models, captions=texts, rules=checked, workers=count, stage=stage)
     left_out = ", ".join(f"{name} {count}" for name, count in done.left_out.items())
     print(f"{out}: {done.samples} clips" + (f"; left out: {left_out} (left_out.csv)" if left_out else ""))
-
-
-def _check_scenedetect() -> None:
-    """Raise a `ValueError` where PySceneDetect is not installed."""
-    from importlib.util import find_spec
-
-    if find_spec("scenedetect") is None:
-        raise ValueError("finding scene cuts needs PySceneDetect: pip install 'causvid[data]', or add --no-cuts")
