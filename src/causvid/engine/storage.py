@@ -79,8 +79,8 @@ def load_session(path: Path, *, model: str, device: torch.device | str = "cpu") 
         return replace(state, random=state.random.cpu(), source=source)
     except ValidationError as error:
         raise ValueError(f"session {path} is damaged: {error.errors()[0]['msg']}") from None
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError, RecursionError) as error:
-        raise ValueError(f"session {path} cannot be used: {error}") from None
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"session {path} cannot be used: {' '.join(str(error).split())}") from None
 
 
 def _flatten(value: Any, tensors: dict[str, Tensor]) -> Any:
