@@ -44,7 +44,7 @@ def test_the_files_of_the_built_in_model_are_as_large_as_planned(nano) -> None:
 def test_what_a_stream_really_keeps_is_what_was_planned(nano) -> None:
     from causvid.pipeline import Pipeline
 
-    pipeline = Pipeline.from_pretrained()
+    pipeline = Pipeline.from_pretrained(accelerate="none")
     stream = pipeline.stream("a red swan", seconds=1, steps=1)
     next(stream)
     needed = nano.plan(choice_of(nano)).parts
