@@ -42,10 +42,10 @@ class OpenVinoPasses:
         stop = room.keys.shape[2] - tail
         embedding = timestep_embedding(sigma, self._config.freq_dim)
         keys, values = torch.stack(text.keys), torch.stack(text.values)
-        inputs = (x, embedding, keys, values, at.cos, at.sin, room.keys[:, :, :stop], room.values[:, :, :stop])
-        request = self._request(tuple(tensor.contiguous() for tensor in inputs))
-        arrays = [tensor.contiguous().numpy() for tensor in inputs]
-        found = request.infer(arrays, share_inputs=True, share_outputs=True)
+        past = room.keys[:, :, :stop], room.values[:, :, :stop]
+        inputs = tuple(tensor.contiguous() for tensor in (x, embedding, keys, values, at.cos, at.sin, *past))
+        arrays = [tensor.numpy() for tensor in inputs]
+        found = self._request(inputs).infer(arrays, share_inputs=True, share_outputs=True)
         velocity, new_keys, new_values = (torch.from_numpy(np.asarray(found[place])) for place in range(3))
         room.keys[:, :, stop:] = new_keys
         room.values[:, :, stop:] = new_values
