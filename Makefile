@@ -7,6 +7,8 @@ PROMPT ?= a violet swan moving to the left over a lake
 OUT    ?= demo.mp4
 # Empty takes torch from the default index; one that holds CPU builds only is a much smaller download.
 TORCH_INDEX ?=
+# Processes that run the tests, a thread of torch each.
+WORKERS ?= 2
 
 .PHONY: demo test install lint clean
 
@@ -16,7 +18,7 @@ demo: $(STAMP)
 	@echo "To steer one while it plays: $(BIN)/causvid serve, then open http://127.0.0.1:8000"
 
 test: lint
-	$(BIN)/pytest -m "not gpu and not slow"
+	$(BIN)/pytest -m "not gpu and not slow" -n $(WORKERS) --dist loadfile
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

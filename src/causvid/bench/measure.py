@@ -19,6 +19,7 @@ from causvid.timeline import versions
 Record = dict[str, Any]
 COLD = """
 import sys
+import time
 from causvid import Pipeline
 next(Pipeline.from_pretrained(sys.argv[1] or None, device=sys.argv[2], accelerate=sys.argv[3]).stream(sys.argv[4]))
 """
@@ -78,21 +79,22 @@ def teacher(pipeline: Pipeline, subject: Subject) -> Record | None:
     }
 
 
-def long_stream(subject: Subject, *, chunks: int) -> Record:
-    """Make so many chunks; compare time and memory of the last tenth with those of the first."""
-    times, memory = [], []
+def long_stream(subject: Subject, *, chunks: int, seconds: float) -> Record:
+    """Make so many chunks; then compare the next ones with those of a new stream, and memory with that at the start.
+
+    The two streams take turns, since a machine may get slower or faster in the minutes between.
+    """
+    memory = []
     for _ in range(chunks):
-        began = time.perf_counter()
         subject.next()
-        times.append(time.perf_counter() - began)
         memory.append(resident())
+    took = alternate({"new": Subject(subject.pipeline).next, "long": subject.next}, seconds=seconds)
     part = max(1, chunks // 10)
-    first, last = sorted(times[:part])[part // 2], sorted(times[-part:])[part // 2]
     return {
         "chunks": chunks,
         "seconds of video": round(chunks * subject.pipeline.chunk_frames / subject.pipeline.fps),
-        "first tenth, ms": round(1000 * first, 1),
-        "last tenth, ms": round(1000 * last, 1),
+        "new, ms": round(1000 * took["new"], 1),
+        "long, ms": round(1000 * took["long"], 1),
         "memory, MiB more": round((max(memory[-part:]) - max(memory[:part])) / 2**20, 1),
     }
 

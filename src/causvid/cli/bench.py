@@ -32,7 +32,7 @@ def bench(
         Literal["diffusers"] | None,
         typer.Option(help="Also recompute the history in this library, with the same weights."),
     ] = None,
-    chunks: Annotated[int, typer.Option(min=0, help="Also make so many, and compare the last with the first.")] = 0,
+    chunks: Annotated[int, typer.Option(min=0, help="Also make so many, and then compare with a new stream.")] = 0,
     sweep: Annotated[Sweep | None, typer.Option(help="Also time a chunk over several values of this.")] = None,
     values: Annotated[list[int] | None, typer.Option(min=1, help="The values, one each time it is given.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write what was measured.")] = None,
@@ -70,7 +70,7 @@ def bench(
     if sweep is not None and values is not None:
         record["sweep"] = measure.sweep(pipeline, sweep, values, seconds=seconds)
     if chunks:
-        record["long stream"] = measure.long_stream(subject, chunks=chunks)
+        record["long stream"] = measure.long_stream(subject, chunks=chunks, seconds=seconds)
     if place.type != "cuda":
         record["gpu"] = "not measured: none was at hand"
     _show(record)

@@ -150,11 +150,11 @@ def _encode_start(
         after, _ = load_latents(Path(after))
     if isinstance(after, Tensor):
         return None, _check(after, shape).to(device), None
-    clip = pixel_frames(own.clip_frames) / own.fps
-    frames = load_video(after, *size, fps=own.fps, fit=request.fit, last=clip)
-    history, last = encode_end(
-        engine.autoencoder, frames, first=own.first, chunk=own.chunk, most=own.clip_frames, device=device
-    )
+    seen = sum(memory(own, request.window, request.sink).values())
+    whole = range(own.first, own.clip_frames + 1, own.chunk)
+    most = next((size for size in whole if size >= seen), whole[-1])
+    frames = load_video(after, *size, fps=own.fps, fit=request.fit, last=pixel_frames(most) / own.fps)
+    history, last = encode_end(engine.autoencoder, frames, first=own.first, chunk=own.chunk, most=most, device=device)
     return None, history, last
 
 

@@ -89,9 +89,9 @@ def read_video(
     def fitted(image: Image.Image) -> NDArray[np.uint8]:
         return fit_image(image, height, width, fit)
 
-    def read(clip: Any, origin: Fraction | None = None) -> Iterator[NDArray[np.uint8]]:
+    def read(clip: Any, origin: Fraction | None = None, begin: Fraction = Fraction(0)) -> Iterator[NDArray[np.uint8]]:
         timed = repair_times(clip.frames(), default=clip.frame_seconds, origin=origin)
-        for frame, times in resample(timed, rate):
+        for frame, times in resample((item for item in timed if item[0] >= begin), rate):
             if times:
                 pixels = fitted(clip.image(frame))
                 yield from (pixels.copy() for _ in range(times))
@@ -101,11 +101,13 @@ def read_video(
             yield from read(clip)
 
     def end() -> Iterator[NDArray[np.uint8]]:
+        assert count is not None
         tail: deque[NDArray[np.uint8]] = deque(maxlen=count)
         with suppress(ValueError), _open(source) as clip:
             origin = clip.seek_end(Fraction(last or 0) + MARGIN)
             if origin is not None:
-                tail.extend(read(clip, origin))
+                # Frames before those that are kept are decoded, but not converted; two more than needed, for rounding.
+                tail.extend(read(clip, origin, begin=clip.seconds - (count + 2) / rate))
         # Where the header is wrong about the end, or key frames are missing, only reading all of it is right.
         yield from tail if len(tail) == count else deque(whole(), maxlen=count)
 
