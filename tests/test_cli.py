@@ -21,6 +21,7 @@ from causvid import cli
 from causvid.cli import generate, output
 from causvid.cli.options import find_device
 from causvid.engine.latents import load_latents
+from causvid.media import VideoWriter
 from causvid.timeline import Timeline
 
 CHUNKS = (1, 4, 4, 4)
@@ -130,9 +131,9 @@ def test_frames_are_written_while_later_chunks_are_made(
     pipeline: FakePipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written = threading.Event()
-    write = output.VideoWriter.write
+    write = VideoWriter.write
 
-    def write_and_tell(self: output.VideoWriter, frames: np.ndarray) -> None:
+    def write_and_tell(self: VideoWriter, frames: np.ndarray) -> None:
         write(self, frames)
         written.set()
 
@@ -141,7 +142,7 @@ def test_frames_are_written_while_later_chunks_are_made(
         assert written.wait(timeout=20), "the second chunk waits for the first to be written"
         yield np.zeros((4, 64, 96, 3), np.uint8)
 
-    monkeypatch.setattr(output.VideoWriter, "write", write_and_tell)
+    monkeypatch.setattr(VideoWriter, "write", write_and_tell)
     monkeypatch.setattr(pipeline, "chunks", wait_for_the_writer)
     assert run("generate", "a swan", "-o", tmp_path / "a.mp4") == 0
     assert frames_in(tmp_path / "a.mp4") == 5

@@ -57,7 +57,7 @@ def test_every_block_of_python_runs(inputs: None) -> None:
 
 @pytest.mark.parametrize("arguments", commands(*PAGES), ids=lambda arguments: " ".join(arguments[:2]))
 def test_every_command_exists_with_its_options(arguments: list[str]) -> None:
-    group: Any = typer.main.get_command(cli.app)
+    group: Any = typer.main.get_command(cli.make_app())
     with group.make_context("causvid", list(arguments)) as context:
         name, command, rest = group.resolve_command(context, arguments)
         command.make_context(name, rest, parent=context)

@@ -63,6 +63,8 @@ def test_importing_the_package_imports_nothing_heavy() -> None:
         "evaluate adherence .",
         "evaluate videos -o a --file absent.txt",
         "evaluate videos -o a --model absent",
+        "plan --model absent",
+        "bench --values 3",
     ],
 )
 def test_a_mistake_is_refused_before_torch_is_imported(tmp_path: Path, arguments: str) -> None:

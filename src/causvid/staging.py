@@ -6,17 +6,22 @@ removes it.
 
 import errno
 import fcntl
+import glob
 import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 PREFIX, SUFFIX = ".causvid-", ".partial"
 NEW, OLD = "new", "old"
 """Inside: a folder that is being made, and the one that it is about to replace."""
+ENCODED = (".mp4", ".webm", ".mkv")
+VIDEOS = (*ENCODED, ".gif", ".png")
+"""Suffixes of what video is written as; a name without one is a folder of frames."""
+_KNOWN = f"{', '.join(VIDEOS)}, or a folder for numbered PNG frames"
 NAME_BYTES = 255
 """Longest name of a file, in bytes, where the system does not say."""
 
@@ -52,6 +57,41 @@ def check_file(path: Path, *, longer: int = 0, folder: bool = False) -> Path:
             raise
         raise OSError(error.errno, f"cannot write {str(path)[:80]}: {error.strerror}") from None
     return path
+
+
+def check_target(path: str | Path) -> Path:
+    """Return `path` if a video can be written there; touch nothing.
+
+    A name without a suffix, or an existing folder, means a folder of PNG frames; it must be new or empty.
+
+    Raises:
+        ValueError: for an unknown suffix, and a name that no file can have. FileNotFoundError: for a missing parent
+        folder, and a link to nothing. PermissionError: for a folder that is not writable. FileExistsError: for what
+        exists and must not be replaced.
+    """
+    path = Path(path)
+    if path.suffix.lower() in VIDEOS:
+        frames = path.suffix.lower() == ".png"
+        check_file(path, longer=len("-00000") if frames else 0)
+        if frames and next(path.parent.glob(numbered(path, "[0-9]*", glob.escape)), None):
+            raise FileExistsError(
+                f"frames named {numbered(path, '…')} exist already in {path.parent}: choose another name"
+            )
+        return path
+    check_file(path, folder=True)
+    if path.is_dir():
+        if any(path.iterdir()):
+            raise FileExistsError(f"the folder {path} is not empty: choose a new one for the frames")
+    elif path.suffix:
+        raise ValueError(f"output {path} has unknown suffix {path.suffix!r}: expected {_KNOWN}")
+    elif path.exists():
+        raise FileExistsError(f"output {path} is a file without a suffix: expected {_KNOWN}")
+    return path
+
+
+def numbered(path: Path, number: str, spell: Callable[[str], str] = str) -> str:
+    """Return the name of a frame: that of the video with a number."""
+    return f"{spell(path.stem)}-{number}{spell(path.suffix)}"
 
 
 @contextmanager

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from causvid.media import VideoWriter, check_target, read_video
+from causvid.media import VideoWriter, read_video
 from causvid.media import writer as writer_module
+from causvid.staging import check_target
 
 
 def clip(frames: int, height: int = 64, width: int = 96) -> np.ndarray:

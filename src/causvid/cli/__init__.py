@@ -4,43 +4,55 @@ import io
 import os
 import sys
 import traceback
+from importlib import import_module
 
 import typer
 
-from causvid.cli import bench, checkpoints, compare, data, evaluate, generate, plan, serve, train, video, world
 from causvid.interrupt import terminable
 
-app = typer.Typer(
-    help="Streaming video from a sentence, and the training that makes it.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
-evaluate_app = typer.Typer(help="Make videos with a model, and judge them.", no_args_is_help=True)
-data_app = typer.Typer(help="Prepare videos to train on.", no_args_is_help=True)
-world_app = typer.Typer(help="Look at the built-in world that models are trained on.", no_args_is_help=True)
-app.command()(generate.generate)
-app.command()(video.extend)
-app.command()(video.translate)
-app.command()(video.play)
-app.command()(video.decode)
-app.command()(plan.plan)
-app.command()(bench.bench)
-app.command()(serve.serve)
-app.command()(train.train)
-app.command()(checkpoints.inspect)
-app.command()(checkpoints.convert)
-app.command()(compare.compare)
-app.add_typer(evaluate_app, name="evaluate")
-evaluate_app.command()(evaluate.videos)
-evaluate_app.command()(evaluate.adherence)
-evaluate_app.command()(evaluate.domain)
-app.add_typer(data_app, name="data")
-data_app.command()(data.prepare)
-evaluate_app.command()(evaluate.vbench)
-app.add_typer(world_app, name="world")
-world_app.command()(world.preview)
-world_app.command()(world.words)
+COMMANDS = {
+    "generate": ["generate"],
+    "video": ["extend", "translate", "play", "decode"],
+    "plan": ["plan"],
+    "bench": ["bench"],
+    "serve": ["serve"],
+    "train": ["train"],
+    "checkpoints": ["inspect", "convert"],
+    "compare": ["compare"],
+}
+"""Commands by the module they are in."""
+GROUPS = {
+    "evaluate": ("Make videos with a model, and judge them.", ["videos", "adherence", "domain", "vbench"]),
+    "data": ("Prepare videos to train on.", ["prepare"]),
+    "world": ("Look at the built-in world that models are trained on.", ["preview", "words"]),
+}
+"""Modules whose commands stand behind the module's name."""
+
+
+def make_app(first: str | None = None) -> typer.Typer:
+    """Make the command line; where the first word is a command's, of its module alone: importing all takes time."""
+    app = typer.Typer(
+        help="Streaming video from a sentence, and the training that makes it.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+    )
+    app.callback()(_group)
+    known = first in GROUPS or any(first in names for names in COMMANDS.values())
+    for module, names in COMMANDS.items():
+        for name in names if not known or first in names else ():
+            app.command()(getattr(import_module(f"causvid.cli.{module}"), name))
+    for module, (text, names) in GROUPS.items():
+        if not known or first == module:
+            group = typer.Typer(help=text, no_args_is_help=True)
+            for name in names:
+                group.command()(getattr(import_module(f"causvid.cli.{module}"), name))
+            app.add_typer(group, name=module)
+    return app
+
+
+def _group() -> None:
+    """Keep a command's name part of the command line where it is the only one."""
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -54,7 +66,8 @@ def main(arguments: list[str] | None = None) -> None:
             stream.reconfigure(errors="backslashreplace")
     try:
         with terminable():
-            status = app(arguments, standalone_mode=False)
+            given = sys.argv[1:] if arguments is None else arguments
+            status = make_app(given[0] if given else None)(arguments, standalone_mode=False)
     except (typer.TyperException, ValueError, OSError) as error:
         if os.environ.get("CAUSVID_DEBUG") == "1":
             traceback.print_exc()

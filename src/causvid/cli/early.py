@@ -1,4 +1,7 @@
-"""What is refused before torch is imported, which takes seconds: options, models and files that cannot be used."""
+"""What is refused before torch is imported, which takes seconds: options, models and files that cannot be used.
+
+What reads a kind of file is imported only where there is one.
+"""
 
 import re
 import sys
@@ -8,11 +11,7 @@ from typing import Any
 from causvid.engine.request import LATENTS, GenerationOptions, check_prompt
 from causvid.files.format import check_weights
 from causvid.files.hub import check_name
-from causvid.loading.layout import find_layout
 from causvid.loading.spec import ModelSpec
-from causvid.media import probe
-from causvid.media.clip import camera
-from causvid.media.image import check_image
 from causvid.opening import open_regular
 
 INDEX = ".json"
@@ -41,6 +40,8 @@ def check_model(parts: dict[str, Any]) -> None:
         check_name(place, what="lora")
         check_local_weights(place)
     if spec.model is not None and Path(spec.model).expanduser().exists():
+        from causvid.loading.layout import find_layout
+
         find_layout(spec.model)
 
 
@@ -64,6 +65,8 @@ def check_local_weights(name: str | Path) -> None:
 def check_picture(picture: str | Path | None) -> None:
     """Raise an error unless a picture can be opened."""
     if picture is not None:
+        from causvid.media.image import check_image
+
         check_image(picture)
 
 
@@ -77,6 +80,9 @@ def check_latents(file: Path) -> None:
 
 def check_source(source: str | Path) -> None:
     """Raise an error unless a video or the latents of a run can be opened; folders and cameras are for readers."""
+    from causvid.media import probe
+    from causvid.media.clip import camera
+
     if camera(source) is not None or Path(source).is_dir():
         return
     open_regular(source).close()

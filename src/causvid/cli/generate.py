@@ -20,7 +20,6 @@ from causvid.cli.output import (
     play_timeline,
     write_video,
 )
-from causvid.media import contact_sheet
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -140,6 +139,8 @@ def _vary(pipeline: "Pipeline", timeline: "Timeline", output: Path, count: int, 
     for file, video in zip(files, videos, strict=True):
         if write_video([video], file, fps=pipeline.fps, scale=scale, began=began).stopped:
             raise KeyboardInterrupt
+    from causvid.media import contact_sheet
+
     sheet = output.with_suffix(".png")
     partial = sheet.with_name(f".{sheet.name}.partial")
     contact_sheet(list(videos.numpy()), [f"seed {seed}" for seed in seeds], stills=STILLS).save(partial, "PNG")

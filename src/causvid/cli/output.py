@@ -17,12 +17,12 @@ from causvid.cli.options import load_pipeline, progress_bar
 from causvid.engine.request import LATENTS
 from causvid.interrupt import gentle_interrupt
 from causvid.loading.spec import ModelSpec
-from causvid.media import VideoWriter, check_target
-from causvid.staging import check_file
+from causvid.staging import check_file, check_target
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from causvid.media import VideoWriter
     from causvid.pipeline import Pipeline
     from causvid.timeline import Timeline
 
@@ -194,6 +194,8 @@ def write_video(
                 if writer is None:  # it opens with the first frames: until they are there, no file is
                     height, width = pixels.shape[1:3]
                     enlarge = scale or max(1, -(-DISPLAY_WIDTH // width))
+                    from causvid.media import VideoWriter
+
                     writer = file.enter_context(VideoWriter(output, fps=fps, height=height, width=width, scale=enlarge))
                     writer.describe(tags or {})
                     if sound is not None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from causvid.cli.early import check_device, check_model
 from causvid.cli.options import DeviceOption, Options, find_device, flat
 from causvid.loading.spec import ModelSpec
 from causvid.preset import load_preset, preset_names
@@ -47,6 +48,9 @@ def plan(
         raise ValueError(f"model={named} is a preset: measure, student and preset need the path of a model")
     if output is not None and not measure:
         raise ValueError(f"output={output} has nothing to hold: add --measure")
+    check_device(device)
+    if named is None:
+        check_model(parts)
     from causvid.engine.plan import Choice, sketch_files, sketch_preset
     from causvid.loading.assemble import DTYPES
 

@@ -22,8 +22,6 @@ from causvid.cli.output import (
 )
 from causvid.engine.request import LATENTS
 from causvid.loading.spec import ModelSpec
-from causvid.media import probe, read_video
-from causvid.media.clip import camera
 
 if TYPE_CHECKING:
     from causvid.pipeline import Pipeline
@@ -147,12 +145,17 @@ def _given(pipeline: "Pipeline", video: str, timeline: "Timeline") -> Iterator[A
         yield from decode_latents(pipeline.bundle.autoencoder, latents, chunk=own.chunk, device=device)
         return
     height, width = timeline.height or own.height, timeline.width or own.width
+    from causvid.media import read_video
+
     for frame in read_video(video, height=height, width=width, fps=pipeline.fps, fit=timeline.fit):
         yield frame[None]
 
 
 def _length(video: str, fps: float, most: float) -> float:
     """Return seconds enough for all of a video: it ends where the video ends."""
+    from causvid.media import probe
+    from causvid.media.clip import camera
+
     if camera(video) is not None:
         return most
     found = probe(video)

@@ -3,14 +3,12 @@
 from causvid.media.image import Fit, fit_frame, read_image
 from causvid.media.reader import Probe, probe, read_video
 from causvid.media.sheet import contact_sheet
-from causvid.media.writer import SUFFIXES, VideoWriter, check_target, to_bytes
+from causvid.media.writer import VideoWriter, to_bytes
 
 __all__ = [
-    "SUFFIXES",
     "Fit",
     "Probe",
     "VideoWriter",
-    "check_target",
     "contact_sheet",
     "fit_frame",
     "probe",

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     import av
     from av.container import OutputContainer
 
-SUFFIXES = (".mp4", ".webm", ".mkv")
 MUXERS = {".mp4": "mp4", ".webm": "webm", ".mkv": "matroska"}
 SOUNDS = {".mp4": "aac", ".webm": "libopus", ".mkv": "flac"}
 LINES_OF_709 = 720

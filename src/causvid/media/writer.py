@@ -4,10 +4,9 @@ Letters: T frames, H height, W width.
 """
 
 import errno
-import glob
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from fractions import Fraction
 from itertools import pairwise
@@ -19,48 +18,15 @@ import numpy as np
 from numpy.typing import ArrayLike
 from PIL import Image
 
-from causvid.media import encoder
 from causvid.media.encoder import Encoder
-from causvid.staging import check_file, staging
+from causvid.staging import ENCODED, check_target, numbered, staging
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-SUFFIXES = (*encoder.SUFFIXES, ".gif", ".png")
 LONGEST_SIDE = 2**14
 """Most pixels of a side that every codec here takes."""
-_KNOWN = f"{', '.join(SUFFIXES)}, or a folder for numbered PNG frames"
 _SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-
-
-def check_target(path: str | Path) -> Path:
-    """Return `path` if a video can be written there; touch nothing.
-
-    A name without a suffix, or an existing folder, means a folder of PNG frames; it must be new or empty.
-
-    Raises:
-        ValueError: for an unknown suffix, and a name that no file can have. FileNotFoundError: for a missing parent
-        folder, and a link to nothing. PermissionError: for a folder that is not writable. FileExistsError: for what
-        exists and must not be replaced.
-    """
-    path = Path(path)
-    if path.suffix.lower() in SUFFIXES:
-        frames = path.suffix.lower() == ".png"
-        check_file(path, longer=len("-00000") if frames else 0)
-        if frames and next(path.parent.glob(_numbered(path, "[0-9]*", glob.escape)), None):
-            raise FileExistsError(
-                f"frames named {_numbered(path, '…')} exist already in {path.parent}: choose another name"
-            )
-        return path
-    check_file(path, folder=True)
-    if path.is_dir():
-        if any(path.iterdir()):
-            raise FileExistsError(f"the folder {path} is not empty: choose a new one for the frames")
-    elif path.suffix:
-        raise ValueError(f"output {path} has unknown suffix {path.suffix!r}: expected {_KNOWN}")
-    elif path.exists():
-        raise FileExistsError(f"output {path} is a file without a suffix: expected {_KNOWN}")
-    return path
 
 
 class VideoWriter:
@@ -72,7 +38,7 @@ class VideoWriter:
     fps: frames a second. height, width: pixels of the frames to `write`. scale: integer enlargement for display.
 
     Raises:
-        ValueError: if a value is out of range. OSError: as `check_target` does, and if the file cannot be written.
+        ValueError: if a value is out of range. OSError: if the file cannot be written, as `check_target` says.
     """
 
     def __init__(
@@ -123,7 +89,7 @@ class VideoWriter:
             self._sink.describe(metadata)
 
     def _open(self, partial: Path) -> "Encoder | _Gif | _FrameFiles":
-        if self._suffix in encoder.SUFFIXES:
+        if self._suffix in ENCODED:
             return Encoder(partial, self._suffix, self._rate, self._size)
         return _Gif(partial, self._rate) if self._suffix == ".gif" else _FrameFiles(partial)
 
@@ -173,7 +139,7 @@ class VideoWriter:
             os.replace(self._partial, self._target)
             return
         for file in sorted(self._partial.iterdir()):
-            os.replace(file, self._target.with_name(_numbered(self._target, file.stem)))
+            os.replace(file, self._target.with_name(numbered(self._target, file.stem)))
 
     @contextmanager
     def _naming_target(self) -> Iterator[None]:
@@ -222,10 +188,6 @@ class _FrameFiles:
     def finish(self) -> None: ...
 
     def abandon(self) -> None: ...
-
-
-def _numbered(path: Path, number: str, spell: Callable[[str], str] = str) -> str:
-    return f"{spell(path.stem)}-{number}{spell(path.suffix)}"
 
 
 def to_bytes(pixels: "Tensor") -> "Tensor":
