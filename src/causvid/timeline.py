@@ -136,7 +136,7 @@ class Timeline(ModelSpec, GenerationOptions):
             return None if name is None else rename(name)
 
         shots = tuple(shot.model_copy(update={"image": renamed(shot.image)}) for shot in self.shots)
-        names = ["after", "source", "model", "student", "tiny_autoencoder"]
+        names = ["after", "source", "model", "student", "autoencoder", "umt5", "tiny_autoencoder"]
         if self.preset is not None and self.preset.endswith(".toml"):  # else it is a name, whatever the folder holds
             names.append("preset")
         files = {name: renamed(getattr(self, name)) for name in names}

@@ -118,6 +118,22 @@ def test_a_student_replaces_the_transformer_which_is_then_not_read(place: Path, 
         load(base, student=place / "self_forcing_dmd" / "model.pt", teacher=True)
 
 
+def test_parts_of_wan_may_come_from_anywhere(place: Path, tmp_path: Path) -> None:
+    base, wan = tmp_path / "base", place / "wan"
+    shutil.copytree(wan / "tokenizer", base / WAN_TOKENIZER)
+    save_file(AutoencoderKLWan(base_dim=4).state_dict(), tmp_path / "vae.safetensors")
+    with pytest.raises(ValueError, match=r"(?s)models_t5"):
+        load(base, student=place / "self_forcing_dmd", autoencoder=wan / "vae")
+    parts = {"student": place / "self_forcing_dmd", "umt5": wan / "text_encoder", "preset": place / "small.toml"}
+    own = load(wan, **parts | {"umt5": None})
+    for autoencoder in (wan / "vae", tmp_path / "vae.safetensors"):
+        bundle = load(base, autoencoder=autoencoder, **parts)
+        assert isinstance(bundle.autoencoder, WanAutoencoder) and bundle.autoencoder.vae.config.base_dim == 4
+        assert torch.equal(bundle.text_encoder.embed(["a"]), own.text_encoder.embed(["a"]))
+    with pytest.raises(ValueError, match="autoencoder or tiny_autoencoder, not both"):
+        ModelSpec(autoencoder="a", tiny_autoencoder="b")
+
+
 def test_a_teacher_is_kept_beside_a_student_on_request(place: Path) -> None:
     bundle = load(place / "wan", student=place / "self_forcing_dmd", teacher=True)
     assert bundle.teacher is not None

@@ -31,7 +31,7 @@ def check_request(prompt: str, parts: dict[str, Any], **options: Any) -> None:
 def check_model(parts: dict[str, Any]) -> None:
     """Raise a `ValueError` for parts of a model that are neither there nor on the Hub, or for a folder that is none."""
     spec = ModelSpec.make(**parts)
-    for what in ("model", "student", "tiny_autoencoder"):
+    for what in ("model", "student", "autoencoder", "umt5", "tiny_autoencoder"):
         name = getattr(spec, what)
         if name is not None:
             check_name(name, what=what)

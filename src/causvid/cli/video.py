@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 DECODED_TOGETHER = 3
 """Latent frames that `decode` decodes at a time."""
-OTHER_PARTS = ("student", "lora", "lora_strength", "preset", "text_encoder", "teacher")
+OTHER_PARTS = ("student", "umt5", "lora", "lora_strength", "preset", "text_encoder", "teacher")
 """Of a model, what decoding does not need."""
 
 

@@ -15,7 +15,7 @@ from causvid.data.tar import Array
 from causvid.engine.source import to_pixels
 from causvid.loading.assemble import load_autoencoder
 from causvid.loading.bundle import read_settings
-from causvid.loading.layout import find_layout
+from causvid.loading.layout import find_parts
 from causvid.loading.spec import ModelSpec
 from causvid.loading.text import load_text_encoder
 from causvid.models.autoencoder import Autoencoder
@@ -45,7 +45,7 @@ class SetModels:
         Raises:
             ValueError: if one is missing or damaged, or nothing says at what size and rate the model generates.
         """
-        layout = find_layout(spec.model, transformer=False)
+        layout = find_parts(spec, transformer=False)
         if spec.preset is not None:
             generation = load_preset(spec.preset).generation
         elif layout.kind == "bundle":

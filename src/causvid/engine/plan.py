@@ -18,7 +18,7 @@ from causvid.files.checkpoint import read_json
 from causvid.files.hub import find
 from causvid.loading.assemble import find_generation
 from causvid.loading.autoencoders import TINY
-from causvid.loading.layout import find_layout
+from causvid.loading.layout import find_parts
 from causvid.loading.spec import ModelSpec, Placement
 from causvid.loading.text import read_umt5_config
 from causvid.loading.weights import sniff, working_dtype
@@ -182,7 +182,7 @@ def sketch_files(spec: ModelSpec) -> Sketch:
     Raises:
         ValueError: if a file is missing or damaged.
     """
-    layout = find_layout(spec.model, fetch=False)
+    layout = find_parts(spec, fetch=False)
     weights = layout.transformer if spec.student is None else find(spec.student, what="student", fetch=False)
     found = sniff(weights)
     coder, encoder = layout.autoencoder, layout.text_encoder

@@ -15,7 +15,7 @@ from causvid.files.hub import find
 from causvid.loading.accelerate import accelerate
 from causvid.loading.autoencoders import read_autoencoder, read_tiny_autoencoder
 from causvid.loading.bundle import Bundle, read_settings
-from causvid.loading.layout import SETTINGS, Layout, choose_generation, find_layout
+from causvid.loading.layout import SETTINGS, Layout, choose_generation, find_parts
 from causvid.loading.lora import merge_loras, read_lora
 from causvid.loading.spec import ModelSpec, Precision
 from causvid.loading.text import load_text_encoder
@@ -25,7 +25,7 @@ from causvid.models.transformer import Transformer
 from causvid.models.wan_autoencoder import WanAutoencoder
 
 DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-_CHANGES = {"student", "tiny_autoencoder", "lora", "preset"}
+_CHANGES = {"student", "autoencoder", "umt5", "tiny_autoencoder", "lora", "preset"}
 """Options that make a model another than its base."""
 
 
@@ -40,7 +40,7 @@ def assemble(spec: ModelSpec, *, device: torch.device | str = "cpu") -> Bundle:
     """
     device = torch.device(device)
     alone = spec.student is None
-    layout = find_layout(spec.model, transformer=alone or spec.teacher, autoencoder=spec.tiny_autoencoder is None)
+    layout = find_parts(spec, transformer=alone or spec.teacher)
     dtype = _choose_dtype(spec, layout, device)
 
     # Small parts first: what is missing or does not fit shows before minutes of reading.
@@ -115,7 +115,7 @@ def load_autoencoder(spec: ModelSpec, *, device: torch.device | str = "cpu") -> 
     Raises:
         ValueError: if it is missing or damaged.
     """
-    layout = None if spec.tiny_autoencoder is not None else find_layout(spec.model, transformer=False)
+    layout = None if spec.tiny_autoencoder is not None else find_parts(spec, transformer=False)
     device = torch.device(device)
     return _load_autoencoder(spec, layout, _choose_dtype(spec, layout, device), device)
 

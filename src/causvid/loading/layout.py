@@ -1,13 +1,14 @@
 """Where a model keeps its parts: our bundles, diffusers' folders of Wan 2.1, Wan 2.1's own; and how it generates."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Literal
 
 from causvid.config import GenerationConfig, TransformerConfig
 from causvid.files.hub import find
+from causvid.loading.spec import ModelSpec
 from causvid.preset import load_preset, preset_names
 
 BUILT_IN = "nano"
@@ -91,13 +92,28 @@ def find_layout(
         _either(folder, WAN_TEXT_ENCODER, COMFY_TEXT_ENCODER),
         _either(folder, WAN_AUTOENCODER, COMFY_AUTOENCODER),
     )
-    if text.is_file():
+    if text.is_file() or (folder / WAN_TOKENIZER).is_dir():
         # Beside parts of ComfyUI's, the transformer is found by diffusers' usual name, or given as student=.
         return Layout("wan", folder, folder, video, text, folder / WAN_TOKENIZER)
     raise ValueError(
         f"model={name} is not a model: expected a bundle ({SETTINGS}), a folder of diffusers (text_encoder/, vae/), "
         f"or one of Wan ({WAN_TEXT_ENCODER}, {WAN_AUTOENCODER})"
     )
+
+
+def find_parts(spec: ModelSpec, *, transformer: bool = True, autoencoder: bool = True, fetch: bool = True) -> Layout:
+    """Find a model as `find_layout` does, and the parts that come from elsewhere.
+
+    Raises:
+        ValueError: if the model or a part is not there.
+    """
+    autoencoder = autoencoder and spec.tiny_autoencoder is None and spec.autoencoder is None
+    layout = find_layout(spec.model, transformer=transformer, autoencoder=autoencoder, fetch=fetch)
+    if spec.autoencoder is not None:
+        layout = replace(layout, autoencoder=find(spec.autoencoder, what="autoencoder", fetch=fetch))
+    if spec.umt5 is not None:
+        layout = replace(layout, text_encoder=find(spec.umt5, what="umt5", fetch=fetch))
+    return layout
 
 
 def _either(folder: Path, name: str, other: str) -> Path:

@@ -53,6 +53,12 @@ class ModelSpec(Settings):
         default=None, description=f"A bundle, or a folder of Wan 2.1: {PLACE}. Default: the built-in model."
     )
     student: Name | None = Field(default=None, description=f"Weights that replace the model's transformer: {PLACE}.")
+    autoencoder: Name | None = Field(
+        default=None, description=f"Weights of Wan's autoencoder, from elsewhere than the model: {PLACE}."
+    )
+    umt5: Name | None = Field(
+        default=None, description=f"Weights of Wan's text encoder, from elsewhere than the model: {PLACE}."
+    )
     tiny_autoencoder: Name | None = Field(
         default=None, description=f"Weights of taew2_1, which decode faster: {PLACE}."
     )
@@ -92,6 +98,12 @@ class ModelSpec(Settings):
             _, strength = split_strength(name)
             if strength is not None and not (math.isfinite(strength) and abs(strength) <= 100):
                 raise ValueError(f"lora={name}: its strength is not from -100 to 100")
+        return self
+
+    @model_validator(mode="after")
+    def _check_autoencoder(self) -> Self:
+        if self.autoencoder is not None and self.tiny_autoencoder is not None:
+            raise ValueError("give autoencoder or tiny_autoencoder, not both")
         return self
 
     @property
