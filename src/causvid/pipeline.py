@@ -28,6 +28,7 @@ from causvid.models.transformer import TextKeys, Transformer
 from causvid.stream import Stream
 from causvid.timeline import Playback, Shot, Timeline, record
 from causvid.worlds.storybook.nearest import nearest_words
+from causvid.worlds.storybook.steering import steer
 
 
 class Pipeline:
@@ -96,6 +97,18 @@ class Pipeline:
         if self.bundle.provenance.get("world") is None or not text.unknown_words(prompt):
             return prompt, []
         return nearest_words(prompt, text.tokenizer.vocabulary())
+
+    def steered(self, prompt: str, action: str) -> str:
+        """Return a prompt whose subject does what a player asks for: `left`, `right`, `hop`, `spin` or `stop`.
+
+        An action is words of the prompt, which every model reads: `stream.prompt = pipeline.steered(stream.prompt,
+        "left")` takes effect at the next chunk.
+
+        Raises:
+            ValueError: for an unknown action.
+        """
+        text = self.bundle.text_encoder
+        return steer(prompt, action, known=lambda phrase: not text.unknown_words(phrase))
 
     @cached_property
     def fingerprint(self) -> str:

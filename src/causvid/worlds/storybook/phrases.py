@@ -109,7 +109,7 @@ CAMERA_PHRASES: dict[str, tuple[str, ...]] = {
     "shaking": ("camera shaking", "shaky camera"),
 }
 
-_MOTION_PHRASES: dict[str, tuple[str, ...]] = {
+MOTION_PHRASES: dict[str, tuple[str, ...]] = {
     "moving left": ("moving to the left", "moving left", "travelling to the left"),
     "moving right": ("moving to the right", "moving right", "travelling to the right"),
     "hopping": ("hopping up and down", "hopping", "bouncing"),
@@ -127,7 +127,7 @@ _MOTION_PHRASES: dict[str, tuple[str, ...]] = {
 
 def motion_phrases(subject: str, motion: str) -> tuple[str, ...]:
     """Return the ways to say what a subject does; one that travels may also fly, walk or swim as is its habit."""
-    phrases = _MOTION_PHRASES[motion]
+    phrases = MOTION_PHRASES[motion]
     if motion in ("moving left", "moving right"):
         side = motion.removeprefix("moving ")
         phrases = (*phrases, f"{TRAVEL_VERBS[subject]} to the {side}", f"{TRAVEL_VERBS[subject]} {side}")
