@@ -7,6 +7,8 @@ patches here. Wan's original calls the norm before cross-attention `norm3`, diff
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
+from types import MappingProxyType
 from typing import Literal, NamedTuple
 
 import torch
@@ -129,10 +131,11 @@ def translate(name: str, source: Spelling, to: Spelling) -> str | None:
     return None
 
 
-def shapes(config: TransformerConfig) -> dict[str, torch.Size]:
+@lru_cache(maxsize=8)
+def shapes(config: TransformerConfig) -> Mapping[str, torch.Size]:
     """Return name → shape of all parameters of our transformer, without making them."""
     with without_contents():
-        return {name: tensor.shape for name, tensor in Transformer(config).state_dict().items()}
+        return MappingProxyType({name: tensor.shape for name, tensor in Transformer(config).state_dict().items()})
 
 
 def foreign_shape(name: str, shape: torch.Size, config: TransformerConfig, to: Spelling) -> torch.Size:
