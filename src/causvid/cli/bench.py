@@ -33,6 +33,7 @@ def bench(
         typer.Option(help="Also recompute the history in this library, with the same weights."),
     ] = None,
     chunks: Annotated[int, typer.Option(min=0, help="Also make so many, and then compare with a new stream.")] = 0,
+    window: Annotated[int | None, typer.Option(min=1, help="Latent frames of history it sees.")] = None,
     sweep: Annotated[Sweep | None, typer.Option(help="Also time a chunk over several values of this.")] = None,
     values: Annotated[list[int] | None, typer.Option(min=1, help="The values, one each time it is given.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write what was measured.")] = None,
@@ -52,8 +53,10 @@ def bench(
         raise ValueError(f"model={spec.model} is a preset, without weights: --cold and --teacher need a model")
     pipeline = _load(spec, device, untrained=untrained)
     from causvid.bench import measure
-    from causvid.bench.subject import Subject
+    from causvid.bench.subject import Subject, resized
 
+    if window is not None:
+        pipeline = resized(pipeline, window=window)
     subject = Subject(pipeline)
     place: torch.device = subject.latents.device
     record = measure.about(place, shlex.join(["causvid", *sys.argv[1:]]))
