@@ -19,6 +19,7 @@ COMMANDS = {
     "train": ["train"],
     "checkpoints": ["inspect", "convert"],
     "compare": ["compare"],
+    "report": ["report"],
 }
 """Commands by the module they are in."""
 GROUPS = {

@@ -1,0 +1,215 @@
+"""`causvid report`: one page about a model, with videos, plots and every number beside the command that gives it.
+
+    index.html         the page
+    report.json        all numbers
+    videos/            of every prompt and seed, in VBench's naming, by `causvid evaluate videos`
+
+An interrupted report goes on: videos that are there are not made again.
+"""
+
+import html
+import io
+import json
+from collections.abc import Callable, Mapping, Sequence
+from itertools import accumulate, islice, pairwise
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import torch
+from torch import Tensor
+
+from causvid.engine.memory import describe_machine
+from causvid.evaluate import measures
+from causvid.evaluate.diversity import difference
+from causvid.evaluate.switch import Switch, switch_latency
+from causvid.evaluate.vbench import means, read_clip, score_folder
+from causvid.evaluate.videos import Manifest, Progress, Prompt, make_videos
+from causvid.files.writing import new_file
+from causvid.models.autoencoder import pixel_frames
+from causvid.nn.chunks import chunks
+from causvid.pipeline import Pipeline
+
+PAGE, NUMBERS, VIDEOS = "index.html", "report.json", "videos"
+TEMPLATE = Path(__file__).parent / "page.html"
+FEW = 4
+"""Prompts that are switched to the next, and pictures that are continued."""
+Plot = Callable[[Any], None]
+"""Draws on matplotlib's axes."""
+
+
+def write_report(
+    pipeline: Pipeline,
+    prompts: Sequence[Prompt],
+    folder: Path,
+    *,
+    command: str,
+    chosen: str = "",
+    seeds: int = 2,
+    seconds: float | None = None,
+    speed: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Make the videos, judge them, and write the page; return the numbers.
+
+    Args:
+        command: that made the report. chosen: the options of it that `causvid evaluate videos` has too.
+        seeds: videos of each prompt.
+        speed: what `causvid bench --json` wrote.
+
+    Raises:
+        ValueError: if the folder holds videos of another request, or matplotlib is missing.
+    """
+    _plots()
+    videos = folder / VIDEOS
+    manifest = make_videos(pipeline, prompts, videos, seconds=seconds, seeds=seeds, vbench=True, progress=progress)
+    making = f"causvid evaluate videos --vbench -o {VIDEOS} {chosen}".rstrip()
+    rows = score_folder(videos)
+    switches = [switch_latency(pipeline, a.text, b.text) for a, b in islice(pairwise(prompts), FEW)]
+    numbers: dict[str, Any] = {
+        "command": command,
+        "machine": describe_machine(pipeline.bundle.transformer.patch_in.weight.device),
+        "model": manifest.model,
+        "videos": {"count": len(manifest.videos), "seconds": manifest.seconds, "steps": manifest.steps},
+        "judged": {f"{making}; causvid evaluate vbench {VIDEOS}": means(rows)},
+        "streaming": {command: _streaming(pipeline, manifest, videos, switches)},
+    }
+    if speed is not None:
+        numbers["speed"] = speed
+    plots = {"New prompt seen, by seconds since the change": _switch_plot(switches, pipeline.fps)}
+    plots |= {"Change of the video from its beginning": _drift_plot(manifest, videos)}
+    if speed is not None:
+        plots["Parts of a chunk, ms"] = _speed_plot(speed)
+    _write(folder, numbers, manifest, [(title, _svg(draw)) for title, draw in plots.items()])
+    return numbers
+
+
+def _streaming(
+    pipeline: Pipeline, manifest: Manifest, folder: Path, switches: Sequence[Switch]
+) -> dict[str, float | str | None]:
+    """Measure what only a model that streams has: seams, switches, first frames, and how seeds differ."""
+    own = pipeline.generation
+    clips: dict[str, list[Tensor]] = {}
+    seams = []
+    for video in manifest.videos:
+        frames, _ = read_clip(folder / video.file)
+        clips.setdefault(video.prompt.text, []).append(frames)
+        starts = accumulate(chunks(own.first, own.chunk))
+        borders = [pixel_frames(start) for start in islice(starts, len(frames)) if pixel_frames(start) < len(frames)]
+        if borders and len(borders) < len(frames) - 1:
+            seams.append(measures.border_flicker(frames, borders))
+    found: dict[str, float | str | None] = {"border_flicker": _mean(seams)}
+    if all(len(same) > 1 for same in clips.values()):
+        spread = [difference(torch.stack(same), pipeline.bundle.classifier) for same in clips.values()]
+        found |= {"diversity_over_seeds": _mean([value for value, _ in spread]), "diversity_is": spread[0][1]}
+    fidelity = []
+    for prompt, same in islice(clips.items(), FEW):
+        image = same[0][-1].numpy()
+        (first,) = islice(pipeline.stream(prompt, image=image), 1)
+        fidelity.append(measures.first_frame_fidelity(first, torch.from_numpy(image)))
+    found["first_frame_psnr"] = _mean(fidelity)
+    seen = [one.seconds for one in switches if one.seconds is not None]
+    found["switch_seconds"] = _mean(seen)
+    found["switched"] = f"{len(seen)} of {len(switches)}"
+    return found
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None
+
+
+def _plots() -> Any:
+    try:
+        import matplotlib
+    except ImportError:
+        raise ValueError("a report needs matplotlib: pip install 'causvid[report]'") from None
+    return matplotlib
+
+
+def _svg(draw: Plot) -> str:
+    """Draw a plot as SVG that stands in a page."""
+    _plots().use("svg")
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 3), layout="constrained")
+    draw(figure.subplots())
+    file = io.StringIO()
+    figure.savefig(file, format="svg", metadata={"Date": None})
+    text = file.getvalue()
+    return text[text.index("<svg") :]
+
+
+def _switch_plot(switches: Sequence[Switch], fps: float) -> Plot:
+    def draw(axes: Any) -> None:
+        for one in switches:
+            axes.plot([number / fps for number in range(len(one.share))], one.share)
+        axes.axhline(0.5, color="grey", linewidth=0.8)
+        axes.set(xlabel="seconds", ylabel="share of the new prompt", ylim=(-0.5, 1.5))
+
+    return draw
+
+
+def _drift_plot(manifest: Manifest, folder: Path) -> Plot:
+    curves = []
+    for video in manifest.videos:
+        frames, fps = read_clip(folder / video.file)
+        points = measures.colour_layout(frames.movedim(-1, 1) / 255.0)
+        change = 1 - torch.nn.functional.cosine_similarity(points, points[:1])
+        curves.append(([number / fps for number in range(len(change))], change))
+
+    def draw(axes: Any) -> None:
+        for times, change in curves:
+            axes.plot(times, change, color="tab:blue", alpha=0.4, linewidth=0.8)
+        axes.set(xlabel="seconds", ylabel="1 − likeness of colours", ylim=(0, None))
+
+    return draw
+
+
+def _speed_plot(speed: Mapping[str, Any]) -> Plot:
+    rows = speed.get("stages")
+    if not isinstance(rows, list) or not all(isinstance(row, dict) and {"stage", "ms"} <= set(row) for row in rows):
+        raise ValueError("bench: expected what `causvid bench --json` wrote")
+
+    def draw(axes: Any) -> None:
+        axes.barh([str(row["stage"]) for row in rows][::-1], [float(row["ms"]) for row in rows][::-1])
+        axes.set(xlabel="ms")
+
+    return draw
+
+
+def _write(folder: Path, numbers: Mapping[str, Any], manifest: Manifest, plots: Sequence[tuple[str, str]]) -> None:
+    tables = [
+        f"<h2>{html.escape(title)}</h2>" + "".join(map(_table, *zip(*numbers[title].items(), strict=True)))
+        for title in ("judged", "streaming")
+    ]
+    if "speed" in numbers:
+        speed = numbers["speed"]
+        plain = {name: value for name, value in speed.items() if isinstance(value, int | float | str)}
+        stages = {str(row["stage"]): row["ms"] for row in speed["stages"]}
+        tables.append("<h2>speed</h2>" + _table(str(speed.get("command", "causvid bench")), {**plain, **stages}))
+    films = "".join(
+        f'<figure><video src="{VIDEOS}/{html.escape(quote(video.file))}" controls muted loop playsinline preload='
+        f'"metadata"></video><figcaption>{html.escape(video.prompt.text)} · seed {video.seed}</figcaption></figure>'
+        for video in manifest.videos
+    )
+    drawn = "".join(f"<figure><figcaption>{html.escape(title)}</figcaption>{svg}</figure>" for title, svg in plots)
+    about = f"{numbers['machine']} · model {numbers['model'][:12]} · {numbers['command']}"
+    parts = {"about": html.escape(about), "tables": "".join(tables), "plots": drawn, "videos": films}
+    text = TEMPLATE.read_text(encoding="utf-8")
+    for name, part in parts.items():
+        text = text.replace(f"{{{{{name}}}}}", part)
+    for file, content in ((NUMBERS, json.dumps(numbers, indent=2) + "\n"), (PAGE, text)):
+        with new_file(folder / file) as partial:
+            partial.write_text(content, encoding="utf-8")
+
+
+def _table(command: str, values: Mapping[str, Any]) -> str:
+    rows = "".join(
+        f"<tr><td>{html.escape(name.replace('_', ' '))}</td><td>{html.escape(_said(value))}</td></tr>"
+        for name, value in values.items()
+    )
+    return f"<p><code>{html.escape(command)}</code></p><table>{rows}</table>"
+
+
+def _said(value: object) -> str:
+    return "–" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
