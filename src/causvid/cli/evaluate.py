@@ -53,14 +53,13 @@ def videos(
     check_model({"model": model})
     if file is not None:
         open_regular(file).close()
-    from causvid.evaluate.judge import load_judge
-    from causvid.evaluate.videos import held_out, make_videos, read_prompts
+    from causvid.evaluate.judge import choose_prompts
+    from causvid.evaluate.videos import make_videos, read_prompts
 
-    asked = None if file is None else read_prompts(file)[:prompts]
+    if file is not None:
+        read_prompts(file)  # before the model is loaded, not after
     pipeline = load_pipeline(model, device)
-    if asked is None:
-        _, world = load_judge(pipeline.bundle)
-        asked = held_out(world, prompts or 100, seed=seed)
+    asked = choose_prompts(pipeline.bundle, file, prompts, seed=seed)
     with stages() as stage:
         manifest = make_videos(
             pipeline,
@@ -149,7 +148,7 @@ def vbench(
         raise ValueError("expected a folder of videos, or --scores FILE")
     if scores is not None and (long or output is not None):
         raise ValueError("--long and --output are for a folder of videos, leave out --scores")
-    from causvid.evaluate.vbench import CACHE, DIMENSIONS, means, read_scores, score_folder, totals
+    from causvid.evaluate.vbench import CACHE, DIMENSIONS, diversity, means, read_scores, score_folder, totals
     from causvid.files.writing import new_file
 
     if scores is not None:
@@ -163,6 +162,8 @@ def vbench(
     table = Table("measure", f"mean of {len(rows)} videos")
     for name, value in means(rows).items():
         table.add_row(name, f"{value:.4f}")
+    if (folder / MANIFEST).is_file() and (apart := diversity(folder)) is not None:
+        table.add_row("diversity over seeds", f"{apart:.4f}")
     Console().print(table)
     print(f"Not measured here; `pip install vbench` computes them, with weights in {CACHE}/:")
     for name, one in DIMENSIONS.items():

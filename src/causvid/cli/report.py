@@ -33,15 +33,15 @@ def report(
         speed = None if bench is None else json.loads(read_text(bench))
     except ValueError:
         raise ValueError(f"bench={bench}: expected what `causvid bench --json` wrote") from None
-    from causvid.evaluate.judge import load_judge
+    from causvid.evaluate.judge import choose_prompts
     from causvid.evaluate.page import PAGE, write_report
-    from causvid.evaluate.videos import held_out, read_prompts
+    from causvid.evaluate.videos import read_prompts
 
     same = {"--model": model, "--file": file, "--prompts": prompts, "--seeds": seeds, "--seconds": seconds}
-    asked = None if file is None else read_prompts(file)[:prompts]
+    if file is not None:
+        read_prompts(file)  # before the model is loaded, not after
     pipeline = load_pipeline(model, device)
-    if asked is None:
-        asked = held_out(load_judge(pipeline.bundle)[1], prompts, seed=0)
+    asked = choose_prompts(pipeline.bundle, file, prompts, seed=0)
     with stages() as stage:
         write_report(
             pipeline,

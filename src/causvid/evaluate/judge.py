@@ -20,6 +20,7 @@ from causvid.evaluate.videos import (
     held_out,
     make_batch,
     make_videos,
+    read_prompts,
     read_videos,
     renders,
 )
@@ -44,6 +45,19 @@ def load_judge(bundle: Bundle) -> tuple[AttributeClassifier, World]:
         raise ValueError("the bundle does not name the world it was trained on (provenance.world in causvid.json)")
     # On the CPU, where videos and renders are.
     return AttributeClassifier.load(bundle.classifier), World.preset(name)
+
+
+def choose_prompts(bundle: Bundle, file: Path | None, count: int | None, *, seed: int) -> list[Prompt]:
+    """Take the first `count` prompts of a file, all by default; without one, held-out prompts of the model's world.
+
+    Raises:
+        ValueError: as `read_prompts`, or there is neither a file nor a world.
+    """
+    if file is not None:
+        return read_prompts(file)[:count]
+    if bundle.classifier is None or bundle.provenance.get("world") is None:
+        raise ValueError("this model knows no world to take prompts from: give them, --file PROMPTS")
+    return held_out(load_judge(bundle)[1], count or 100, seed=seed)
 
 
 def judge_folder(folder: Path, pipeline: Pipeline) -> dict[str, Adherence]:

@@ -11,23 +11,20 @@ import html
 import io
 import json
 from collections.abc import Callable, Mapping, Sequence
-from itertools import accumulate, islice, pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import torch
-from torch import Tensor
 
 from causvid.engine.memory import describe_machine
 from causvid.evaluate import measures
-from causvid.evaluate.diversity import difference
 from causvid.evaluate.switch import Switch, switch_latency
-from causvid.evaluate.vbench import means, read_clip, score_folder
+from causvid.evaluate.vbench import diversity, means, read_clip, score_folder
 from causvid.evaluate.videos import Manifest, Progress, Prompt, make_videos
 from causvid.files.writing import new_file
-from causvid.models.autoencoder import pixel_frames
-from causvid.nn.chunks import chunks
+from causvid.media import read_video
 from causvid.pipeline import Pipeline
 
 PAGE, NUMBERS, VIDEOS = "index.html", "report.json", "videos"
@@ -86,31 +83,18 @@ def write_report(
 
 def _streaming(
     pipeline: Pipeline, manifest: Manifest, folder: Path, switches: Sequence[Switch]
-) -> dict[str, float | str | None]:
-    """Measure what only a model that streams has: seams, switches, first frames, and how seeds differ."""
-    own = pipeline.generation
-    clips: dict[str, list[Tensor]] = {}
-    seams = []
-    for video in manifest.videos:
-        frames, _ = read_clip(folder / video.file)
-        clips.setdefault(video.prompt.text, []).append(frames)
-        starts = accumulate(chunks(own.first, own.chunk))
-        borders = [pixel_frames(start) for start in islice(starts, len(frames)) if pixel_frames(start) < len(frames)]
-        if borders and len(borders) < len(frames) - 1:
-            seams.append(measures.border_flicker(frames, borders))
-    found: dict[str, float | str | None] = {"border_flicker": _mean(seams)}
-    if all(len(same) > 1 for same in clips.values()):
-        spread = [difference(torch.stack(same), pipeline.bundle.classifier) for same in clips.values()]
-        found |= {"diversity_over_seeds": _mean([value for value, _ in spread]), "diversity_is": spread[0][1]}
-    fidelity = []
-    for prompt, same in islice(clips.items(), FEW):
-        image = same[0][-1].numpy()
-        (first,) = islice(pipeline.stream(prompt, image=image), 1)
+) -> dict[str, float | None]:
+    """Measure what needs the model, or several videos of a prompt: switches, first frames, and how seeds differ."""
+    found: dict[str, float | None] = {"diversity_over_seeds": diversity(folder)}
+    own, fidelity = pipeline.generation, []
+    for video in manifest.videos[:FEW]:
+        *_, image = read_video(folder / video.file, height=own.height, width=own.width, fps=own.fps)
+        first = next(pipeline.stream(video.prompt.text, image=image))
         fidelity.append(measures.first_frame_fidelity(first, torch.from_numpy(image)))
     found["first_frame_psnr"] = _mean(fidelity)
     seen = [one.seconds for one in switches if one.seconds is not None]
     found["switch_seconds"] = _mean(seen)
-    found["switched"] = f"{len(seen)} of {len(switches)}"
+    found["share_switched"] = len(seen) / len(switches) if switches else None
     return found
 
 

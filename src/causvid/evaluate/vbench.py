@@ -15,7 +15,10 @@ import torch
 from torch import Tensor
 
 from causvid.evaluate import measures
+from causvid.evaluate.diversity import difference
+from causvid.evaluate.videos import MANIFEST, Manifest
 from causvid.media import probe, read_video
+from causvid.models.autoencoder import pixel_frames
 from causvid.opening import read_text
 
 CLIP_SECONDS = 2.0
@@ -132,10 +135,13 @@ def score_video(
 def score_folder(folder: Path, *, long: bool = False) -> dict[str, dict[str, float]]:
     """Score every video of a folder: name of the file → measure → value, drift where it is four seconds or longer.
 
+    Where the folder's manifest says how the model groups frames, also the flicker at the borders of its chunks.
+
     Raises:
         ValueError: there is none, or one cannot be read or is shorter than three frames.
     """
     found: dict[str, dict[str, float]] = {}
+    manifest = Manifest.load(folder) if (folder / MANIFEST).is_file() else None
     for file in video_files(folder):
         video, fps = read_clip(file)
         if len(video) < 3:
@@ -146,8 +152,36 @@ def score_folder(folder: Path, *, long: bool = False) -> dict[str, dict[str, flo
         if len(video) >= 4 * fps:
             ends = measures.drift(video, edge=round(fps))
             scores |= {f"drift_{name}": value for name, value in ends.items()}
+        if manifest is not None and manifest.maker == "student":
+            own = manifest.generation
+            borders = chunk_borders(len(video), first=own.first, chunk=own.chunk)
+            if borders:
+                scores["border_flicker"] = measures.border_flicker(video, borders)
         found[file.name] = scores
     return found
+
+
+def chunk_borders(frames: int, *, first: int, chunk: int) -> list[int]:
+    """Return the pixel frames that begin a chunk but the first, of a video of latent frames [first, chunk, …]."""
+    return [at for n in range(first, frames, chunk) if (at := pixel_frames(n)) < frames]
+
+
+def diversity(folder: Path) -> float | None:
+    """Return how far videos of one prompt with two seeds are apart, in mean pixel distance of 1, over all prompts.
+
+    None where no prompt has two seeds.
+
+    Raises:
+        ValueError: the folder has no manifest, or a video is missing.
+    """
+    manifest = Manifest.load(folder)
+    takes: dict[str, list[Path]] = {}
+    for video in manifest.videos:
+        takes.setdefault(video.prompt.text, []).append(folder / video.file)
+    found = []
+    for files in (files for files in takes.values() if len(files) > 1):
+        found.append(difference(torch.stack([read_clip(file)[0] for file in files]), None)[0])
+    return sum(found) / len(found) if found else None
 
 
 def means(scores: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
