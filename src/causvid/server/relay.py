@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from urllib.parse import urlsplit
 
 from fastapi import FastAPI, Request, WebSocket, WebSocketDisconnect
 from starlette.datastructures import Headers
@@ -32,10 +33,19 @@ async def relay_socket(socket: WebSocket, first: str, address: str) -> None:
     from websockets.asyncio.client import connect
     from websockets.exceptions import WebSocketException
 
-    url = f"{_reachable(address).replace('http', 'ws', 1)}/v1/live?{socket.url.query}"
+    where = urlsplit(_reachable(address))
     headers = _headers(socket.headers)
+    url = f"ws://{headers.pop('host', where.netloc)}/v1/live?{socket.url.query}"
     try:
-        other = await connect(url, additional_headers=headers, max_size=None, open_timeout=CONNECT, compression=None)
+        other = await connect(
+            url,
+            host=where.hostname,
+            port=where.port,
+            additional_headers=headers,
+            max_size=None,
+            open_timeout=CONNECT,
+            compression=None,
+        )
     except (OSError, TimeoutError, WebSocketException) as error:
         raise Busy(f"the server that has the session cannot be reached: {error}", RETRY_AFTER) from None
 

@@ -108,6 +108,8 @@ def deploy(spec: ModelSpec, settings: ServerSettings, fleet: Fleet, *, device: s
     Raises:
         ValueError: if the settings cannot be used.
     """
+    # Ray's processes read it when they start: on a busy machine the proxy takes longer than the 5 s of the default.
+    os.environ.setdefault("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "60")
     import ray
     from ray import serve
 
