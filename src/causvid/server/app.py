@@ -72,7 +72,7 @@ def create_app(pipeline: Pipeline, settings: ServerSettings, *, address: str = "
             log.info("warming up: some chunks are made to measure this machine")
             prompt = routes.examples(pipeline)[0]
             speed = await asyncio.wrap_future(scheduler.call(lambda: measure(pipeline, prompt=prompt)))
-            scheduler.largest = speed.batch
+            scheduler.largest = min(speed.batch, settings.batch or speed.batch)
             sessions.places = settings.sessions or speed.places(
                 pipeline, memory=_free_memory() // 2, session=settings.rewind_bytes
             )
@@ -82,7 +82,7 @@ def create_app(pipeline: Pipeline, settings: ServerSettings, *, address: str = "
             log.info(
                 "ready, the studio is open: %.0f ms a chunk, batches of %d, %d places",
                 1000 * speed.chunk,
-                speed.batch,
+                scheduler.largest,
                 sessions.places,
             )
 

@@ -35,8 +35,6 @@ log = logging.getLogger("causvid.server")
 LEAD = 0.1
 PACES = 1.4
 """The next chunk is begun so many seconds, and so many times what one takes, before the last frame is shown."""
-SAVE_EVERY = 4
-"""Chunks after which the state is written."""
 BEHIND = 2
 """Chunks that the quickest reader may still have to fetch while more are made."""
 
@@ -164,7 +162,7 @@ class LiveSession:
             self._stop("ended")
             self.shared.scheduler.remove(self.task)
         self._unsaved += 1
-        if self._unsaved < SAVE_EVERY and applied.frames != self.stream.frames - len(frames):
+        if self._unsaved < self.shared.settings.save_every and applied.frames != self.stream.frames - len(frames):
             state = None  # not now
         if state is not None:
             self._unsaved = 0

@@ -102,15 +102,12 @@ def application(pipeline: Pipeline, settings: ServerSettings) -> FastAPI:
     return app
 
 
-def deploy(spec: ModelSpec, settings: ServerSettings, fleet: Fleet, *, device: str, log_format: LogFormat) -> str:
-    """Start the replicas, on the cluster of RAY_ADDRESS or on one that begins here; return the address.
+def bind(spec: ModelSpec, settings: ServerSettings, fleet: Fleet, *, device: str, log_format: LogFormat) -> Any:
+    """Return Serve's application, for `serve.run`.
 
     Raises:
         ValueError: if the settings cannot be used.
     """
-    # Ray's processes read it when they start: on a busy machine the proxy takes longer than the 5 s of the default.
-    os.environ.setdefault("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "60")
-    import ray
     from ray import serve
 
     check_settings(settings)
@@ -123,23 +120,44 @@ def deploy(spec: ModelSpec, settings: ServerSettings, fleet: Fleet, *, device: s
         configure(log_format)
         return application(Pipeline.from_pretrained(spec, device=torch.device(device)), settings)
 
-    if not ray.is_initialized():
-        ray.init(address=os.environ.get("RAY_ADDRESS"), logging_level=logging.WARNING, include_dashboard=False)
-    serve.start(http_options={"host": settings.host, "port": settings.port}, logging_config={"log_level": "WARNING"})
-    served = serve.deployment(**options)(serve.ingress(build)())
-    serve.run(served.bind(), name=NAME, route_prefix="/")
-    return f"http://{settings.host}:{settings.port}"
+    return serve.deployment(**options)(serve.ingress(build)()).bind()
+
+
+def from_config(args: dict[str, Any]) -> Any:
+    """Return Serve's application for a configuration file: `import_path: causvid.server.replicas:from_config`.
+
+    args: fields of `ServerSettings`; `fleet`, those of `Fleet`; `model`, those of `ModelSpec`; `device`, cpu or cuda.
+    The token stands in CAUSVID_TOKEN.
+
+    Raises:
+        ValueError: if a value cannot be used.
+    """
+    rest = dict(args)
+    fleet, spec = Fleet.make(**rest.pop("fleet", {})), ModelSpec.make(**rest.pop("model", {}))
+    device = rest.pop("device", "cpu")
+    settings = ServerSettings.make(**{"token": os.environ.get("CAUSVID_TOKEN") or None, **rest})
+    return bind(spec, settings, fleet, device=device, log_format="json")
 
 
 def run_replicas(
     spec: ModelSpec, settings: ServerSettings, fleet: Fleet, *, device: str, log_format: LogFormat
 ) -> None:
-    """Serve until a signal comes; the cluster of RAY_ADDRESS keeps its other applications."""
+    """Serve until a signal comes, on the cluster of RAY_ADDRESS or on one that begins here.
+
+    Raises:
+        ValueError: if the settings cannot be used.
+    """
+    # Ray's processes read it when they start: on a busy machine the proxy takes longer than the 5 s of the default.
+    os.environ.setdefault("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "60")
+    import ray
     from ray import serve
 
     configure(log_format)
-    address = deploy(spec, settings, fleet, device=device, log_format=log_format)
-    log.info("listening on %s", address)
+    application = bind(spec, settings, fleet, device=device, log_format=log_format)
+    ray.init(address=os.environ.get("RAY_ADDRESS"), logging_level=logging.WARNING, include_dashboard=False)
+    serve.start(http_options={"host": settings.host, "port": settings.port}, logging_config={"log_level": "WARNING"})
+    serve.run(application, name=NAME, route_prefix="/")
+    log.info("listening on http://%s:%d", settings.host, settings.port)
     try:
         while True:
             time.sleep(3600)
