@@ -14,7 +14,7 @@ from fastapi.staticfiles import StaticFiles
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 
 from causvid.pipeline import Pipeline
-from causvid.server import batch, connection, errors, routes
+from causvid.server import batch, connection, errors, relay, routes
 from causvid.server.batch import Batch
 from causvid.server.connection import Readers
 from causvid.server.live import LiveSession, Shared
@@ -35,8 +35,10 @@ SWEEP = 5.0
 """Seconds between two looks for what is idle or has expired."""
 
 
-def create_app(pipeline: Pipeline, settings: ServerSettings) -> FastAPI:
+def create_app(pipeline: Pipeline, settings: ServerSettings, *, address: str = "") -> FastAPI:
     """Return the server of one model. Its threads start and end with the application's lifespan.
+
+    address: where it answers other servers that share its folder, `http://10.0.0.7:41234`; empty where none does.
 
     Raises:
         ValueError: if the settings would open it to strangers.
@@ -57,8 +59,8 @@ def create_app(pipeline: Pipeline, settings: ServerSettings) -> FastAPI:
 
         settings.folder.mkdir(parents=True, exist_ok=True)
         shared = Shared(pipeline, scheduler, encoder, settings, announce, metrics.delivered)
-        app.state.batch = Batch(pipeline, scheduler, settings)
-        sessions = Sessions(shared, settings.folder / "sessions", find=app.state.batch.find)
+        app.state.batch = Batch(pipeline, scheduler, settings, address=address)
+        sessions = Sessions(shared, settings.folder / "sessions", find=app.state.batch.find, address=address)
         sessions.folder.mkdir(exist_ok=True)
         app.state.sessions, app.state.ready = sessions, False
         jobs = app.state.batch.jobs
@@ -70,7 +72,7 @@ def create_app(pipeline: Pipeline, settings: ServerSettings) -> FastAPI:
             log.info("warming up: some chunks are made to measure this machine")
             prompt = routes.examples(pipeline)[0]
             speed = await asyncio.wrap_future(scheduler.call(lambda: measure(pipeline, prompt=prompt)))
-            scheduler.largest = speed.batch
+            scheduler.largest = min(speed.batch, settings.batch or speed.batch)
             sessions.places = settings.sessions or speed.places(
                 pipeline, memory=_free_memory() // 2, session=settings.rewind_bytes
             )
@@ -80,7 +82,7 @@ def create_app(pipeline: Pipeline, settings: ServerSettings) -> FastAPI:
             log.info(
                 "ready, the studio is open: %.0f ms a chunk, batches of %d, %d places",
                 1000 * speed.chunk,
-                speed.batch,
+                scheduler.largest,
                 sessions.places,
             )
 
@@ -111,6 +113,7 @@ def create_app(pipeline: Pipeline, settings: ServerSettings) -> FastAPI:
     largest = settings.upload_bytes + BESIDE
     app = FastAPI(title="CausVid", lifespan=lifespan, docs_url=None, redoc_url=None)
     errors.install(app)
+    relay.install(app)
     app.include_router(routes.router(pipeline, app.state))
     batch.install(app, pipeline, settings, lambda: app.state.batch)
 

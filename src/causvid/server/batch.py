@@ -16,14 +16,16 @@ from causvid.server.uploads import Kind, Uploads
 class Batch:
     """Uploads and jobs of one folder."""
 
-    def __init__(self, pipeline: Pipeline, scheduler: Scheduler, settings: ServerSettings) -> None:
-        """Open the folder.
+    def __init__(
+        self, pipeline: Pipeline, scheduler: Scheduler, settings: ServerSettings, *, address: str = ""
+    ) -> None:
+        """Open the folder. address: where this server answers others that share it; empty where none does.
 
         Raises:
             ValueError, OSError: if it cannot be used.
         """
         self.uploads = Uploads(settings.folder / "uploads", settings)
-        self.jobs = Jobs(pipeline, scheduler, settings)
+        self.jobs = Jobs(pipeline, scheduler, settings, address=address)
 
     def find(self, identifier: str, kind: Kind) -> Path:
         """Return the file of an upload, or of a finished job.

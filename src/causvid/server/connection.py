@@ -15,6 +15,7 @@ from causvid.engine.request import Adjustment, PromptChange
 from causvid.server import protocol
 from causvid.server.errors import Busy
 from causvid.server.film import Piece
+from causvid.server.lease import Elsewhere
 from causvid.server.live import LiveSession
 from causvid.server.protocol import (
     Adjust,
@@ -29,6 +30,7 @@ from causvid.server.protocol import (
     SetPrompt,
     Timings,
 )
+from causvid.server.relay import relay_socket
 from causvid.server.sessions import Sessions
 from causvid.server.wire import decode_h264, fragment_mp4, pictures, read_picture
 
@@ -157,7 +159,8 @@ async def serve(socket: WebSocket, sessions: Sessions, readers: Readers) -> None
             await socket.send_text(_refusal(error, None).model_dump_json())
             reader = None
         if reader is None:
-            await socket.close(1008)
+            with contextlib.suppress(RuntimeError):  # it was closed where it was passed on
+                await socket.close(1008)
             return
         readers.add(reader)
         tasks = [
@@ -194,6 +197,7 @@ async def _open(socket: WebSocket, sessions: Sessions, client: str) -> Reader | 
         with contextlib.suppress(WebSocketDisconnect, RuntimeError):
             await socket.send_text(waiting.model_dump_json())
 
+    assert isinstance(first, str)
     if isinstance(message, Create):
         opening = asyncio.ensure_future(sessions.create(message.request, client, queued))
     else:
@@ -205,7 +209,13 @@ async def _open(socket: WebSocket, sessions: Sessions, client: str) -> Reader | 
             raise ValueError("the session is not open yet: wait for `opened` before the next message")
         if not opening.done():
             return None
-        session = opening.result()
+        try:
+            session = opening.result()
+        except Elsewhere as error:
+            leaving.cancel()
+            await asyncio.gather(leaving, return_exceptions=True)
+            await relay_socket(socket, first, error.address)
+            return None
     finally:
         early = leaving.done() and not leaving.cancelled() and leaving.exception() is None
         for task in (opening, leaving):

@@ -5,6 +5,7 @@ A job is a row of the store and, once finished, a file. What a crash cuts off is
 
 import logging
 import math
+import secrets
 import shutil
 import threading
 import time
@@ -27,6 +28,7 @@ from causvid.media import VideoWriter, read_video
 from causvid.models.autoencoder import pixel_frames
 from causvid.pipeline import Pipeline
 from causvid.server.errors import Busy, Conflict
+from causvid.server.lease import Lease, holder
 from causvid.server.scheduler import NEVER, Scheduler, Task
 from causvid.server.settings import ServerSettings
 from causvid.server.store import Job, Store, new_identifier
@@ -38,6 +40,8 @@ READY = 2
 """Chunks of a job that may wait to be written."""
 UNMEASURED = 10
 """Seconds after which it is worth asking again, before anything was measured."""
+POLL = 1.0
+"""Seconds between two looks for jobs of other servers, where several share the table."""
 FAULT = "the server failed; its log says why"
 Use = Literal["image", "source", "after"]
 
@@ -63,6 +67,11 @@ class Running:
     began: float = field(default_factory=time.monotonic)
     chunks: "Queue[Tensor | Exception | None]" = field(default_factory=Queue)
 
+    @property
+    def percent(self) -> int:
+        """Return how much is done; 100 only when the file is there."""
+        return min(99, 100 * self.frames // self.expected)
+
     def cancel(self) -> None:
         """Let the job's thread leave off."""
         self.cancelled = True
@@ -72,8 +81,12 @@ class Running:
 class Jobs:
     """All jobs of a server. Any thread may use it."""
 
-    def __init__(self, pipeline: Pipeline, scheduler: Scheduler, settings: ServerSettings) -> None:
+    def __init__(
+        self, pipeline: Pipeline, scheduler: Scheduler, settings: ServerSettings, *, address: str = ""
+    ) -> None:
         """Open the jobs in the server's folder; `start` begins to make them.
+
+        address: where this server answers others that share the folder; empty where none does.
 
         Raises:
             ValueError, OSError: if the store cannot be used.
@@ -81,7 +94,12 @@ class Jobs:
         self.model = str(pipeline.bundle.provenance.get("preset") or "causvid")
         self.folder = settings.folder / "videos"
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.store = Store(settings.folder / "jobs.sqlite")
+        self.shared = bool(address)
+        self.store = Store(settings.folder / "jobs.sqlite", shared=self.shared)
+        self._owners = settings.folder / "servers"
+        self._owners.mkdir(exist_ok=True)
+        self.owner = secrets.token_hex(8)
+        self._lease = Lease.take(self._owners / self.owner, address)
         self._pipeline, self._scheduler, self._settings = pipeline, scheduler, settings
         self._changed = threading.Condition()
         self._running: dict[str, Running] = {}
@@ -93,15 +111,24 @@ class Jobs:
 
     def start(self) -> None:
         """Take up what was left by a server before, then what comes."""
-        self.store.requeue()
-        known = self.store.identifiers()
-        for file in self.folder.iterdir():
-            if file.is_dir():  # a video half-written
-                shutil.rmtree(file)
-            elif file.stem not in known:
-                file.unlink()
+        if not self.shared:
+            self.store.requeue()
+            known = self.store.identifiers()
+            for file in self.folder.iterdir():
+                if file.is_dir():  # a video half-written
+                    shutil.rmtree(file)
+                elif file.stem not in known:
+                    file.unlink()
         for thread in self._threads:
             thread.start()
+
+    def adopt(self) -> None:
+        """Let the jobs of servers that died wait again."""
+        for owner in self.store.owners():
+            if holder(self._owners / owner) is None:
+                log.warning("a server died: its jobs are made again")
+                self.store.requeue(owner)
+                (self._owners / owner).unlink(missing_ok=True)
 
     def stop(self) -> None:
         """Leave off; jobs in progress start again with the next server. Call it before the scheduler stops."""
@@ -113,6 +140,10 @@ class Jobs:
         for thread in self._threads:
             if thread.ident is not None:
                 thread.join()
+        if self.shared:
+            self.store.requeue(self.owner)
+        self._lease.release()
+        (self._owners / self.owner).unlink(missing_ok=True)
         self.store.close()
 
     def size(self, request: GenerationRequest) -> tuple[int, int]:
@@ -191,7 +222,7 @@ class Jobs:
         running = self._running.get(job.id)
         if job.status == "completed":
             return 100
-        return 0 if running is None else min(99, 100 * running.frames // running.expected)
+        return job.progress if running is None else running.percent
 
     def poll_after(self, job: Job) -> int:
         """Return the milliseconds after which it is worth asking for a job again."""
@@ -232,12 +263,14 @@ class Jobs:
         """Wait for a job; None when the server stops."""
         with self._changed:
             while not self._stopping:
-                job = self.store.take()
+                if self.shared:
+                    self.adopt()
+                job = self.store.take(self.owner)
                 if job is not None:
                     running = Running(max(1, round(float(job.seconds) * self._pipeline.fps)))
                     self._running[job.id] = running
                     return job, running
-                self._changed.wait()
+                self._changed.wait(POLL if self.shared else None)
         return None
 
     def _finish(self, job: Job, running: Running, frames: int, error: str | None) -> None:
@@ -251,10 +284,13 @@ class Jobs:
             ended = {"completed_at": now, "expires_at": now + math.ceil(self._settings.keep_seconds)}
             if error is None:
                 seconds = stated(frames / self._pipeline.fps)
-                self.store.update(job.id, status="completed", seconds=seconds, **ended)
+                there = self.store.update(job.id, status="completed", seconds=seconds, **ended)
             else:
-                self.store.update(job.id, status="failed", error=error, expires_at=ended["expires_at"])
-            self._input(job.id).unlink(missing_ok=True)
+                there = self.store.update(job.id, status="failed", error=error, expires_at=ended["expires_at"])
+            if there:
+                self._input(job.id).unlink(missing_ok=True)
+            else:  # deleted through another server
+                self._unlink(job.id)
 
     def _make(self, job: Job, running: Running) -> int:
         """Make a job's file; return how many frames it has."""
@@ -275,6 +311,8 @@ class Jobs:
                 writer.write(frames)
                 running.frames = writer.frames
                 self._measure(running)
+                if self.shared and not self.store.update(job.id, progress=running.percent):
+                    raise Cancelled  # another server was asked to delete it
         if self._settings.credentials is not None:
             self._settings.credentials.sign(self._target(job.id), tags)
         return writer.frames

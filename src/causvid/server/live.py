@@ -23,6 +23,7 @@ from causvid.pipeline import Pipeline
 from causvid.server.camera import Camera
 from causvid.server.film import Film
 from causvid.server.journal import Journal
+from causvid.server.lease import Lease
 from causvid.server.points import Points
 from causvid.server.protocol import Changed, Format, Mark, Opened, State, Timings
 from causvid.server.scheduler import NEVER, Scheduler, Task, Turn
@@ -34,8 +35,6 @@ log = logging.getLogger("causvid.server")
 LEAD = 0.1
 PACES = 1.4
 """The next chunk is begun so many seconds, and so many times what one takes, before the last frame is shown."""
-SAVE_EVERY = 4
-"""Chunks after which the state is written."""
 BEHIND = 2
 """Chunks that the quickest reader may still have to fetch while more are made."""
 
@@ -62,6 +61,7 @@ class LiveSession:
         self.journal, self.film, self.camera = journal, film, camera
         self.state: State = "playing"
         self.error: str | None = None
+        self.lease: Lease | None = None
         self.points = Points(shared.settings.rewind_bytes)
         self.timings: dict[int, Timings] = {}
         self.fetched = 0  # frames, by the quickest reader; the event loop counts them, and the readers
@@ -162,7 +162,7 @@ class LiveSession:
             self._stop("ended")
             self.shared.scheduler.remove(self.task)
         self._unsaved += 1
-        if self._unsaved < SAVE_EVERY and applied.frames != self.stream.frames - len(frames):
+        if self._unsaved < self.shared.settings.save_every and applied.frames != self.stream.frames - len(frames):
             state = None  # not now
         if state is not None:
             self._unsaved = 0
@@ -315,14 +315,18 @@ class LiveSession:
             self.journal.close()  # where the disk is full, the session stays as it is
             self.shared.scheduler.remove(self.task)
             self._stop("closed")
+            self._release()
 
     def suspend(self) -> None:
         """Write the session to disk and take no more turns; it can be opened again."""
         self.shared.scheduler.remove(self.task)
         self._complete_film()
-        if self.camera is None and self.state != "closed" and not self._lost:
-            self.save(replace(self.stream.snapshot(), queue=()))
-            self.record()
+        try:
+            if self.camera is None and self.state != "closed" and not self._lost:
+                self.save(replace(self.stream.snapshot(), queue=()))
+                self.record()
+        finally:
+            self._release()
 
     def record(self) -> None:
         """Write the timeline, where the session can be said as one."""
@@ -331,6 +335,11 @@ class LiveSession:
         except ValueError:
             timeline = None
         self.journal.write_timeline(timeline)
+
+    def _release(self) -> None:
+        """Let another server that shares the folder open the session."""
+        if self.lease is not None:
+            self.lease.release()
 
     def _complete_film(self) -> None:
         """Wait until the encoder's thread has done what it was given."""

@@ -21,6 +21,7 @@ from causvid.server.camera import Camera
 from causvid.server.errors import Busy
 from causvid.server.film import Film
 from causvid.server.journal import Header, Journal
+from causvid.server.lease import Elsewhere, Lease, holder
 from causvid.server.live import LiveSession, Shared
 from causvid.server.protocol import SessionRequest
 from causvid.server.uploads import keep
@@ -31,17 +32,23 @@ SLEEP = 15.0
 """Seconds without a reader after which a session goes to disk and leaves its place."""
 GRACE = 2.0
 """The same where somebody waits for a place: a reader that has lost its connection is back sooner."""
+LEASE = "lease"
+"""File in a session's folder, locked by the server that has it open."""
 RETRY_AFTER = 5
 """Seconds after which it is worth asking for a place again."""
 
 
 @dataclass
 class Sessions:
-    """folder: of all sessions. places: how many are open at once. find: the file of an upload or a finished job."""
+    """folder: of all sessions. places: how many are open at once. find: the file of an upload or a finished job.
+
+    address: where this server answers others that share the folder; empty where none does.
+    """
 
     shared: Shared
     folder: Path
     find: Callable[[str, str], Path]
+    address: str = ""
     places: int = 1
     open: dict[str, LiveSession] = field(default_factory=dict)
     waiting: deque["asyncio.Future[None]"] = field(default_factory=deque)
@@ -72,13 +79,14 @@ class Sessions:
         """Return an open session, or take it up from disk.
 
         Raises:
-            ValueError: if there is none, or it was closed. Busy: as `create`.
+            ValueError: if there is none, or it was closed. Busy: as `create`. Elsewhere: if another server has it.
         """
         async with self._locks.setdefault(identifier, asyncio.Lock()):
             if identifier in self.open:
                 self.open[identifier].left = time.monotonic()
                 return self.open[identifier]
             folder = self._folder(identifier)
+            self._check_here(folder)
             _check_open(Journal.open(folder), identifier)
             await self._place(queued)
             # It may have been closed in the queue, so that its journal is read again.
@@ -108,6 +116,7 @@ class Sessions:
                     keep(session.journal.folder / name, folder / name)
                 header = parent.model_copy(update={"parent": session.identifier, "created": time.time()})
                 fork = session.fork(position, identifier, Journal.create(folder, header))
+                fork.lease = self._take(folder)
                 fork.start()
                 return fork
             except BaseException:
@@ -120,10 +129,11 @@ class Sessions:
         """End a session for good; its film stays until it expires.
 
         Raises:
-            ValueError: if there is none.
+            ValueError: if there is none. Elsewhere: if another server has it.
         """
         if identifier not in self.open:
             folder = self._folder(identifier)
+            self._check_here(folder)
             await self._call(lambda: Journal.open(folder).close())
         session = self.open.get(identifier)  # it may have been taken up in that moment
         if session is not None:
@@ -157,7 +167,7 @@ class Sessions:
                 await self.suspend(identifier)
         oldest = time.time() - self.shared.settings.keep_seconds
         for folder in self.folder.iterdir() if self.folder.is_dir() else ():
-            if folder.name in self.open or folder.name in self._locks or not folder.is_dir():
+            if folder.name in self.open or folder.name in self._locks or not folder.is_dir() or _held(folder):
                 continue
             with suppress(FileNotFoundError):  # a file that was just replaced: the folder is in use
                 if max(file.stat().st_mtime for file in (folder, *folder.iterdir())) < oldest:
@@ -172,12 +182,13 @@ class Sessions:
         """Return the journal and the film of a session, open or not.
 
         Raises:
-            ValueError: if there is none.
+            ValueError: if there is none. Elsewhere: if another server has it.
         """
         session = self.open.get(identifier)
         if session is not None:
             return session.journal, session.film
         folder = self._folder(identifier)
+        self._check_here(folder)
         return Journal.open(folder), Film(folder, only_read=True)
 
     # In the model's thread.
@@ -199,6 +210,7 @@ class Sessions:
             shape = stream.session.geometry.shape
             journal = Journal.create(folder, Header(request=request, client=client, files=files, shape=shape))
             session = LiveSession(identifier, self.shared, stream, journal, film=Film(folder), camera=camera)
+            session.lease = self._take(folder)
             session.start()
             return session
         except BaseException:
@@ -206,10 +218,21 @@ class Sessions:
             raise
 
     def _reopen(self, identifier: str, journal: Journal) -> LiveSession:
-        pipeline, header = self.shared.pipeline, journal.header
         _check_open(journal, identifier)
-        if header.request.source == "camera":
+        if journal.header.request.source == "camera":
             raise ValueError("the session followed a camera, and has ended with its connection")
+        lease = self._take(journal.folder)
+        try:
+            session = self._resumed(identifier, Journal.open(journal.folder))
+        except BaseException:
+            lease.release()
+            raise
+        session.lease = lease
+        session.start()
+        return session
+
+    def _resumed(self, identifier: str, journal: Journal) -> LiveSession:
+        pipeline, header = self.shared.pipeline, journal.header
         film = Film(journal.folder)
         stream = pipeline.resume(journal.state) if journal.state.exists() else None
         if stream is None or film.position < stream.frames:
@@ -218,9 +241,7 @@ class Sessions:
             # What its film has lost is made again from the start, under the same changes.
             stream = pipeline.stream(self._request(header.request, journal.folder, header.files, None))
         film.truncate(stream.frames)
-        session = LiveSession(identifier, self.shared, stream, journal, film=film, camera=None)
-        session.start()
-        return session
+        return LiveSession(identifier, self.shared, stream, journal, film=film, camera=None)
 
     def _request(
         self, request: SessionRequest, folder: Path, files: dict[str, str], camera: Camera | None
@@ -308,6 +329,15 @@ class Sessions:
             raise LookupError(f"there is no session {identifier}")
         return folder
 
+    def _take(self, folder: Path) -> Lease:
+        return Lease.take(folder / LEASE, self.address)
+
+    def _check_here(self, folder: Path) -> None:
+        """Refuse what another server has open."""
+        address = holder(folder / LEASE)
+        if address is not None and address != self.address:
+            raise Elsewhere(address)
+
     async def _call(self, work: Callable[[], T]) -> T:
         return await asyncio.wrap_future(self.shared.scheduler.call(work))
 
@@ -315,6 +345,10 @@ class Sessions:
 async def _finish(work: Coroutine[Any, Any, T]) -> T:
     """Carry something out to its end, also where the client that asked for it leaves meanwhile."""
     return await asyncio.shield(asyncio.ensure_future(work))
+
+
+def _held(folder: Path) -> bool:
+    return holder(folder / LEASE) is not None
 
 
 def _check_open(journal: Journal, identifier: str) -> None:

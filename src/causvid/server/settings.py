@@ -27,6 +27,13 @@ class ServerSettings(Settings):
     sessions: PositiveInt | None = Field(
         default=None, description="Live sessions at once. Default: as many as the measured speed and memory allow."
     )
+    batch: PositiveInt | None = Field(
+        default=None,
+        description="Chunks made at once, at most; 1 makes equal bits whoever plays. Default: as measured.",
+    )
+    save_every: PositiveInt = Field(
+        default=4, description="Chunks after which a session's state is written; those after it are made again."
+    )
     sessions_per_client: PositiveInt = Field(default=32, description="Live sessions of one address at once.")
     queue: Annotated[int, Field(ge=0)] = Field(default=16, description="Sessions that may wait for a place.")
     jobs: PositiveInt = Field(default=2, description="Batch jobs made at once; the others wait.")
