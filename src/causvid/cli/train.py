@@ -58,12 +58,16 @@ def train(
     folder = out or Path("runs") / settings.name
 
     from causvid.train import stages
+    from causvid.train.distributed import processes
     from causvid.train.run import Run, deadline_in
 
-    where = Run(folder, seed=seed, device=find_device(device), deadline=deadline_in(max_minutes), compiled=compiled)
-    try:
-        done = stages.run(stage, settings, where, with_teacher=not without_teacher)
-    except KeyboardInterrupt:
-        print(f"stopped: the same command resumes {stage} from its last checkpoint", file=sys.stderr)
-        raise
-    print(f"{folder}: {stage} is done" if done else f"{folder}: time is up; the same command resumes {stage}")
+    with processes(find_device(device)) as (ranks, own):
+        where = Run(folder, seed=seed, device=own, deadline=deadline_in(max_minutes), compiled=compiled, ranks=ranks)
+        try:
+            done = stages.run(stage, settings, where, with_teacher=not without_teacher)
+        except KeyboardInterrupt:
+            if ranks.is_main:
+                print(f"stopped: the same command resumes {stage} from its last checkpoint", file=sys.stderr)
+            raise
+    if ranks.is_main:
+        print(f"{folder}: {stage} is done" if done else f"{folder}: time is up; the same command resumes {stage}")

@@ -40,7 +40,7 @@ class Sample(NamedTuple):
 def dmd_stage(preset: Preset, run: Run) -> Stage:
     """Distil: `critic_updates` updates of the critic to one of the student; the result is the student's average."""
     config, g = required(preset.recipe.dmd, "dmd"), preset.generation
-    roles = Roles(preset, run)
+    roles = Roles(preset, run, sharded=config.lora is None)
     real_latents = config.student_input == "data" or config.image > 0
     dataset, text = roles.dataset(real=real_latents), roles.text_encoder()
     embeddings, null = roles.embeddings(dataset, text), embed_captions(text, [""], run.device)

@@ -103,7 +103,7 @@ class TrajectoryStore:
 def ode_stage(preset: Preset, run: Run) -> Stage:
     """Train the student, from the teacher's weights, on stored trajectories; the result is the average of its own."""
     config = required(preset.recipe.ode, "ode")
-    roles, store = Roles(preset, run), TrajectoryStore.open(preset, run)
+    roles, store = Roles(preset, run, sharded=config.lora is None), TrajectoryStore.open(preset, run)
     text, trained = roles.text_encoder(), roles.student("teacher", config.lora)
     student = trained.model
     embeddings = embed_captions(text, store.captions, run.device)

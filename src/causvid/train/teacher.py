@@ -28,7 +28,7 @@ def phase_at(phases: tuple[Phase, ...], progress: float) -> Phase:
 def teacher_stage(preset: Preset, run: Run) -> Stage:
     """Train teacher and text encoder; the result is the average of their weights."""
     config, g = required(preset.recipe.teacher, "teacher"), preset.generation
-    roles = Roles(preset, run)
+    roles = Roles(preset, run, sharded=True)
     dataset, autoencoder = roles.dataset(), roles.autoencoder()
     model, text = roles.new_teacher(), roles.new_text_encoder()
     ids_of, null_ids = (text.tokens(prompts)[0].to(run.device) for prompts in (dataset.captions, [""]))
