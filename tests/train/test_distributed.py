@@ -7,10 +7,12 @@ that is above rounding: what two ways of summing differ by is then as small in t
 import json
 import os
 import pickle
+import random
 import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from causvid.preset import Preset
-from causvid.train import distributed, loop, objective, stages
+from causvid.train import distributed, dmd, loop, objective, ode, sharded, stages, teacher
+from causvid.train.checkpoint import CHECKPOINT
 from causvid.train.run import Run
 
 from .conftest import RESULTS, Chain, make_small
@@ -32,7 +35,9 @@ Change = Callable[..., Preset]
 
 
 def smooth(patch: pytest.MonkeyPatch) -> None:
-    """Let Adam be a smooth function of gradients."""
+    """Let Adam be a smooth function of gradients, and products be fp32 on every CPU."""
+    for module in (teacher, ode, dmd):
+        patch.setattr(module, "autocast", lambda device: torch.autocast("cpu", enabled=False))
     exact = objective.adamw
 
     def adamw(*arguments: Any) -> torch.optim.AdamW:
@@ -120,15 +125,25 @@ def ten_steps(changed: Change, stage: str, **settings: Any) -> Preset:
     return changed(stage, steps=10, accumulate=4, learning_rate=1e-2, **size, **settings)
 
 
+def rows(folder: Path, stage: str) -> list[dict[str, float]]:
+    """Return the metrics that a stage has logged."""
+    lines = (folder / stage / "metrics.jsonl").read_text().splitlines()
+    return [{name: value for name, value in json.loads(line).items() if name != "seconds"} for line in lines]
+
+
 def untrained(chain: Chain, stage: str) -> dict[str, dict[str, Tensor]]:
     """Return the weights that a stage begins with, under the names of its result."""
     before = {"ode": "teacher.safetensors", "dmd": "student_ode.safetensors"}[stage]
     return {RESULTS[stage][0]: load_file(chain.folder / before)}
 
 
-@pytest.mark.parametrize(
-    "stage", ["teacher", pytest.param("ode", marks=pytest.mark.slow), pytest.param("dmd", marks=pytest.mark.slow)]
-)
+def slow_but(quick: str, *names: str) -> Any:
+    """Return stages as parameters, of which one alone runs every time."""
+    marked = (pytest.param(name, marks=() if name == quick else pytest.mark.slow) for name in names)
+    return pytest.mark.parametrize("stage", list(marked))
+
+
+@slow_but("ode", "teacher", "ode", "dmd")
 def test_two_processes_train_what_one_trains(stage: str, chain: Chain, changed: Change, tmp_path: Path) -> None:
     preset = ten_steps(changed, stage)
     one = alone(chain, tmp_path / "one", stage, preset)
@@ -137,12 +152,69 @@ def test_two_processes_train_what_one_trains(stage: str, chain: Chain, changed: 
     assert far(chain.results(stage, two), one) < 1e-5
     if stage != "teacher":
         assert far(one, untrained(chain, stage)) > 1e-3
-    rows = [
-        [json.loads(row) for row in (place / stage / "metrics.jsonl").read_text().splitlines()]
-        for place in (tmp_path / "one", two)
-    ]
-    for ours, theirs in zip(*rows, strict=True):
-        assert ours.keys() == theirs.keys()
-        assert {k: v for k, v in ours.items() if k != "seconds"} == pytest.approx(
-            {k: v for k, v in theirs.items() if k != "seconds"}, rel=1e-4, abs=1e-5
-        )
+    for ours, theirs in zip(rows(tmp_path / "one", stage), rows(two, stage), strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-5)
+
+
+@slow_but("ode", "teacher", "ode", "dmd")
+def test_one_process_goes_on_where_one_of_two_was_killed(
+    stage: str, chain: Chain, changed: Change, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    preset = ten_steps(changed, stage)
+    one = alone(chain, tmp_path / "one", stage, preset)
+    two = chain.copy(tmp_path / "two", without=EARLIER[stage])
+    ended = train(two, stage, preset, ranks=2, die=[1, 7], checkpoint_minutes=0)
+    assert ended[1] == -signal.SIGKILL and ended[0] > 0
+    assert sharded.newest(two / stage) is not None
+    smooth(monkeypatch)
+    assert stages.run(stage, preset, Run(two))
+    assert far(chain.results(stage, two), one) < 1e-5
+    assert [row["step"] for row in rows(two, stage)] == list(range(1, 11))
+    assert (two / stage / CHECKPOINT).exists() and not (two / stage / sharded.FOLDER).exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["teacher", "ode", "dmd"])
+def test_two_processes_go_on_bit_for_bit_where_one_was_killed(
+    stage: str, chain: Chain, changed: Change, tmp_path: Path
+) -> None:
+    preset = ten_steps(changed, stage)
+    unbroken = chain.copy(tmp_path / "unbroken", without=EARLIER[stage])
+    train(unbroken, stage, preset, ranks=2)
+    two = chain.copy(tmp_path / "two", without=EARLIER[stage])
+    for rank, step in ((1, 4), (0, 7)):
+        assert -signal.SIGKILL in train(two, stage, preset, ranks=2, die=[rank, step], checkpoint_minutes=0)
+    train(two, stage, preset, ranks=2)
+    assert far(chain.results(stage, two), chain.results(stage, unbroken)) == 0
+
+
+@pytest.mark.slow
+def test_ten_kills_at_any_moment_leave_the_unbroken_result(chain: Chain, changed: Change, tmp_path: Path) -> None:
+    preset, draw = ten_steps(changed, "ode"), random.Random(0)
+    unbroken = chain.copy(tmp_path / "unbroken", without=EARLIER["ode"])
+    began = time.monotonic()
+    train(unbroken, "ode", preset, ranks=2)
+    takes = time.monotonic() - began
+    two = chain.copy(tmp_path / "two", without=EARLIER["ode"])
+    for _ in range(10):
+        processes = start(two, "ode", preset, 2, {"checkpoint_minutes": 0})
+        time.sleep(draw.uniform(0.3, 0.9) * takes)
+        draw.choice(processes).kill()
+        for process in processes:
+            process.communicate()
+    train(two, "ode", preset, ranks=2)
+    assert far(chain.results("ode", two), chain.results("ode", unbroken)) == 0
+
+
+@pytest.mark.slow
+def test_two_processes_go_on_where_one_stopped(
+    chain: Chain, changed: Change, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    preset = ten_steps(changed, "ode")
+    one = alone(chain, tmp_path / "one", "ode", preset)
+    two = chain.copy(tmp_path / "two", without=EARLIER["ode"])
+    smooth(monkeypatch)
+    assert not stages.run("ode", preset, Run(two, deadline=0))
+    train(two, "ode", preset, ranks=2)
+    assert far(chain.results("ode", two), one) < 1e-5
+    assert not (two / "ode" / CHECKPOINT).exists()
