@@ -218,3 +218,19 @@ def test_two_processes_go_on_where_one_stopped(
     train(two, "ode", preset, ranks=2)
     assert far(chain.results("ode", two), one) < 1e-5
     assert not (two / "ode" / CHECKPOINT).exists()
+
+
+@pytest.mark.parametrize("stage", ["teacher", "ode", "dmd"])
+def test_recomputed_blocks_have_the_same_gradients(stage: str, chain: Chain, changed: Change) -> None:
+    trained, calls = [], []
+    for recompute in (False, True):
+        built = chain.build(stage, changed(stage, recompute=recompute))
+        module = list(built.modules.values())[-1 if stage == "dmd" else 0]
+        chain.step(built)
+        (chosen,) = [one for one in built.objectives if module in one.modules.values()]
+        state = chosen.optimizer.state_dict()["state"]
+        trained.append([moments["exp_avg"] for moments in state.values()])
+        calls.append("forward" in vars(module.blocks[0]))
+    assert calls == [False, True] and any(float(part.abs().max()) > 0 for part in trained[0])
+    for ours, theirs in zip(*trained, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-9)

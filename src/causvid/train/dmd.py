@@ -15,6 +15,7 @@ from causvid.flow import Velocity, add_noise, randn_like, sample_timestep_sigma,
 from causvid.models.transformer import TextKeys, Transformer
 from causvid.preset import Preset
 from causvid.recipe import required
+from causvid.train.distributed import recompute_blocks
 from causvid.train.loop import Stage
 from causvid.train.objective import Metrics, Micro, Objective, autocast
 from causvid.train.roles import (
@@ -46,6 +47,9 @@ def dmd_stage(preset: Preset, run: Run) -> Stage:
     embeddings, null = roles.embeddings(dataset, text), embed_captions(text, [""], run.device)
     trained, teacher, scored = roles.student(config.start, config.lora), roles.teacher(), roles.critic(config.lora)
     student, critic = trained.model, scored.model
+    if config.recompute:
+        recompute_blocks(student)
+        recompute_blocks(critic)
     visibility, layout = student_visibility(preset), student_layout(preset)
     score_visibility, few = teacher_visibility(preset), student_sigmas(preset)
     levels = torch.tensor(few, device=run.device)
