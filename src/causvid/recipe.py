@@ -53,6 +53,18 @@ class StageConfig(StageSettings):
     ema: Decay = 0.0
 
 
+class TransformerStage(StageConfig):
+    """A stage that trains transformers.
+
+    recompute: compute blocks again in the backward pass instead of keeping what they computed (activation
+    checkpointing): a third more work for a fraction of the memory.
+    """
+
+    changeable: ClassVar[Any] = {"steps", "recompute"}
+
+    recompute: bool = False
+
+
 class PixelStage(StageConfig):
     """A stage that trains on rendered clips of `frames` pixel frames, 1 + 4k of them.
 
@@ -108,7 +120,7 @@ class Phase(Settings):
     until: Share
 
 
-class TeacherStage(StageConfig):
+class TeacherStage(TransformerStage):
     """Training of teacher and text encoder by flow matching, in batches and clips of the phases' sizes.
 
     causal: the teacher sees no more than the student does, with a noise level for each chunk. image: share of the clips
@@ -116,7 +128,7 @@ class TeacherStage(StageConfig):
     replaced by the null text, for guidance.
     """
 
-    changeable: ClassVar[Any] = {"steps": True, "phases": {"__all__": {"until"}}}
+    changeable: ClassVar[Any] = {"steps": True, "recompute": True, "phases": {"__all__": {"until"}}}
 
     causal: bool = False
     image: Share = 0.0
@@ -174,7 +186,7 @@ class LoraStage(Settings):
         return self.rank if self.alpha is None else self.alpha
 
 
-class OdeStage(StageConfig):
+class OdeStage(TransformerStage):
     """ODE initialisation of the student.
 
     clean_past: share of the clips in which the chunks before a drawn one are clean, as they are in a rollout; in the
@@ -186,7 +198,7 @@ class OdeStage(StageConfig):
     clean_past: Share = 0.0
 
 
-class DmdStage(StageConfig):
+class DmdStage(TransformerStage):
     """Distribution matching distillation.
 
     start: whose weights the student begins with, those of ODE initialisation or the teacher's. student_input: whether
@@ -219,6 +231,31 @@ class TrainConfig(Settings):
     pairs: PairsStage | None = None
     ode: OdeStage | None = None
     dmd: DmdStage | None = None
+
+
+def cut(recipe: TrainConfig, count: int) -> TrainConfig:
+    """Return a recipe whose stages cut the clips of a step into `count` micro-batches: the same in less memory.
+
+    Raises:
+        ValueError: if the clips of a stage cannot be cut so.
+    """
+    changes: dict[str, Any] = {}
+    for name in TrainConfig.model_fields:
+        stage = getattr(recipe, name)
+        if not isinstance(stage, StageConfig):
+            continue
+        parts: tuple[Any, ...] = stage.phases if isinstance(stage, TeacherStage) else (stage,)
+        clips = [part.batch * stage.accumulate for part in parts]
+        if any(number % count for number in clips):
+            uneven = " or ".join(map(str, dict.fromkeys(clips)))
+            raise ValueError(f"micro-batches={count} do not cut the {uneven} clips of a step of stage {name} evenly")
+        few = [number // count for number in clips]
+        size: dict[str, Any] = {"batch": few[0]}
+        if isinstance(stage, TeacherStage):
+            phases = zip(stage.phases, few, strict=True)
+            size = {"phases": tuple(phase.model_copy(update={"batch": batch}) for phase, batch in phases)}
+        changes[name] = stage.model_copy(update={"accumulate": count, **size})
+    return recipe.model_copy(update=changes)
 
 
 def required(settings: S | None, stage: str) -> S:

@@ -72,19 +72,22 @@ def test_the_gradient_of_a_stage_is_the_mean_over_its_micro_batches(chain, chang
     torch.testing.assert_close(seen, expected, rtol=1e-4, atol=1e-7)
 
 
-def test_micro_batches_and_updates_draw_apart_and_again_alike(tmp_path: Path) -> None:
-    def draws(step: int) -> list[float]:
-        seen: list[float] = []
+def test_micro_batches_draw_apart_and_share_the_choices_of_an_update(tmp_path: Path) -> None:
+    def draws(step: int) -> tuple[list[float], list[float]]:
+        noise, choices = list[float](), list[float]()
         model = linear()
 
         def loss(micro: Micro) -> tuple[torch.Tensor, Metrics]:
-            seen.extend(float(torch.rand((), generator=source)) for source in (micro.noise, micro.choices))
+            noise.append(float(torch.rand((), generator=micro.noise)))
+            choices.append(float(torch.rand((), generator=micro.choices)))
             return model.weight.sum(), {}
 
         optimise(objective(model, loss, accumulate=3, updates=2), "toy", Run(tmp_path), step)
-        return seen
+        return noise, choices
 
-    assert len({*draws(0), *draws(1)}) == 2 * 3 * 2 * 2
+    (noise, choices), (later_noise, later_choices) = draws(0), draws(1)
+    assert len({*noise, *later_noise, *choices, *later_choices}) == 2 * 3 * 2 + 2 * 2
+    assert choices == [choices[0]] * 3 + [choices[3]] * 3
     assert draws(1) == draws(1)
 
 

@@ -4,7 +4,7 @@ import json
 import re
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -16,6 +16,7 @@ from causvid.preset import load_preset, preset_names
 if TYPE_CHECKING:
     from causvid.engine.plan import Choice, Plan, Sketch
 
+Trains = Literal["teacher", "ode", "dmd"]
 GB = 10**9
 UNITS = {"": GB, "G": GB, "GB": GB, "MB": 10**6, "GIB": 2**30, "MIB": 2**20}
 PROMPT = "a red paper airplane over a lake"
@@ -36,13 +37,30 @@ def plan(
     steps: Annotated[int | None, typer.Option(min=1, help="Denoising steps a chunk, when measuring.")] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write what was measured as JSON.")] = None,
     device: DeviceOption = None,
+    train: Annotated[Trains | None, typer.Option(help="Plan training: this stage, of a preset.")] = None,
+    ranks: Annotated[int | None, typer.Option(min=1, help="With --train: processes, a GPU each.")] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="With --train: clips of a micro-batch.")] = None,
+    frames: Annotated[int | None, typer.Option(min=1, help="With --train: latent frames of a clip.")] = None,
+    lora_rank: Annotated[int | None, typer.Option(min=0, help="With --train: rank of the LoRA; 0 trains all.")] = None,
+    recompute: Annotated[
+        bool | None, typer.Option("--recompute/--keep", help="With --train: activation checkpointing.")
+    ] = None,
 ) -> None:
     """Count how much memory a model needs, by path or by the name of a preset, before any of it is loaded.
+
+    With --train, of a stage of training on each GPU; what is not asked for is the preset's.
 
     GB are 10^9 bytes. A card sold with 24 GB has 7 % more than that, which is left to CUDA itself.
     """
     budget = None if gpu is None else _bytes(gpu)
     spec = ModelSpec.make(**parts)
+    asked_to_train = {"ranks": ranks, "batch": batch, "frames": frames, "lora_rank": lora_rank, "recompute": recompute}
+    if train is not None:
+        _plan_training(spec, train, asked_to_train, {"height": height, "width": width}, budget)
+        return
+    for option, value in asked_to_train.items():
+        if value is not None:
+            raise ValueError(f"{option}={value} is about training: add --train")
     named = spec.model if spec.model in preset_names() and not Path(spec.model or "").exists() else None
     if named is not None and (measure or spec.student is not None or spec.preset is not None):
         raise ValueError(f"model={named} is a preset: measure, student and preset need the path of a model")
@@ -71,6 +89,49 @@ def plan(
         return
     needed = sketch.plan(choice)
     _show(needed, _title(spec, choice))
+    if budget is not None:
+        verdict = "fits" if needed.peak <= budget else "does not fit"
+        print(f"{needed.peak / GB:.2f} GB at most: {verdict} into {budget / GB:g} GB")
+
+
+def _plan_training(
+    spec: ModelSpec, stage: Trains, asked: dict[str, Any], size: dict[str, int | None], budget: int | None
+) -> None:
+    """Plan a stage of a preset, with what is asked for in place of the preset's settings."""
+    from causvid.engine.plan import sketch_preset
+    from causvid.train.plan import Training, plan_training
+
+    if spec.model is None or not (spec.model in preset_names() or spec.model.endswith(".toml")):
+        raise ValueError(
+            f"model={spec.model}: --train plans a preset: a name of {', '.join(preset_names())} or a .toml"
+        )
+    preset = load_preset(spec.model)
+    own = getattr(preset.train, stage) if preset.train is not None else None
+    changes = {name: value for name, value in size.items() if value is not None}
+    generation = preset.generation.model_copy(update=changes)
+    phases = getattr(own, "phases", ())
+    lora = getattr(own, "lora", None)
+    settings: dict[str, Any] = {
+        "ranks": 1,
+        "batch": max((phase.batch for phase in phases), default=getattr(own, "batch", 1)),
+        "frames": max((phase.frames for phase in phases), default=generation.clip_frames),
+        "lora_rank": None if lora is None else lora.rank,
+        "recompute": bool(own is not None and own.recompute),
+    }
+    settings |= {name: value for name, value in asked.items() if value is not None}
+    choice = Training(
+        stage=stage,
+        accumulates=own is not None and own.accumulate > settings["ranks"],
+        average=own is None or own.ema > 0,
+        rollout=getattr(own, "student_input", "data") == "rollout",
+        lora=settings.pop("lora_rank") or None,
+        **settings,
+    )
+    needed = plan_training(sketch_preset(preset.model_copy(update={"generation": generation})), choice)
+    trained = "all weights" if choice.lora is None else f"LoRA of rank {choice.lora}"
+    kept = "blocks recomputed" if choice.recompute else "activations kept"
+    clips = f"{choice.batch} x {choice.frames} latent frames of {generation.width} x {generation.height}"
+    _show(needed, f"{spec.model}, stage {stage}, on each of {choice.ranks}: {clips}, {trained}, {kept}")
     if budget is not None:
         verdict = "fits" if needed.peak <= budget else "does not fit"
         print(f"{needed.peak / GB:.2f} GB at most: {verdict} into {budget / GB:g} GB")

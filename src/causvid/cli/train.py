@@ -8,6 +8,7 @@ import typer
 
 from causvid.cli.options import DeviceOption, find_device
 from causvid.preset import StartAt, load_preset
+from causvid.recipe import cut
 
 Stage = Literal["autoencoder", "classifier", "data", "teacher", "decoder", "pairs", "ode", "dmd", "all"]
 
@@ -35,11 +36,18 @@ def train(
         Path | None,
         typer.Option(help="With stage autoencoder or all: begin with this tiny autoencoder, a folder or a file."),
     ] = None,
+    micro_batches: Annotated[
+        int | None,
+        typer.Option(min=1, help="Cut the clips of every step into so many parts: the processes share them."),
+    ] = None,
     without_teacher: Annotated[
         bool, typer.Option("--without-teacher", help="With stage dmd or all: leave it out of the bundle.")
     ] = False,
 ) -> None:
-    """Train a stage; the same command resumes where it was interrupted."""
+    """Train a stage; the same command resumes where it was interrupted.
+
+    Under torchrun, the processes share a step's micro-batches and the weights of transformers.
+    """
     if without_teacher and stage not in ("dmd", "all"):
         raise ValueError(f"--without-teacher is about the bundle, which stage={stage} does not write: use dmd or all")
     settings = load_preset(preset)
@@ -55,15 +63,21 @@ def train(
     }
     changes = {name: value for name, value in changes.items() if value is not None}
     settings = settings.model_copy(update=changes if data is None else {**changes, "world": None})
+    if micro_batches is not None:
+        settings = settings.model_copy(update={"train": cut(settings.recipe, micro_batches)})
     folder = out or Path("runs") / settings.name
 
     from causvid.train import stages
+    from causvid.train.distributed import processes
     from causvid.train.run import Run, deadline_in
 
-    where = Run(folder, seed=seed, device=find_device(device), deadline=deadline_in(max_minutes), compiled=compiled)
-    try:
-        done = stages.run(stage, settings, where, with_teacher=not without_teacher)
-    except KeyboardInterrupt:
-        print(f"stopped: the same command resumes {stage} from its last checkpoint", file=sys.stderr)
-        raise
-    print(f"{folder}: {stage} is done" if done else f"{folder}: time is up; the same command resumes {stage}")
+    with processes(find_device(device)) as (ranks, own):
+        where = Run(folder, seed=seed, device=own, deadline=deadline_in(max_minutes), compiled=compiled, ranks=ranks)
+        try:
+            done = stages.run(stage, settings, where, with_teacher=not without_teacher)
+        except KeyboardInterrupt:
+            if ranks.is_main:
+                print(f"stopped: the same command resumes {stage} from its last checkpoint", file=sys.stderr)
+            raise
+    if ranks.is_main:
+        print(f"{folder}: {stage} is done" if done else f"{folder}: time is up; the same command resumes {stage}")

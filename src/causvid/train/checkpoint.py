@@ -1,9 +1,11 @@
-"""What a stage writes while it runs: a checkpoint that is whole or absent, and rows of metrics.
+"""What a stage writes while it runs: checkpoints that are whole or absent, and rows of metrics.
 
-Metrics are a row of JSON every few steps, and TensorBoard's curves where it is installed.
+A checkpoint is a file, or a folder where weights are sharded; either resumes on any number of processes. Metrics are a
+row of JSON every few steps, and TensorBoard's curves where it is installed.
 """
 
 import json
+import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -17,6 +19,8 @@ import torch
 
 from causvid.files.writing import new_file
 from causvid.opening import open_regular
+from causvid.train import sharded
+from causvid.train.run import Run
 
 CHECKPOINT = "checkpoint.pt"
 METRICS = "metrics.jsonl"
@@ -58,9 +62,16 @@ def save_checkpoint(
 
 
 def load_checkpoint(
-    path: Path, state: Mapping[str, Stateful], *, settings: Mapping[str, Any], device: torch.device
+    path: Path,
+    state: Mapping[str, Stateful],
+    *,
+    settings: Mapping[str, Any],
+    device: torch.device,
+    spreads: bool = False,
 ) -> Progress:
     """Restore a checkpoint if there is one; return how far it had come.
+
+    spreads: the state is sharded, and takes of the checkpoint what is its own.
 
     Raises:
         ValueError: if it is damaged, does not fit the state, or was started with other settings.
@@ -73,13 +84,65 @@ def load_checkpoint(
             # A part that is marked as a folder would be read as nothing at all.
             if parts.testzip() is not None or any(part.external_attr for part in parts.infolist()):
                 raise BadZipFile
-        saved = torch.load(path, map_location=device, weights_only=True)
+        saved = torch.load(path, map_location="cpu" if spreads else device, weights_only=True)
     except (MemoryError, torch.OutOfMemoryError, PermissionError):
         raise
     except Exception:  # whatever a flipped bit makes of a file, in two libraries
         raise ValueError(f"{path} is damaged: delete it, and the stage starts again") from None
+    progress = _begun(path, saved, settings)
+    with _fitting(path):
+        _restore(state, sharded.spread(saved["state"], _template(state)) if spreads else saved["state"])
+    return progress
+
+
+class Checkpoints:
+    """The checkpoints of one stage: a file that the main process writes or, where weights are sharded, a folder.
+
+    whole: whether no weights are sharded.
+    """
+
+    def __init__(
+        self, folder: Path, state: Mapping[str, Stateful], *, settings: Mapping[str, Any], run: Run, whole: bool
+    ) -> None:
+        self.folder = folder
+        self.state = state
+        self.settings = settings
+        self.run = run
+        self.writer = None if whole else sharded.Writer(folder, run.ranks)
+
+    def load(self) -> Progress:
+        """Restore the newest checkpoint, if there is one; raise `ValueError` as `load_checkpoint` does."""
+        path, place = self.folder / CHECKPOINT, sharded.newest(self.folder)
+        if place is None or (path.exists() and path.stat().st_mtime > (place / sharded.LIST).stat().st_mtime):
+            device, spreads = self.run.device, self.writer is not None
+            return load_checkpoint(path, self.state, settings=self.settings, device=device, spreads=spreads)
+        facts = sharded.read_list(place)
+        progress = _begun(place, facts, self.settings, "files")
+        with _fitting(place):
+            _restore(self.state, sharded.read(place, _template(self.state), facts["plain"]))
+        return progress
+
+    def save(self, progress: Progress) -> None:
+        """Write a checkpoint, or begin to; raise `OSError` if it cannot be written."""
+        path = self.folder / CHECKPOINT
+        if self.writer is not None:
+            state = {name: part.state_dict() for name, part in self.state.items()}
+            self.writer.save(state, {**vars(progress), "started_with": dict(self.settings)})
+        elif self.run.ranks.is_main:
+            save_checkpoint(path, self.state, progress, settings=self.settings)
+            shutil.rmtree(self.folder / sharded.FOLDER, ignore_errors=True)
+
+    def wait(self) -> None:
+        """Wait until what `save` began is whole, in all processes."""
+        if self.writer is not None and self.writer.wait() and self.run.ranks.is_main:
+            (self.folder / CHECKPOINT).unlink(missing_ok=True)  # one that a single process had written
+        self.run.ranks.wait()
+
+
+def _begun(path: Path, saved: Any, settings: Mapping[str, Any], stored: str = "state") -> Progress:
+    """Return how far a checkpoint had come; `ValueError` if it is none, or was started with other settings."""
     try:
-        if not isinstance(saved, dict) or not all(isinstance(saved[name], dict) for name in ("started_with", "state")):
+        if not isinstance(saved, dict) or not all(isinstance(saved[name], dict) for name in ("started_with", stored)):
             raise TypeError
         before = saved["started_with"]
         for key, value in settings.items():
@@ -90,14 +153,31 @@ def load_checkpoint(
             raise TypeError
     except (LookupError, TypeError, AttributeError, RuntimeError):  # a tensor in place of what was written, too
         raise ValueError(f"{path} is not a checkpoint of a stage: use another --out or delete the file") from None
+    return progress
+
+
+@contextmanager
+def _fitting(path: Path) -> Iterator[None]:
+    """Turn what torch says of a checkpoint of another stage into one line."""
     try:
-        for name, part in state.items():
-            part.load_state_dict(saved["state"][name])
+        yield
     except (RuntimeError, LookupError, ValueError, TypeError, AttributeError) as error:
         lines = str(error).splitlines() or [type(error).__name__]
         line = lines[min(1, len(lines) - 1)].strip()  # torch says what is wrong in the second line
         raise ValueError(f"{path} does not fit this stage ({line}): use another --out or delete the file") from None
-    return progress
+
+
+def _template(state: Mapping[str, Stateful]) -> dict[str, Any]:
+    """Return the present state, in which optimizers have what they have after a step."""
+    for part in state.values():
+        if isinstance(part, torch.optim.Optimizer):
+            sharded.fill(part)
+    return {name: part.state_dict() for name, part in state.items()}
+
+
+def _restore(state: Mapping[str, Stateful], saved: Any) -> None:
+    for name, part in state.items():
+        part.load_state_dict(saved[name])
 
 
 @contextmanager

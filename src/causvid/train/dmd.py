@@ -15,6 +15,7 @@ from causvid.flow import Velocity, add_noise, randn_like, sample_timestep_sigma,
 from causvid.models.transformer import TextKeys, Transformer
 from causvid.preset import Preset
 from causvid.recipe import required
+from causvid.train.distributed import recompute_blocks
 from causvid.train.loop import Stage
 from causvid.train.objective import Metrics, Micro, Objective, autocast
 from causvid.train.roles import (
@@ -40,12 +41,15 @@ class Sample(NamedTuple):
 def dmd_stage(preset: Preset, run: Run) -> Stage:
     """Distil: `critic_updates` updates of the critic to one of the student; the result is the student's average."""
     config, g = required(preset.recipe.dmd, "dmd"), preset.generation
-    roles = Roles(preset, run)
+    roles = Roles(preset, run, sharded=config.lora is None)
     real_latents = config.student_input == "data" or config.image > 0
     dataset, text = roles.dataset(real=real_latents), roles.text_encoder()
     embeddings, null = roles.embeddings(dataset, text), embed_captions(text, [""], run.device)
     trained, teacher, scored = roles.student(config.start, config.lora), roles.teacher(), roles.critic(config.lora)
     student, critic = trained.model, scored.model
+    if config.recompute:
+        recompute_blocks(student)
+        recompute_blocks(critic)
     visibility, layout = student_visibility(preset), student_layout(preset)
     score_visibility, few = teacher_visibility(preset), student_sigmas(preset)
     levels = torch.tensor(few, device=run.device)

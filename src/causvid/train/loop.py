@@ -8,7 +8,9 @@ steps of an unbroken one.
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,8 @@ from rich.console import Console
 from torch import nn
 
 from causvid.interrupt import gentle_interrupt
-from causvid.train.checkpoint import CHECKPOINT, Progress, Stateful, load_checkpoint, open_log, save_checkpoint
+from causvid.train.checkpoint import Checkpoints, Progress, Stateful, open_log
+from causvid.train.distributed import is_sharded
 from causvid.train.objective import Metrics, Objective, optimise
 from causvid.train.run import Run
 
@@ -55,6 +58,11 @@ class Stage:
         return {name: module for objective in self.objectives for name, module in objective.modules.items()}
 
     @property
+    def is_whole(self) -> bool:
+        """Tell whether nothing that is trained is sharded."""
+        return not any(map(is_sharded, self.modules.values()))
+
+    @property
     def state(self) -> dict[str, Stateful]:
         """Return everything that must survive an interruption: modules, optimizers and averages."""
         parts: dict[str, Stateful] = dict(self.modules)
@@ -70,7 +78,7 @@ def take_step(stage: Stage, run: Run, step: int) -> Metrics:
 
     Metrics are named for their objective where there are several.
     """
-    metrics = {} if stage.make is None else stage.make(step)
+    metrics = {} if stage.make is None or step >= stage.steps else stage.make(step)
     for objective in stage.objectives:
         prefix = f"{objective.name}_" if len(stage.objectives) > 1 else ""
         values = optimise(objective, stage.name, run, step)
@@ -82,55 +90,77 @@ def train(stage: Stage, run: Run) -> bool:
     """Run a stage to its end or to the deadline; return whether it is done.
 
     Resumes from the checkpoint in `run.folder / stage.name` if there is one. Ctrl-C ends the step, saves a checkpoint,
-    and raises `KeyboardInterrupt`.
+    and raises `KeyboardInterrupt`. Of several processes the main one alone logs, samples and writes the result.
 
     Raises:
         ValueError: if a metric is not finite, at once and with the last checkpoint kept; or if the checkpoint cannot be
             resumed from.
     """
-    folder = run.folder / stage.name
+    folder, ranks, is_main = run.folder / stage.name, run.ranks, run.ranks.is_main
     folder.mkdir(parents=True, exist_ok=True)
-    path, state, settings = folder / CHECKPOINT, stage.state, {"seed": run.seed, **stage.settings}
-    before = load_checkpoint(path, state, settings=settings, device=run.device)
+    settings = {"seed": run.seed, **stage.settings}
+    checkpoints = Checkpoints(folder, stage.state, settings=settings, run=run, whole=stage.is_whole)
+    before = checkpoints.load()
     done = saved = before.step
     if done >= stage.steps:
-        stage.finish()
+        _in_main_process(stage, run, stage.finish)
         return True
 
     begin = saved_at = sampled_at = time.monotonic()
     every = max(1, min(20, stage.steps // 50))
     with (
-        open_log(folder, stage.name, done) as log,
-        bars.Progress(*COLUMNS, console=Console(stderr=True)) as progress,
+        open_log(folder, stage.name, done) if is_main else nullcontext(_no_log) as log,
+        bars.Progress(*COLUMNS, console=Console(stderr=True), disable=not is_main) as progress,
         gentle_interrupt() as stop,
     ):
         bar = progress.add_task(stage.name, total=stage.steps, completed=done, note="")
         while done < stage.steps:
-            metrics = {name: float(value) for name, value in take_step(stage, run, done).items()}
-            done += 1
+            step = done if stage.make is None else done + ranks.rank  # what is made is shared out, a step to each
+            metrics = {name: float(value) for name, value in take_step(stage, run, step).items()}
+            done = done + 1 if stage.make is None else min(done + ranks.size, stage.steps)
+            now = time.monotonic()
+            due = now - saved_at > 60 * run.checkpoint_minutes, now - sampled_at > 60 * run.sample_minutes
+            common = {} if stage.make else metrics
+            means, (stopped, over, saves, samples) = ranks.agree(common, (stop.is_set(), run.is_over, *due))
+            metrics |= means
             for name, value in metrics.items():
                 if not math.isfinite(value):  # the weights are spoiled and must not be saved
                     kept = f"the checkpoint of step {saved} is kept" if saved else "no checkpoint was written yet"
                     raise ValueError(f"stage {stage.name} stopped at step {done}: {name}={value}; {kept}")
-            now = time.monotonic()
             seconds = before.seconds + now - begin
             if done % every == 0 or done == stage.steps:
                 log(done, seconds, {name: round(value, 6) for name, value in metrics.items()})
                 progress.update(bar, note=" ".join(f"{k} {v:.4g}" for k, v in list(metrics.items())[:2]))
             progress.update(bar, completed=done)
-            over = run.is_over
-            if stop.is_set() or over or done == stage.steps or now - saved_at > 60 * run.checkpoint_minutes:
-                save_checkpoint(path, state, Progress(done, seconds), settings=settings)
+            ends = stopped or over or done == stage.steps
+            if ends or saves:
+                checkpoints.save(Progress(done, seconds))
                 saved, saved_at = done, now
-            if stop.is_set():
+            if ends:
+                checkpoints.wait()
+            if stopped:
                 raise KeyboardInterrupt
             if over:
                 break
-            if stage.sample and now - sampled_at > 60 * run.sample_minutes:
-                stage.sample(folder, done)
+            if stage.sample and samples:
+                _in_main_process(stage, run, partial(stage.sample, folder, done))
                 sampled_at = time.monotonic()
     if stage.sample:
-        stage.sample(folder, done)
+        _in_main_process(stage, run, partial(stage.sample, folder, done))
     if done >= stage.steps:
-        stage.finish()
+        _in_main_process(stage, run, stage.finish)
     return done >= stage.steps
+
+
+def _in_main_process(stage: Stage, run: Run, act: Callable[[], None]) -> None:
+    """Do what needs whole weights, or must be done once; other processes wait."""
+    with ExitStack() as stack:
+        for objective in stage.objectives:
+            stack.enter_context(objective.gathered(run.ranks))
+        if run.ranks.is_main:
+            act()
+    run.ranks.wait()
+
+
+def _no_log(done: int, seconds: float, metrics: Mapping[str, float]) -> None:
+    """Log nothing."""

@@ -1,11 +1,12 @@
 """A loss and what it moves: the unit that the loop optimises, with optimiser, schedule, precision and averages.
 
-The loss of a step is the mean over `accumulate` micro-batches. A stage returns objectives; gradients, clipping,
-learning rates and averages are the loop's. Master weights are fp32.
+The loss of a step is the mean over `accumulate` micro-batches, which processes that train together share. A stage
+returns objectives; gradients, clipping, learning rates and averages are the loop's. Master weights are fp32.
 """
 
 import copy
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from causvid.recipe import StageConfig
 from causvid.seeding import step_generator
+from causvid.train.distributed import Ranks, average_buffers, clip_gradients, gather, is_sharded, local, unsharded
 from causvid.train.run import Run
 
 Metrics = dict[str, Tensor]
@@ -24,8 +26,9 @@ M = TypeVar("M", bound=nn.Module)
 class Micro:
     """The micro-batch that a loss is asked for, and its sources of randomness.
 
-    noise: on the run's device, different for every micro-batch. choices: on the CPU, for what decides how many passes
-    are run: it must be known without waiting for a device, and be the same in all processes that train together.
+    noise: on the run's device, different for every micro-batch. choices: on the CPU, the same for all micro-batches of
+    an update, for what decides how many passes are run: processes that train together must run as many, and know it
+    without waiting for a device.
     """
 
     step: int
@@ -50,7 +53,8 @@ class Ema:
         self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         state = self.module.state_dict()
-        torch._foreach_lerp_(list(self.weights.values()), [state[name].float() for name in self.weights], 1 - decay)
+        present = [local(state[name]).float() for name in self.weights]
+        torch._foreach_lerp_([local(weight) for weight in self.weights.values()], present, 1 - decay)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the average and its age."""
@@ -84,31 +88,46 @@ class Objective:
         self.optimizer = adamw(self.parameters, self.config)
         averaged = self.modules.values() if self.has_average and self.config.ema else ()
         self.averages = {module: Ema(module, self.config.ema) for module in averaged}
+        self._gathered: dict[nn.Module, dict[str, Tensor]] = {}
 
     def averaged(self, module: M) -> M:
-        """Return a copy of a module with the average of its weights, ready for use."""
+        """Return a copy of a module with the average of its weights, ready for use; a sharded one inside `gathered`."""
+        if is_sharded(module):
+            return unsharded(module, self._gathered[module]).eval()
         result = copy.deepcopy(module)
         if module in self.averages:
             result.load_state_dict(self.averages[module].weights)
         return result.eval()
 
+    @contextmanager
+    def gathered(self, ranks: Ranks) -> Iterator[None]:
+        """Hold in the main process all that is sharded whole, for `averaged`; all processes must enter."""
+        for module in filter(is_sharded, self.modules.values()):
+            weights = self.averages[module].weights if module in self.averages else module.state_dict()
+            self._gathered[module] = gather(weights, ranks)
+        yield
+        self._gathered.clear()
+
 
 def optimise(objective: Objective, stage: str, run: Run, step: int) -> Metrics:
     """Take an objective's updates of one step; return its loss, gradient norm and metrics, averaged over them."""
     config, rows = objective.config, []
+    share = run.ranks.share(config.accumulate)
     for update in range(objective.updates):
         source = f"{stage}/{objective.name}/{update}"
         losses = []
-        for index in range(config.accumulate):
+        for index in share:
             noise = step_generator(run.seed, source, step, run.device, part=index)
-            choices = step_generator(run.seed, f"{source} choices", step, part=index)
+            choices = step_generator(run.seed, f"{source} choices", step)
             loss, metrics = objective.loss(Micro(step, update, index, noise, choices))
-            (loss / config.accumulate).backward()
+            (loss / len(share)).backward()
             losses.append({"loss": loss.detach(), **metrics})
-        norm = nn.utils.clip_grad_norm_(objective.parameters, config.max_norm)
+        norm = clip_gradients(objective.parameters, config.max_norm, run.ranks)
         for group in objective.optimizer.param_groups:
             group["lr"] = learning_rate(config, step, objective.rate)
         objective.optimizer.step()
+        for module in objective.modules.values():
+            average_buffers(module, run.ranks)
         objective.optimizer.zero_grad(set_to_none=True)  # no gradients in memory while others are computed
         for average in objective.averages.values():
             average.update()

@@ -17,6 +17,7 @@ from causvid.flow import schedule, x0_from_velocity
 from causvid.preset import Preset
 from causvid.recipe import required
 from causvid.seeding import step_generator
+from causvid.train.distributed import recompute_blocks
 from causvid.train.loop import Stage
 from causvid.train.objective import Metrics, Micro, Objective, autocast
 from causvid.train.roles import (
@@ -103,9 +104,11 @@ class TrajectoryStore:
 def ode_stage(preset: Preset, run: Run) -> Stage:
     """Train the student, from the teacher's weights, on stored trajectories; the result is the average of its own."""
     config = required(preset.recipe.ode, "ode")
-    roles, store = Roles(preset, run), TrajectoryStore.open(preset, run)
+    roles, store = Roles(preset, run, sharded=config.lora is None), TrajectoryStore.open(preset, run)
     text, trained = roles.text_encoder(), roles.student("teacher", config.lora)
     student = trained.model
+    if config.recompute:
+        recompute_blocks(student)
     embeddings = embed_captions(text, store.captions, run.device)
     visibility, layout = student_visibility(preset), student_layout(preset)
     levels = torch.tensor((*student_sigmas(preset), 0.0), device=run.device)

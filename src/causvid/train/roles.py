@@ -35,6 +35,7 @@ from causvid.nn.visibility import FULL, Visibility
 from causvid.preset import Preset
 from causvid.recipe import LoraStage
 from causvid.seeding import lend_seed, step_generator
+from causvid.train.distributed import shard
 from causvid.train.lora import Trained, read_trained, train_all, train_lora
 from causvid.train.run import RESULTS, Run, copy_weights, load_weights, needed, save_weights
 from causvid.worlds.storybook import World
@@ -104,10 +105,13 @@ class Roles:
 
     Every method raises `ValueError` if the part is missing, damaged, or does not fit the preset, naming the stage that
     makes it.
+
+    sharded: transformers, and a text encoder to train, are spread over the run's processes.
     """
 
     preset: Preset
     run: Run
+    sharded: bool = False
 
     @cached_property
     def base(self) -> Bundle | None:
@@ -245,10 +249,13 @@ class Roles:
         """
         if self.base is not None:
             self._check_words(self.base.text_encoder)
-            return copy.deepcopy(self.base.text_encoder).to(self.run.device).train().requires_grad_()
-        tokenizer = new_tokenizer(world_of(self.preset))
-        generator = step_generator(self.run.seed, "text", 0)
-        return TextEncoder.create(self.preset.text, tokenizer, generator=generator).to(self.run.device)
+            model = copy.deepcopy(self.base.text_encoder).train().requires_grad_()
+        else:
+            generator = step_generator(self.run.seed, "text", 0)
+            tokenizer = new_tokenizer(world_of(self.preset))
+            model = TextEncoder.create(self.preset.text, tokenizer, generator=generator)
+        model.to(self.run.device)
+        return shard(model, self.run.ranks, self.run.device) if self.sharded else model
 
     def text_encoder(self) -> TextEncoder:
         """Return the text encoder that the teacher was trained with, frozen."""
@@ -289,7 +296,7 @@ class Roles:
         model.to(self.run.device)
         if self.run.compiles:
             compile_blocks(model)
-        return model
+        return shard(model, self.run.ranks, self.run.device) if self.sharded else model
 
     def _copy_base(self, source: nn.Module | None, model: nn.Module) -> None:
         if source is None:

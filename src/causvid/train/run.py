@@ -9,6 +9,7 @@ from torch import nn
 
 from causvid.data.shards import load_tensors, save_tensors
 from causvid.preset import Preset
+from causvid.train.distributed import Ranks
 
 ORDER = ("autoencoder", "classifier", "data", "teacher", "decoder", "pairs", "ode", "dmd")
 """The stages, in the order of the recipe."""
@@ -24,6 +25,8 @@ RESULTS = {
 OF_A_WORLD = frozenset({"autoencoder", "classifier", "data", "decoder"})
 """Stages that train on rendered pixels, or store what is rendered."""
 
+ALONE = Ranks()
+
 
 @dataclass(frozen=True)
 class Run:
@@ -31,7 +34,7 @@ class Run:
 
     deadline: stop with a checkpoint, to be resumed, once `time.monotonic()` is past it; None runs to the end.
     compiled: compile the blocks of transformers that are trained; None does on CUDA. On a CPU it halves the time of a
-    step and costs half a minute for every shape of batch.
+    step and costs half a minute for every shape of batch. ranks: the processes that train together.
     """
 
     folder: Path
@@ -41,6 +44,7 @@ class Run:
     compiled: bool | None = None
     checkpoint_minutes: float = 4.0
     sample_minutes: float = 8.0
+    ranks: Ranks = ALONE
 
     @property
     def is_over(self) -> bool:

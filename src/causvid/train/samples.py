@@ -18,7 +18,7 @@ from causvid.models.transformer import Transformer
 from causvid.nn.chunks import chunk_layout
 from causvid.preset import Preset
 from causvid.seeding import step_generator
-from causvid.train.roles import Roles, latent_size, student_sigmas
+from causvid.train.roles import Roles, embed_captions, latent_size, student_sigmas
 
 SAMPLES = 12
 """Prompts that samples are made for."""
@@ -56,6 +56,7 @@ def student_sampler(
 ) -> Callable[[Path, int], None]:
     """Return a function that rolls the present student out to twice a training clip's length and writes the videos."""
     preset, run, g = roles.preset, roles.run, roles.preset.generation
+    embedding = embed_captions(text, prompts, run.device)  # now, so that the encoder need not stay in memory
     autoencoder = roles.autoencoder()
     layout = chunk_layout(g.first + 2 * (g.clip_frames - g.first), g.first, g.chunk)
     channels, height, width = latent_size(preset)
@@ -65,7 +66,7 @@ def student_sampler(
         model = student()
         chunks = rollout(
             model,
-            model.encode_text(text.embed(prompts, run.device)),
+            model.encode_text(embedding),
             model.new_cache(batch=len(prompts), height=height, width=width, window=g.window, sink=g.sink),
             chunks=layout,
             shape=(len(prompts), channels, height, width),

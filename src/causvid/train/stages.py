@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -49,13 +50,14 @@ def run(name: str, preset: Preset, where: Run, *, with_teacher: bool = True) -> 
     if not stages:
         raise ValueError(f"preset={preset.name} has no stage to run: its recipe has no settings")
     check_folder(where.folder)
-    with only_process(where.folder):
+    with only_process(where.folder) if where.ranks.is_main else nullcontext():
+        where.ranks.wait()
         return _run(stages, preset, where, with_teacher=with_teacher)
 
 
 def _run(stages: Sequence[str], preset: Preset, where: Run, *, with_teacher: bool) -> bool:
     done = run_in_turn(stages, preset, where)
-    if done and stages[-1] == ORDER[-1]:
+    if done and stages[-1] == ORDER[-1] and where.ranks.is_main:
         if "classifier" in needed(preset) and Roles(preset, where).classifier() is None:
             print("no bundle yet: run `causvid train classifier`, then `causvid train dmd` again", file=sys.stderr)
         else:

@@ -11,6 +11,7 @@ from causvid.flow import add_noise, flow_matching_loss, randn_like, sample_logit
 from causvid.preset import Preset
 from causvid.recipe import Phase, required
 from causvid.seeding import step_generator
+from causvid.train.distributed import recompute_blocks
 from causvid.train.loop import Stage
 from causvid.train.objective import Metrics, Micro, Objective, autocast
 from causvid.train.roles import Roles, latent_size, teacher_visibility, token_mask
@@ -28,9 +29,11 @@ def phase_at(phases: tuple[Phase, ...], progress: float) -> Phase:
 def teacher_stage(preset: Preset, run: Run) -> Stage:
     """Train teacher and text encoder; the result is the average of their weights."""
     config, g = required(preset.recipe.teacher, "teacher"), preset.generation
-    roles = Roles(preset, run)
+    roles = Roles(preset, run, sharded=True)
     dataset, autoencoder = roles.dataset(), roles.autoencoder()
     model, text = roles.new_teacher(), roles.new_text_encoder()
+    if config.recompute:
+        recompute_blocks(model)
     ids_of, null_ids = (text.tokens(prompts)[0].to(run.device) for prompts in (dataset.captions, [""]))
     visibility = teacher_visibility(preset)
     together = {

@@ -1,0 +1,206 @@
+"""How much memory a stage of training takes on each device, before anything loads.
+
+Letters: B batch, F latent frames, C h w a latent frame, M text tokens.
+
+What stays is counted from sizes. What an update takes is counted by running it, on tensors without contents, for two
+transformers of few blocks: memory grows by as much with every further block.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from causvid.distill import critic_loss, student_loss
+from causvid.engine.memory import peak_with_gradients, weight_bytes
+from causvid.engine.plan import Plan, Sketch
+from causvid.engine.rollout import rollout
+from causvid.engine.solver import guided_velocity
+from causvid.flow import Velocity, flow_matching_loss, x0_from_velocity
+from causvid.models.transformer import Transformer
+from causvid.nn.chunks import chunk_layout
+from causvid.nn.visibility import Visibility
+from causvid.seeding import without_contents
+from causvid.train.distributed import recompute_blocks
+from causvid.train.lora import LAYERS
+
+FULL, HALF = torch.float32.itemsize, torch.bfloat16.itemsize
+MOMENTS = 2 * FULL
+"""Of Adam, for each weight."""
+FEW = (1, 2)
+"""Blocks of the transformers that are run."""
+Kind = Literal["teacher", "ode", "dmd"]
+
+
+@dataclass(frozen=True)
+class Training:
+    """What decides the memory of a stage: its clips, how many processes share it, and how it is trained.
+
+    batch, frames: of a micro-batch. lora: rank. half: products are bf16, as on CUDA. rollout: the student's clips in
+    stage `dmd` are rolled out, not noised data.
+    """
+
+    stage: Kind
+    batch: int
+    frames: int
+    ranks: int = 1
+    accumulates: bool = False
+    lora: int | None = None
+    recompute: bool = False
+    average: bool = True
+    half: bool = True
+    rollout: bool = False
+
+
+def plan_training(sketch: Sketch, choice: Training) -> Plan:
+    """Count what a stage takes on each device.
+
+    Raises:
+        ValueError: if there is no such clip, or a LoRA of a teacher is asked for.
+    """
+    g = sketch.generation
+    if choice.frames < g.first or (choice.frames - g.first) % g.chunk:
+        raise ValueError(f"frames={choice.frames} are not whole chunks: {g.first} and then {g.chunk} each")
+    if choice.stage == "teacher" and choice.lora is not None:
+        raise ValueError("stage=teacher trains all weights: leave out lora")
+    with without_contents():
+        model = Transformer(sketch.config)
+    weights, block = weight_bytes(model, torch.float32), weight_bytes(model.blocks[0], torch.float32)
+    low = 0 if choice.lora is None else FULL * _lora_numbers(model, choice.lora)
+    share = choice.ranks if choice.lora is None else 1  # a LoRA, and what it is over, is whole on every device
+    trained = low or weights // share
+    roles = {"teacher": 1, "ode": 1, "dmd": 2}[choice.stage]
+    text = weight_bytes(sketch.text, torch.float32)
+    learnt = text // share if choice.stage == "teacher" else 0  # the teacher's text encoder is trained with it
+    frozen = weights // share if choice.lora is not None or choice.stage == "dmd" else 0
+    both = roles * trained + learnt
+    steps = {blocks: _update(sketch, choice, blocks) for blocks in FEW}
+    growth = (steps[FEW[1]] - steps[FEW[0]]) // (FEW[1] - FEW[0])
+    update = steps[FEW[0]] + growth * (sketch.config.layers - FEW[0])
+    if share > 1:
+        numbers = block // FULL
+        width = HALF if choice.half else FULL
+        # A block that is gathered, the next one on its way, and gradients of one before they are summed in fp32.
+        update += trained + weights - block * sketch.config.layers + numbers * (3 * width + width + FULL)
+    return Plan(
+        parts={
+            "weights in training": both,
+            "frozen weights": frozen,
+            "moments of the optimizer": MOMENTS // FULL * both,
+            "averages of weights": trained + learnt if choice.average else 0,
+            "autoencoder": weight_bytes(sketch.autoencoder, torch.float32),
+        },
+        moments={"embedding captions": 0 if learnt else text, "an update: gradients and activations": update},
+    )
+
+
+def _lora_numbers(model: Transformer, rank: int) -> int:
+    layers = [part for name, part in model.named_modules() if isinstance(part, nn.Linear) and LAYERS.fullmatch(name)]
+    return sum(rank * (layer.in_features + layer.out_features) for layer in layers)
+
+
+def _update(sketch: Sketch, choice: Training, blocks: int) -> int:
+    """Return the bytes that an update takes at most, with so many blocks; gradients that are sharded are left out."""
+    with FakeTensorMode(), torch.autocast("cpu", torch.bfloat16, enabled=choice.half, cache_enabled=False):
+        config = sketch.config.model_copy(update={"layers": blocks})
+        student, teacher, critic = (Transformer(config) for _ in range(3))
+        sharded = choice.ranks > 1 and choice.lora is None
+        for model in (student, teacher, critic):
+            if choice.lora is not None or model is teacher:
+                model.requires_grad_(False)
+            if sharded and choice.half:
+                for parameter in model.blocks.parameters():
+                    parameter.data = parameter.data.bfloat16()  # as they are gathered
+        for model in (student, critic):
+            if choice.lora is not None:
+                _add_lora(model, choice.lora)
+            if choice.recompute:
+                recompute_blocks(model)
+            for parameter in model.parameters() if sharded else ():
+                if parameter.requires_grad:
+                    parameter.register_post_accumulate_grad_hook(_forget)
+        losses = _losses(sketch, choice, student, teacher, critic)
+        return max(peak_with_gradients(lambda loss=loss: _step(loss, choice)) for loss in losses)  # type: ignore[misc]
+
+
+def _step(loss: Callable[[], Tensor], choice: Training) -> None:
+    for _ in range(2 if choice.accumulates else 1):
+        loss().backward()
+
+
+def _forget(parameter: Tensor) -> None:
+    parameter.grad = None
+
+
+def _losses(
+    sketch: Sketch, choice: Training, student: Transformer, teacher: Transformer, critic: Transformer
+) -> list[Callable[[], Tensor]]:
+    """Return the losses of a stage's objectives, each as a function of nothing."""
+    g, coder = sketch.generation, sketch.autoencoder
+    sides = g.height // coder.spatial_factor, g.width // coder.spatial_factor
+    real = torch.empty(choice.batch, choice.frames, coder.latent_channels, *sides)
+    embedding = torch.empty(choice.batch, sketch.tokens, sketch.config.text_dim)
+    sigma, noise = torch.empty(real.shape[:2]), torch.empty_like(real)
+    seen = Visibility(first=g.first, chunk=g.chunk, window=g.window, sink=g.sink)
+
+    def predicted() -> Tensor:
+        keys = student.encode_text(embedding)
+        if not choice.rollout:
+            return x0_from_velocity(real, student(real, sigma, keys, visibility=seen), sigma)
+        cache = student.new_cache(
+            batch=choice.batch, height=sides[0], width=sides[1], window=g.window, sink=g.sink, chunk=g.chunk
+        )
+        layout = chunk_layout(choice.frames, g.first, g.chunk)
+        shape = (choice.batch, coder.latent_channels, *sides)
+        chunks = rollout(
+            student, keys, cache, chunks=layout, shape=shape, sigmas=(1.0,), generator=torch.Generator(), grad_step=0
+        )
+        return torch.cat(list(chunks), dim=1)
+
+    def velocity(model: Transformer, guidance: float = 1.0) -> Velocity:
+        keys = model.encode_text(embedding)
+        null = keys if guidance == 1 else model.encode_text(embedding)
+        return guided_velocity(model, keys, null, guidance=guidance)
+
+    def flow() -> Tensor:
+        return flow_matching_loss(student(real, sigma, student.encode_text(embedding)), real, noise, sigma)
+
+    def regression() -> Tensor:
+        return (predicted() - real).square().mean()
+
+    def of_critic() -> Tensor:
+        with torch.no_grad():
+            x0 = predicted()
+        return critic_loss(x0, critic=velocity(critic), sigma=sigma, noise=noise)
+
+    def of_student() -> Tensor:
+        x0 = predicted()
+        with torch.no_grad():
+            scores = velocity(teacher, 2.0), velocity(critic)
+        return student_loss(x0, teacher=scores[0], critic=scores[1], sigma=sigma, noise=noise)
+
+    return {"teacher": [flow], "ode": [regression], "dmd": [of_critic, of_student]}[choice.stage]
+
+
+class _Lora(nn.Module):
+    """A linear layer with what peft adds to it."""
+
+    def __init__(self, base: nn.Linear, rank: int) -> None:
+        super().__init__()
+        self.base = base
+        self.down = nn.Linear(base.in_features, rank, bias=False)
+        self.up = nn.Linear(rank, base.out_features, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.base(x) + self.up(self.down(x.to(self.down.weight.dtype))) * 1.0
+        return out
+
+
+def _add_lora(model: Transformer, rank: int) -> None:
+    for name in [
+        name for name, part in model.named_modules() if isinstance(part, nn.Linear) and LAYERS.fullmatch(name)
+    ]:
+        model.set_submodule(name, _Lora(model.get_submodule(name), rank))  # type: ignore[arg-type]

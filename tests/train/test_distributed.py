@@ -1,0 +1,236 @@
+"""Two processes train what one trains, and go on where they were killed, on as many processes or on fewer.
+
+Adam divides a gradient by its size, and makes anything of one that is zero but for rounding. So it has an epsilon here
+that is above rounding: what two ways of summing differ by is then as small in the weights as in the gradients.
+"""
+
+import json
+import os
+import pickle
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from causvid.preset import Preset
+from causvid.train import distributed, dmd, loop, objective, ode, sharded, stages, teacher
+from causvid.train.checkpoint import CHECKPOINT
+from causvid.train.run import Run
+
+from .conftest import RESULTS, Chain, make_small
+
+ROOT = Path(__file__).parents[2]
+EARLIER = {"teacher": ("teacher", "decoder", "pairs", "ode", "dmd"), "ode": ("ode", "dmd"), "dmd": ("dmd",)}
+Change = Callable[..., Preset]
+
+
+def smooth(patch: pytest.MonkeyPatch) -> None:
+    """Let Adam be a smooth function of gradients, and products be fp32 on every CPU."""
+    for module in (teacher, ode, dmd):
+        patch.setattr(module, "autocast", lambda device: torch.autocast("cpu", enabled=False))
+    exact = objective.adamw
+
+    def adamw(*arguments: Any) -> torch.optim.AdamW:
+        optimizer = exact(*arguments)
+        for group in optimizer.param_groups:
+            group["eps"] = 1e-2
+        return optimizer
+
+    patch.setattr(objective, "adamw", adamw)
+
+
+def work(folder: str, stage: str, options: str) -> None:
+    """Be one of the processes that train a stage; `die` says which of them ends without a word, and at what step."""
+    torch.set_num_threads(1)
+    patch, chosen = pytest.MonkeyPatch(), json.loads(options)
+    make_small(patch)
+    smooth(patch)
+    die = chosen.pop("die", None)
+    take_step = loop.take_step
+
+    def step(stage: loop.Stage, run: Run, n: int) -> Any:
+        if die == [run.ranks.rank, n]:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return take_step(stage, run, n)
+
+    patch.setattr(loop, "take_step", step)
+    preset = pickle.loads((Path(folder) / "preset.pickle").read_bytes())
+    with distributed.processes(torch.device("cpu")) as (ranks, device):
+        stages.run(stage, preset, Run(Path(folder), ranks=ranks, device=device, **chosen))
+
+
+def start(folder: Path, stage: str, preset: Preset, ranks: int, options: dict[str, Any]) -> list[subprocess.Popen[str]]:
+    """Start the processes."""
+    (folder / "preset.pickle").write_bytes(pickle.dumps(preset))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    call = "import sys; from tests.train.test_distributed import work; work(*sys.argv[1:])"
+    common = {**os.environ, "WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    return [
+        subprocess.Popen(
+            [sys.executable, "-c", call, str(folder), stage, json.dumps(options)],
+            cwd=ROOT,
+            env={**common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(ranks)
+    ]
+
+
+def train(folder: Path, stage: str, preset: Preset, *, ranks: int, **options: Any) -> list[int]:
+    """Train a stage in processes of its own; return how they ended."""
+    started = start(folder, stage, preset, ranks, options)
+    ended = []
+    for process in started:
+        _, errors = process.communicate()
+        ended.append(process.returncode)
+        assert process.returncode == 0 or "die" in options, errors
+    return ended
+
+
+def far(first: dict[str, dict[str, Tensor]], second: dict[str, dict[str, Tensor]]) -> float:
+    """Return the largest difference between two results of a stage."""
+    assert first.keys() == second.keys()
+    pairs = [(first[file], second[file]) for file in first]
+    assert all(one.keys() == other.keys() for one, other in pairs)
+    return max(float((one[name] - other[name]).abs().max()) for one, other in pairs for name in one)
+
+
+def alone(chain: Chain, folder: Path, stage: str, preset: Preset) -> dict[str, dict[str, Tensor]]:
+    """Return what one process makes of a stage."""
+    chain.copy(folder, without=EARLIER[stage])
+    with pytest.MonkeyPatch.context() as patch:
+        smooth(patch)
+        assert stages.run(stage, preset, Run(folder))
+    return chain.results(stage, folder)
+
+
+def ten_steps(changed: Change, stage: str, **settings: Any) -> Preset:
+    """Return the preset with ten steps of a stage, each of four micro-batches of two."""
+    size: dict[str, Any] = {"batch": 2}
+    if stage == "teacher":
+        size = {"phases": [{"frames": 1, "batch": 2, "until": 0.5}, {"frames": 4, "batch": 2, "until": 1.0}]}
+    return changed(stage, steps=10, accumulate=4, learning_rate=1e-2, **size, **settings)
+
+
+def rows(folder: Path, stage: str) -> list[dict[str, float]]:
+    """Return the metrics that a stage has logged."""
+    lines = (folder / stage / "metrics.jsonl").read_text().splitlines()
+    return [{name: value for name, value in json.loads(line).items() if name != "seconds"} for line in lines]
+
+
+def untrained(chain: Chain, stage: str) -> dict[str, dict[str, Tensor]]:
+    """Return the weights that a stage begins with, under the names of its result."""
+    before = {"ode": "teacher.safetensors", "dmd": "student_ode.safetensors"}[stage]
+    return {RESULTS[stage][0]: load_file(chain.folder / before)}
+
+
+def slow_but(quick: str, *names: str) -> Any:
+    """Return stages as parameters, of which one alone runs every time."""
+    marked = (pytest.param(name, marks=() if name == quick else pytest.mark.slow) for name in names)
+    return pytest.mark.parametrize("stage", list(marked))
+
+
+@slow_but("ode", "teacher", "ode", "dmd")
+def test_two_processes_train_what_one_trains(stage: str, chain: Chain, changed: Change, tmp_path: Path) -> None:
+    preset = ten_steps(changed, stage)
+    one = alone(chain, tmp_path / "one", stage, preset)
+    two = chain.copy(tmp_path / "two", without=EARLIER[stage])
+    train(two, stage, preset, ranks=2)
+    assert far(chain.results(stage, two), one) < 1e-5
+    if stage != "teacher":
+        assert far(one, untrained(chain, stage)) > 1e-3
+    for ours, theirs in zip(rows(tmp_path / "one", stage), rows(two, stage), strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-5)
+
+
+@slow_but("ode", "teacher", "ode", "dmd")
+def test_one_process_goes_on_where_one_of_two_was_killed(
+    stage: str, chain: Chain, changed: Change, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    preset = ten_steps(changed, stage)
+    one = alone(chain, tmp_path / "one", stage, preset)
+    two = chain.copy(tmp_path / "two", without=EARLIER[stage])
+    ended = train(two, stage, preset, ranks=2, die=[1, 7], checkpoint_minutes=0)
+    assert ended[1] == -signal.SIGKILL and ended[0] > 0
+    assert sharded.newest(two / stage) is not None
+    smooth(monkeypatch)
+    assert stages.run(stage, preset, Run(two))
+    assert far(chain.results(stage, two), one) < 1e-5
+    assert [row["step"] for row in rows(two, stage)] == list(range(1, 11))
+    assert (two / stage / CHECKPOINT).exists() and not (two / stage / sharded.FOLDER).exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["teacher", "ode", "dmd"])
+def test_two_processes_go_on_bit_for_bit_where_one_was_killed(
+    stage: str, chain: Chain, changed: Change, tmp_path: Path
+) -> None:
+    preset = ten_steps(changed, stage)
+    unbroken = chain.copy(tmp_path / "unbroken", without=EARLIER[stage])
+    train(unbroken, stage, preset, ranks=2)
+    two = chain.copy(tmp_path / "two", without=EARLIER[stage])
+    for rank, step in ((1, 4), (0, 7)):
+        assert -signal.SIGKILL in train(two, stage, preset, ranks=2, die=[rank, step], checkpoint_minutes=0)
+    train(two, stage, preset, ranks=2)
+    assert far(chain.results(stage, two), chain.results(stage, unbroken)) == 0
+
+
+@pytest.mark.slow
+def test_ten_kills_at_any_moment_leave_the_unbroken_result(chain: Chain, changed: Change, tmp_path: Path) -> None:
+    preset, draw = ten_steps(changed, "ode"), random.Random(0)
+    unbroken = chain.copy(tmp_path / "unbroken", without=EARLIER["ode"])
+    began = time.monotonic()
+    train(unbroken, "ode", preset, ranks=2)
+    takes = time.monotonic() - began
+    two = chain.copy(tmp_path / "two", without=EARLIER["ode"])
+    for _ in range(10):
+        processes = start(two, "ode", preset, 2, {"checkpoint_minutes": 0})
+        time.sleep(draw.uniform(0.3, 0.9) * takes)
+        draw.choice(processes).kill()
+        for process in processes:
+            process.communicate()
+    train(two, "ode", preset, ranks=2)
+    assert far(chain.results("ode", two), chain.results("ode", unbroken)) == 0
+
+
+@pytest.mark.slow
+def test_two_processes_go_on_where_one_stopped(
+    chain: Chain, changed: Change, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    preset = ten_steps(changed, "ode")
+    one = alone(chain, tmp_path / "one", "ode", preset)
+    two = chain.copy(tmp_path / "two", without=EARLIER["ode"])
+    smooth(monkeypatch)
+    assert not stages.run("ode", preset, Run(two, deadline=0))
+    train(two, "ode", preset, ranks=2)
+    assert far(chain.results("ode", two), one) < 1e-5
+    assert not (two / "ode" / CHECKPOINT).exists()
+
+
+@pytest.mark.parametrize("stage", ["teacher", "ode", "dmd"])
+def test_recomputed_blocks_have_the_same_gradients(stage: str, chain: Chain, changed: Change) -> None:
+    trained, calls = [], []
+    for recompute in (False, True):
+        built = chain.build(stage, changed(stage, recompute=recompute))
+        module = list(built.modules.values())[-1 if stage == "dmd" else 0]
+        chain.step(built)
+        (chosen,) = [one for one in built.objectives if module in one.modules.values()]
+        state = chosen.optimizer.state_dict()["state"]
+        trained.append([moments["exp_avg"] for moments in state.values()])
+        calls.append("forward" in vars(module.blocks[0]))
+    assert calls == [False, True] and any(float(part.abs().max()) > 0 for part in trained[0])
+    for ours, theirs in zip(*trained, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-9)
