@@ -36,6 +36,7 @@ def test_a_change_of_place_is_seen_within_two_seconds_and_one_that_is_none_never
         found = switch_latency(pipeline, first, "a red swan moving to the left over a desert", mode=mode)
         assert found.seconds is not None and found.seconds <= 2
         assert found.share[-12:].mean() > 0.7
+    assert switch_latency(pipeline, first, first, before=1, after=1).seconds is None
     later = switch_latency(pipeline, first, "a red swan moving to the left over a desert", mode="cut", after=1)
     assert len(later.share) == pipeline.chunk_frames
 
@@ -60,6 +61,15 @@ def test_a_report_has_every_number_with_its_command_and_goes_on(small: Pipeline,
     assert film.is_file() and len(made) == 5
     with pytest.raises(ValueError, match="videos of another request"):
         report(small, tmp_path, seeds=1)
+
+
+@pytest.mark.parametrize("speed", [[], {}, {"stages": [1]}, {"stages": [{"stage": "decode"}]}])
+def test_what_is_no_record_of_speed_is_refused_before_a_video_is_made(
+    small: Pipeline, tmp_path: Path, speed: Any
+) -> None:
+    with pytest.raises(ValueError, match="expected what `causvid bench --json` wrote"):
+        report(small, tmp_path / "new", speed=speed)
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_report_without_matplotlib_is_refused_first(

@@ -89,9 +89,7 @@ def plan(
         return
     needed = sketch.plan(choice)
     _show(needed, _title(spec, choice))
-    if budget is not None:
-        verdict = "fits" if needed.peak <= budget else "does not fit"
-        print(f"{needed.peak / GB:.2f} GB at most: {verdict} into {budget / GB:g} GB")
+    _judge(needed, budget)
 
 
 def _plan_training(
@@ -132,6 +130,11 @@ def _plan_training(
     kept = "blocks recomputed" if choice.recompute else "activations kept"
     clips = f"{choice.batch} x {choice.frames} latent frames of {generation.width} x {generation.height}"
     _show(needed, f"{spec.model}, stage {stage}, on each of {choice.ranks}: {clips}, {trained}, {kept}")
+    _judge(needed, budget)
+
+
+def _judge(needed: "Plan", budget: int | None) -> None:
+    """Say whether a plan fits into the memory there is, if that was said."""
     if budget is not None:
         verdict = "fits" if needed.peak <= budget else "does not fit"
         print(f"{needed.peak / GB:.2f} GB at most: {verdict} into {budget / GB:g} GB")

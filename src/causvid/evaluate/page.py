@@ -57,7 +57,9 @@ def write_report(
     Raises:
         ValueError: if the folder holds videos of another request, or matplotlib is missing.
     """
-    _plots()
+    _matplotlib()
+    if speed is not None:
+        _check_speed(speed)
     videos = folder / VIDEOS
     manifest = make_videos(pipeline, prompts, videos, seconds=seconds, seeds=seeds, vbench=True, progress=progress)
     making = f"causvid evaluate videos --vbench -o {VIDEOS} {chosen}".rstrip()
@@ -102,7 +104,7 @@ def _mean(values: Sequence[float]) -> float | None:
     return sum(values) / len(values) if values else None
 
 
-def _plots() -> Any:
+def _matplotlib() -> Any:
     try:
         import matplotlib
     except ImportError:
@@ -112,7 +114,7 @@ def _plots() -> Any:
 
 def _svg(draw: Plot) -> str:
     """Draw a plot as SVG that stands in a page."""
-    _plots().use("svg")
+    _matplotlib().use("svg")
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6, 3), layout="constrained")
@@ -149,10 +151,14 @@ def _drift_plot(manifest: Manifest, folder: Path) -> Plot:
     return draw
 
 
-def _speed_plot(speed: Mapping[str, Any]) -> Plot:
-    rows = speed.get("stages")
+def _check_speed(speed: object) -> None:
+    rows = speed.get("stages") if isinstance(speed, Mapping) else None
     if not isinstance(rows, list) or not all(isinstance(row, dict) and {"stage", "ms"} <= set(row) for row in rows):
         raise ValueError("bench: expected what `causvid bench --json` wrote")
+
+
+def _speed_plot(speed: Mapping[str, Any]) -> Plot:
+    rows = speed["stages"]
 
     def draw(axes: Any) -> None:
         axes.barh([str(row["stage"]) for row in rows][::-1], [float(row["ms"]) for row in rows][::-1])
