@@ -1,5 +1,6 @@
 """Jobs on disk: order, paging, damage."""
 
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -32,6 +33,28 @@ def test_requeued_jobs_keep_their_place(tmp_path: Path) -> None:
     taken = store.take()
     assert taken is not None
     assert taken.id == "a"
+
+
+def test_a_table_of_the_first_version_keeps_its_jobs(tmp_path: Path) -> None:
+    old = sqlite3.connect(tmp_path / "jobs.sqlite", isolation_level=None)
+    old.execute(
+        "CREATE TABLE jobs (number INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, status TEXT NOT NULL, "
+        "request TEXT NOT NULL, prompt TEXT NOT NULL, model TEXT NOT NULL, size TEXT NOT NULL, seconds TEXT NOT NULL, "
+        "origin TEXT, created_at INTEGER NOT NULL, completed_at INTEGER, expires_at INTEGER, error TEXT)"
+    )
+    old.execute(
+        "INSERT INTO jobs (id, status, request, prompt, model, size, seconds, created_at) "
+        "VALUES ('a', 'in_progress', '{}', 'a swan', 'nano', '96x64', '1', 5)"
+    )
+    old.execute("PRAGMA user_version = 1")
+    old.close()
+    for _ in range(2):  # it is changed once, and opens again
+        store = Store(tmp_path / "jobs.sqlite")
+        store.requeue()
+        taken = store.take("me")
+        assert taken is not None
+        assert (taken.id, taken.created_at, taken.owner, taken.progress) == ("a", 5, "me", 0)
+        store.close()
 
 
 def test_pages_cover_all_jobs_once(tmp_path: Path) -> None:
