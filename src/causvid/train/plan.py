@@ -186,7 +186,7 @@ def _losses(
 
 
 class _Lora(nn.Module):
-    """A linear layer with what peft adds to it."""
+    """A linear layer with what peft adds to it, whose starting weights cannot be drawn without contents."""
 
     def __init__(self, base: nn.Linear, rank: int) -> None:
         super().__init__()
