@@ -169,17 +169,17 @@ def _speed_plot(speed: Mapping[str, Any]) -> Plot:
 
 def _write(folder: Path, numbers: Mapping[str, Any], manifest: Manifest, plots: Sequence[tuple[str, str]]) -> None:
     tables = [
-        f"<h2>{html.escape(title)}</h2>" + "".join(map(_table, *zip(*numbers[title].items(), strict=True)))
+        f"<h2>{title.capitalize()}</h2>" + "".join(map(_table, *zip(*numbers[title].items(), strict=True)))
         for title in ("judged", "streaming")
     ]
     if "speed" in numbers:
         speed = numbers["speed"]
         plain = {name: value for name, value in speed.items() if isinstance(value, int | float | str)}
         stages = {str(row["stage"]): row["ms"] for row in speed["stages"]}
-        tables.append("<h2>speed</h2>" + _table(str(speed.get("command", "causvid bench")), {**plain, **stages}))
+        tables.append("<h2>Speed</h2>" + _table(str(speed.get("command", "causvid bench")), {**plain, **stages}))
     films = "".join(
         f'<figure><video src="{VIDEOS}/{html.escape(quote(video.file))}" controls muted loop playsinline preload='
-        f'"metadata"></video><figcaption>{html.escape(video.prompt.text)} · seed {video.seed}</figcaption></figure>'
+        f'"auto"></video><figcaption>{html.escape(video.prompt.text)} · seed {video.seed}</figcaption></figure>'
         for video in manifest.videos
     )
     drawn = "".join(f"<figure><figcaption>{html.escape(title)}</figcaption>{svg}</figure>" for title, svg in plots)
