@@ -1,4 +1,4 @@
-"""What runs faster gives the same: bf16 decoding, passes by OpenVINO, and the plain path where a library is missing."""
+"""What runs faster gives the same: bf16 decoding, compiled passes, and the plain path where a library is missing."""
 
 import sys
 from pathlib import Path
@@ -9,23 +9,28 @@ import torch
 from tests.conftest import small_pipeline
 
 from causvid.loading.accelerate import accelerate, multiplies_bf16
+from causvid.loading.graphs import Graphs
+from causvid.loading.inductor import InductorPasses
+from causvid.loading.spec import Acceleration
+from causvid.models.transformer import Transformer
 from causvid.pipeline import Pipeline
 
-# In one process with the rest of the tests OpenVINO has crashed torch's training; it is not installed for them.
-needs_openvino = pytest.mark.slow
 PROMPT = "a red swan"
 
 
-@pytest.fixture
-def fast(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pipeline:
-    pytest.importorskip("openvino")
+# Compiling takes half a minute. In one process with the rest of the tests OpenVINO has crashed torch's training.
+@pytest.fixture(params=[pytest.param(how, marks=pytest.mark.slow) for how in ("inductor", "openvino")])
+def how(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Acceleration:
+    how: Acceleration = request.param
+    if how == "openvino":
+        pytest.importorskip("openvino")
     monkeypatch.setenv("CAUSVID_CACHE", str(tmp_path / "cache"))
-    return by_openvino(small_pipeline())
+    return how
 
 
-def by_openvino(pipeline: Pipeline) -> Pipeline:
+def faster(how: Acceleration, pipeline: Pipeline) -> Pipeline:
     """Accelerate the passes alone: random decoders as these saturate, where bf16 shows."""
-    accelerate("openvino", pipeline.bundle.transformer, small_pipeline().bundle.autoencoder)
+    accelerate(how, pipeline.bundle.transformer, small_pipeline().bundle.autoencoder)
     return pipeline
 
 
@@ -39,15 +44,34 @@ def latents(pipeline: Pipeline, chunks: int = 12, **options: Any) -> torch.Tenso
     return torch.cat(made, dim=1)
 
 
-@needs_openvino
-def test_openvino_makes_the_same_latents_with_one_graph_for_ever(fast: Pipeline, small: Pipeline) -> None:
-    torch.testing.assert_close(latents(fast), latents(small), rtol=1e-4, atol=1e-4)
+def test_compiled_passes_make_the_same_latents_and_are_kept_for_the_next_start(
+    how: Acceleration, small: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fast = faster(how, small_pipeline())
+    first = latents(fast)
+    torch.testing.assert_close(first, latents(small), rtol=1e-4, atol=1e-4)
     passes: Any = fast.bundle.transformer.accelerated
-    assert len(passes._requests) == 1, "chunks with a full window are of one size"
+    assert len(passes._graphs._open) == 1, "chunks with a full window are of one size"
+
+    made: list[int] = []
+    write = Graphs._make  # type: ignore[misc]
+    monkeypatch.setattr(Graphs, "_make", lambda *given: made.append(1) or write(*given))
+    again = faster(how, small_pipeline())
+    assert torch.equal(latents(again), first)
+    assert not made
+    (kept,) = (tmp_path / "cache").iterdir()
+    for file in kept.iterdir():
+        file.write_bytes(b"<net")
+    assert torch.equal(latents(faster(how, small_pipeline())), first)
+    assert made == [1], "a damaged one is made again"
+    with torch.no_grad():
+        again.bundle.transformer.head.bias.add_(1)
+    latents(faster(how, again))
+    assert made == [1, 1], "other weights are another graph"
 
 
-@needs_openvino
-def test_openvino_serves_changes_of_prompt_and_leaves_batches_alone(fast: Pipeline, small: Pipeline) -> None:
+def test_compiled_passes_serve_changes_of_prompt_and_leave_batches_alone(how: Acceleration, small: Pipeline) -> None:
+    fast = faster(how, small_pipeline())
     streams = [pipeline.stream(PROMPT, seed=2) for pipeline in (fast, small)]
     for number in range(8):
         if number == 5:
@@ -60,27 +84,39 @@ def test_openvino_serves_changes_of_prompt_and_leaves_batches_alone(fast: Pipeli
         assert (ours.float() - theirs.float()).abs().max() <= 2
 
 
-@needs_openvino
-def test_graphs_are_kept_for_the_next_start_and_damaged_ones_made_again(
-    fast: Pipeline, small: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@torch.no_grad()
+def test_a_compiled_pass_is_the_plain_one_and_writes_the_same_tail(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = latents(fast)
-    (graph,) = (tmp_path / "cache").glob("*/pass.xml")
-    converted: list[Any] = []
-    openvino = pytest.importorskip("openvino")
-    convert = openvino.convert_model
-    monkeypatch.setattr(openvino, "convert_model", lambda *a, **o: converted.append(1) or convert(*a, **o))
-    for damaged in (False, True):
-        if damaged:
-            graph.write_text("<net")
-        again = by_openvino(small_pipeline())
-        assert torch.equal(latents(again), first)
-        assert bool(converted) == damaged
-    assert graph.read_text() != "<net"
-    with torch.no_grad():
-        again.bundle.transformer.head.bias.add_(1)
-    latents(by_openvino(again))
-    assert len(list((tmp_path / "cache").glob("*/pass.xml"))) == 2, "other weights are another graph"
+    monkeypatch.setenv("CAUSVID_CACHE", str(tmp_path / "cache"))
+    torch.manual_seed(1)
+    config = small_pipeline().bundle.transformer.config.model_copy(update={"layers": 1})
+    model = Transformer(config).eval()
+    for p in model.parameters():
+        p.normal_(std=0.2)
+    cache = model.new_cache(batch=1, height=4, width=6, window=2, sink=0, chunk=2)
+    x, text = torch.randn(1, 2, config.in_channels, 4, 6), model.encode_text(torch.randn(1, 3, config.text_dim))
+    for _ in range(2):
+        model(x, torch.zeros(1, 2), text, cache=cache, commit=True)
+    found = []
+    for run in (None, InductorPasses(model)):
+        model.accelerated = run
+        found.append((model(x, torch.full((1, 2), 0.9), text, cache=cache), cache.room(2).keys.clone()))
+        cache.keys[:, :, -1] = 0
+    torch.testing.assert_close(found[1], found[0], rtol=1e-4, atol=1e-5)
+    assert len(list((tmp_path / "cache").iterdir())) == 1
+
+
+def test_where_nothing_can_be_compiled_one_line_says_so_and_the_plain_path_runs(
+    small: Pipeline, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from torch._inductor import config
+
+    monkeypatch.setenv("CAUSVID_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(config.cpp, "cxx", ("no-such-compiler",))
+    assert torch.equal(latents(faster("inductor", small_pipeline())), latents(small))
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 2 and said[1].startswith("note: torch cannot compile here") and "compiler" in said[1], said
 
 
 def test_without_its_library_one_line_says_so_and_the_plain_path_runs(

@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from causvid.config import Settings
 
 Precision = Literal["fp32", "bf16", "fp16"]
-Acceleration = Literal["auto", "none", "openvino"]
+Acceleration = Literal["auto", "none", "inductor", "openvino"]
 Placement = Literal["keep", "cpu", "release"]
 
 PLACE = "a path, or owner/name or owner/name/file on the Hugging Face Hub"
@@ -79,7 +79,7 @@ class ModelSpec(Settings):
     )
     accelerate: Acceleration = Field(
         default="auto",
-        description="On a CPU: decode in bf16 where it is fast (auto), and let OpenVINO run long streams.",
+        description="On a CPU: decode in bf16 where it is fast (auto); also compile long streams (inductor, openvino).",
     )
     text_encoder: Placement = Field(
         default="keep",
