@@ -19,6 +19,8 @@ from causvid.nn.cache import Room
 from causvid.nn.rope import Rotation
 
 FILE = "pass.pt2"
+OPTIONS = {"freezing": True, "cpp.enable_kernel_profile": True}
+"""Weights become constants, packed for their products; a profile names what runs inside."""
 
 
 class InductorPasses:
@@ -28,7 +30,7 @@ class InductorPasses:
         self._pass = _Pass(model)
         self._config = model.config
         here = torch.backends.cpu.get_cpu_capability(), _instructions(), torch.get_num_threads()
-        self._graphs = Graphs(self._pass, write=self._write, read=_read, made_by=("inductor", *here))
+        self._graphs = Graphs(self._pass, write=self._write, read=_read, made_by=("inductor", *OPTIONS, *here))
         self._usable = True
 
     def __call__(self, x: Tensor, sigma: Tensor, text: TextKeys, at: Rotation, room: Room) -> Tensor | None:
@@ -55,7 +57,7 @@ class InductorPasses:
         print("note: compiling passes of this size, which takes a minute; the next start reads them", file=sys.stderr)
         with torch.inference_mode(False), torch.no_grad():
             program = torch.export.export(self._pass, tuple(torch.zeros(x.shape, dtype=x.dtype) for x in inputs))
-            aoti_compile_and_package(program, package_path=str(folder / FILE), inductor_configs={"freezing": True})
+            aoti_compile_and_package(program, package_path=str(folder / FILE), inductor_configs=OPTIONS)
 
 
 class _Pass(nn.Module):
