@@ -147,8 +147,8 @@ class _Bend(nn.Module):
 
 
 def bend(x: Tensor) -> Tensor:
-    """Leak where ReLU would die: these stacks begin with nothing to say, and a dead one never says it."""
-    return F.leaky_relu(x, 0.1)
+    """Leak where ReLU would die: these stacks begin with nothing to say, and a dead one never says it. In place."""
+    return F.leaky_relu(x, 0.1, inplace=True)
 
 
 def leaky_conv(inputs: int, outputs: int) -> nn.Conv2d:
