@@ -20,7 +20,8 @@ import torch
 
 from causvid.engine.memory import describe_machine
 from causvid.evaluate import measures
-from causvid.evaluate.switch import Switch, switch_latency
+from causvid.evaluate.judge import load_judge
+from causvid.evaluate.switch import Switch, read_switch, switch_latency
 from causvid.evaluate.vbench import diversity, means, read_clip, score_folder
 from causvid.evaluate.videos import Manifest, Progress, Prompt, make_videos
 from causvid.files.writing import new_file
@@ -64,18 +65,22 @@ def write_report(
     manifest = make_videos(pipeline, prompts, videos, seconds=seconds, seeds=seeds, vbench=True, progress=progress)
     making = f"causvid evaluate videos --vbench -o {VIDEOS} {chosen}".rstrip()
     rows = score_folder(videos)
-    switches = [switch_latency(pipeline, a.text, b.text) for a, b in islice(pairwise(prompts), FEW)]
+    changes = list(islice(pairwise(prompts), FEW))
+    switches = [switch_latency(pipeline, a.text, b.text) for a, b in changes]
+    read = _read(pipeline, changes, switches)
     numbers: dict[str, Any] = {
         "command": command,
         "machine": describe_machine(pipeline.bundle.transformer.patch_in.weight.device),
         "model": manifest.model,
         "videos": {"count": len(manifest.videos), "seconds": manifest.seconds, "steps": manifest.steps},
         "judged": {f"{making}; causvid evaluate vbench {VIDEOS}": means(rows)},
-        "streaming": {command: _streaming(pipeline, manifest, videos, switches)},
+        "streaming": {command: _streaming(pipeline, manifest, videos, switches, read)},
     }
     if speed is not None:
         numbers["speed"] = speed
     plots = {"New prompt seen, by seconds since the change": _switch_plot(switches, pipeline.fps)}
+    if read:
+        plots["New prompt read by the classifier, by seconds since the change"] = _switch_plot(read, pipeline.fps)
     plots |= {"Change of the video from its beginning": _drift_plot(manifest, videos)}
     if speed is not None:
         plots["Parts of a chunk, ms"] = _speed_plot(speed)
@@ -84,7 +89,7 @@ def write_report(
 
 
 def _streaming(
-    pipeline: Pipeline, manifest: Manifest, folder: Path, switches: Sequence[Switch]
+    pipeline: Pipeline, manifest: Manifest, folder: Path, switches: Sequence[Switch], read: Sequence[Switch]
 ) -> dict[str, float | None]:
     """Measure what needs the model, or several videos of a prompt: switches, first frames, and how seeds differ."""
     found: dict[str, float | None] = {"diversity_over_seeds": diversity(folder)}
@@ -94,10 +99,24 @@ def _streaming(
         first = next(pipeline.stream(video.prompt.text, image=image))
         fidelity.append(measures.first_frame_fidelity(first, torch.from_numpy(image)))
     found["first_frame_psnr"] = _mean(fidelity)
-    seen = [one.seconds for one in switches if one.seconds is not None]
-    found["switch_seconds"] = _mean(seen)
-    found["share_switched"] = len(seen) / len(switches) if switches else None
+    for part, suffix in ((switches, ""), (read, "_by_classifier")):
+        seen = [one.seconds for one in part if one.seconds is not None]
+        if part or not suffix:
+            found[f"switch_seconds{suffix}"] = _mean(seen)
+            found[f"share_switched{suffix}"] = len(seen) / len(part) if part else None
     return found
+
+
+def _read(pipeline: Pipeline, changes: Sequence[tuple[Prompt, Prompt]], switches: Sequence[Switch]) -> list[Switch]:
+    """Read the switches by the model's classifier; none where it has none, or the prompts have no labels."""
+    if pipeline.bundle.classifier is None or not all(a.labels and b.labels for a, b in changes):
+        return []
+    classifier = load_judge(pipeline.bundle)[0]
+    read = [
+        read_switch(classifier, one, a.labels, b.labels, fps=pipeline.fps)
+        for (a, b), one in zip(changes, switches, strict=True)
+    ]
+    return [one for one in read if one is not None]
 
 
 def _mean(values: Sequence[float]) -> float | None:
