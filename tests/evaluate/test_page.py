@@ -104,5 +104,6 @@ def test_the_page_plays_in_a_browser(small: Pipeline, tmp_path: Path) -> None:
         tab = browser.new_page()
         tab.goto((tmp_path / PAGE).as_uri())
         tab.wait_for_function("[...document.querySelectorAll('video')].every((one) => one.readyState >= 1)")
+        tab.wait_for_function("[...document.querySelectorAll('video')].some((one) => one.currentTime > 0)")
         assert tab.locator("video").count() == 6 and tab.locator("svg").count() == 2
         browser.close()

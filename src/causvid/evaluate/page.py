@@ -32,6 +32,26 @@ PAGE, NUMBERS, VIDEOS = "index.html", "report.json", "videos"
 TEMPLATE = Path(__file__).parent / "page.html"
 FEW = 4
 """Prompts that are switched to the next, and pictures that are continued."""
+MEANINGS: Mapping[str, str] = {
+    "consistency": "likeness of outlines with the first frame and the one before; 1 is no change",
+    "temporal_flickering": "1 less the mean step between frames, of 1; higher is calmer",
+    "motion_smoothness": "1 less the error of frames interpolated along their motion, of 1; higher is smoother",
+    "dynamic_degree": "share of the videos that move",
+    "speed": "of the fastest blocks, in picture heights a second",
+    "flicker": "how much brightness alternates, of 1; 0 is not at all",
+    "sharpness": "fine detail over contrast; higher is sharper",
+    "drift_colour": "change of colour between first and last second, of 1; 0 is none",
+    "drift_contrast": "contrast of the last second over the first, less 1; 0 is no change",
+    "drift_sharpness": "sharpness of the last second over the first, less 1; 0 is no change",
+    "drift_features": "how unlike the last second's outlines are to the first's; 0 is alike",
+    "border_flicker": "step into a new chunk over its neighbours; 1 is no seam",
+    "diversity_over_seeds": "mean pixel distance of two seeds of a prompt, of 1",
+    "first_frame_psnr": "of videos that begin with a picture against it, in dB; higher is truer",
+    "switch_seconds": "until a new prompt is seen halfway, for good, by colours",
+    "share_switched": "changes of prompt that were seen at all",
+    "switch_seconds_by_classifier": "until the world's classifier reads the new prompt, off the frames before",
+    "share_switched_by_classifier": "changes of prompt that it read at all",
+}
 Plot = Callable[[Any], None]
 """Draws on matplotlib's axes."""
 
@@ -149,7 +169,7 @@ def _switch_plot(switches: Sequence[Switch], fps: float) -> Plot:
         for one in switches:
             axes.plot([number / fps for number in range(len(one.share))], one.share)
         axes.axhline(0.5, color="grey", linewidth=0.8)
-        axes.set(xlabel="seconds", ylabel="share of the new prompt", ylim=(-0.5, 1.5))
+        axes.set(xlabel="seconds", ylabel="share of the new prompt", ylim=(-0.25, 1.25))
 
     return draw
 
@@ -197,8 +217,8 @@ def _write(folder: Path, numbers: Mapping[str, Any], manifest: Manifest, plots: 
         stages = {str(row["stage"]): row["ms"] for row in speed["stages"]}
         tables.append("<h2>Speed</h2>" + _table(str(speed.get("command", "causvid bench")), {**plain, **stages}))
     films = "".join(
-        f'<figure><video src="{VIDEOS}/{html.escape(quote(video.file))}" controls muted loop playsinline preload='
-        f'"auto"></video><figcaption>{html.escape(video.prompt.text)} · seed {video.seed}</figcaption></figure>'
+        f'<figure><video src="{VIDEOS}/{html.escape(quote(video.file))}" controls muted loop playsinline preload="auto"'
+        f"></video><figcaption>{html.escape(video.prompt.text)} <small>seed {video.seed}</small></figcaption></figure>"
         for video in manifest.videos
     )
     drawn = "".join(f"<figure><figcaption>{html.escape(title)}</figcaption>{svg}</figure>" for title, svg in plots)
@@ -214,7 +234,8 @@ def _write(folder: Path, numbers: Mapping[str, Any], manifest: Manifest, plots: 
 
 def _table(command: str, values: Mapping[str, Any]) -> str:
     rows = "".join(
-        f"<tr><td>{html.escape(name.replace('_', ' '))}</td><td>{html.escape(_said(value))}</td></tr>"
+        f"<tr><td>{html.escape(name.replace('_', ' '))}</td><td>{html.escape(_said(value))}</td>"
+        f"<td>{html.escape(MEANINGS.get(name, ''))}</td></tr>"
         for name, value in values.items()
     )
     return f"<p><code>{html.escape(command)}</code></p><table>{rows}</table>"
