@@ -8,9 +8,9 @@ import pytest
 from tests.evaluate.test_vbench import moving
 
 from causvid import cli
-from causvid.evaluate.vbench import DIMENSIONS
-from causvid.evaluate.vbench_package import find_python, judge_folder
-from causvid.media import VideoWriter
+from causvid.evaluate.vbench import DIMENSIONS, video_files
+from causvid.evaluate.vbench_package import _cut, _verdict, find_python, judge_folder
+from causvid.media import VideoWriter, read_video
 
 FAKE = """
 import json, os
@@ -56,10 +56,10 @@ def give_weights(cache: Path, *names: str) -> None:
         file.touch()
 
 
-def write_video(file: Path) -> Path:
+def write_video(file: Path, frames: int = 9) -> Path:
     file.parent.mkdir(exist_ok=True)
     with VideoWriter(file, fps=8, height=64, width=96) as writer:
-        writer.write(moving(9).numpy())
+        writer.write(moving(frames).numpy())
     return file.parent
 
 
@@ -80,6 +80,24 @@ def test_a_video_of_the_standard_list_is_judged_by_it(fake: Path, tmp_path: Path
     folder = write_video(tmp_path / "videos" / "In a still frame, a stop sign-3.mp4")
     (found,) = judge_folder(folder, python=Path(sys.executable), dimensions=["temporal_flickering"])
     assert found.score == 0.5
+    write_video(folder / "In a still frame, a stop sign-3.mkv")
+    with pytest.raises(ValueError, match="sign-3.mkv and In a still frame, a stop sign-3.mp4"):
+        list(judge_folder(folder, python=Path(sys.executable)))
+
+
+def test_long_videos_are_judged_by_their_clips(fake: Path, tmp_path: Path) -> None:
+    folder = write_video(tmp_path / "videos" / "a red swan-0.mkv", frames=39)
+    write_video(folder / "a blue swan-0.mp4")
+    own = _cut(video_files(folder), fake.parent)
+    assert [file.name for file in own.values()] == ["a blue swan-0.mp4", *["a red swan-0.mkv"] * 2]
+    frames = [len(list(read_video(fake.parent / name, height=64, width=96, fps=8))) for name in own]
+    assert frames == [9, 16, 23]
+    found = {"dimension": "scene", "score": 0.9, "videos": dict(zip(own, (0.2, 0.4, 0.6), strict=True))}
+    verdict = _verdict(found, own)
+    assert verdict.videos == {"a blue swan-0.mp4": 0.2, "a red swan-0.mkv": 0.5}
+    assert verdict.score == pytest.approx(0.35)
+    (judged,) = judge_folder(folder, python=Path(sys.executable), dimensions=["temporal_flickering"], long=True)
+    assert judged.score == pytest.approx(0.8) and set(judged.videos) == set(verdict.videos)
 
 
 def run(*arguments: str | Path) -> int:

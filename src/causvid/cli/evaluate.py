@@ -165,20 +165,18 @@ def vbench(
     here = means(rows)
     if (folder / MANIFEST).is_file() and (apart := diversity(folder)) is not None:
         here["diversity over seeds"] = apart
-    if interpreter is None or long:
+    if interpreter is None:
         missing = {name: missing_weights(name) for name in DIMENSIONS}
         judged = [Verdict(name, missing=lack) for name, lack in missing.items() if lack]
     else:
-        judged = list(judge_folder(folder, python=interpreter, device=str(find_device(device))))
+        judged = list(judge_folder(folder, python=interpreter, device=str(find_device(device)), long=long))
     theirs = {one.dimension: one.score for one in judged if one.score is not None}
     table = Table("measure", f"here, mean of {len(rows)} videos", *(["vbench"] if theirs else []))
     for name in [*here, *(name for name in theirs if name not in here)]:
         columns = (here.get(name), theirs.get(name))
         table.add_row(name, *("" if value is None else f"{value:.4f}" for value in columns[: 2 if theirs else 1]))
     Console().print(table)
-    if long:
-        print("vbench judges whole videos, and is left out with --long.")
-    elif interpreter is None:
+    if interpreter is None:
         print("vbench is not installed here: `pip install vbench` in an environment of its own, then --python PATH.")
     for one in judged:
         if one.missing:

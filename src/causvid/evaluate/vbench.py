@@ -221,11 +221,11 @@ def video_files(folder: Path) -> list[Path]:
     return files
 
 
-def read_clip(file: Path) -> tuple[Tensor, float]:
-    """Read a video at its own rate, uint8 [T, H, W, 3] of at most `ROWS` rows, and its frames a second."""
+def read_clip(file: Path, *, rows: int | None = ROWS) -> tuple[Tensor, float]:
+    """Read a video at its own rate, uint8 [T, H, W, 3] of at most so many rows, and its frames a second."""
     seen = probe(file)
     fps = seen.fps or 24.0
-    height = min(seen.height, ROWS)
+    height = min(seen.height, rows or seen.height)
     width = max(round(seen.width * height / seen.height), 1)
     frames = list(read_video(file, height=height, width=width, fps=fps))
     return torch.from_numpy(np.stack(frames)), fps

@@ -13,10 +13,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from causvid.evaluate import drive_vbench
-from causvid.evaluate.vbench import DIMENSIONS, video_files
+from causvid.evaluate.vbench import DIMENSIONS, read_clip, split, video_files
 from causvid.evaluate.videos import MANIFEST, Manifest
+from causvid.media import VideoWriter
 
 CACHE = Path("~/.cache/vbench")
 CACHE_VARIABLE = "VBENCH_CACHE_DIR"
@@ -67,17 +69,25 @@ def missing_weights(dimension: str) -> str:
 
 
 def judge_folder(
-    folder: Path, *, python: Path, dimensions: Sequence[str] = tuple(DIMENSIONS), device: str = "cpu"
+    folder: Path,
+    *,
+    python: Path,
+    dimensions: Sequence[str] = tuple(DIMENSIONS),
+    device: str = "cpu",
+    long: bool = False,
 ) -> Iterator[Verdict]:
     """Let vbench judge the videos of a folder, dimension by dimension.
 
     A dimension is judged by VBench's own list of prompts where the folder holds a video of it (PROMPT-0.mp4, …), else
-    by the prompts of the manifest or the names of the files.
+    by the prompts of the manifest or the names of the files. `long` cuts videos into clips of two seconds, as
+    VBench-Long does, judges those by the prompts of their videos, and takes the mean of each video's.
 
     Raises:
-        ValueError: the folder has no videos, or vbench stops before its first dimension.
+        ValueError: the folder has no videos, or two of one name, or vbench stops before its first dimension.
     """
     files = video_files(folder)
+    if twice := sorted(one.name for one in files if sum(one.stem == other.stem for other in files) > 1):
+        raise ValueError(f"folder={folder} holds {twice[0]} and {twice[1]}: vbench tells videos by their names alone")
     runnable = list[str]()
     for name in dimensions:
         if lack := missing_weights(name):
@@ -88,10 +98,7 @@ def judge_folder(
         place = Path(temporary)
         shown, output = place / "videos", place / "output"
         shown.mkdir()
-        # vbench takes .mp4 only, and trips over anything else in the folder; what is inside is read by its content.
-        own = {f"{file.stem}.mp4": file for file in files}
-        for name, file in own.items():
-            (shown / name).symlink_to(file.resolve())
+        own = _cut(files, shown) if long else _link(files, shown)
         request = {
             "videos": str(shown),
             "output": str(output),
@@ -104,12 +111,48 @@ def judge_folder(
         yield from _read(command, own, runnable)
 
 
+def _link(files: Sequence[Path], shown: Path) -> dict[str, Path]:
+    """Show videos to vbench: name → file. It takes .mp4 only, and trips over anything else in the folder."""
+    own = {f"{file.stem}.mp4": file for file in files}
+    for name, file in own.items():
+        (shown / name).symlink_to(file.resolve())
+    return own
+
+
+def _cut(files: Sequence[Path], shown: Path) -> dict[str, Path]:
+    """Write clips of videos where vbench finds them, without loss: name → file that it is cut from."""
+    own = dict[str, Path]()
+    for file in files:
+        video, fps = read_clip(file, rows=None)
+        for number, clip in enumerate(split(video, fps=fps)):
+            name = f"{file.stem} {number:04d}.mp4"
+            size = {"height": clip.shape[1], "width": clip.shape[2]}
+            lossless = shown / f"{name}.mkv"
+            with VideoWriter(lossless, fps=fps, **size) as writer:
+                writer.write(clip.numpy())
+            lossless.rename(shown / name)  # which vbench goes by; what is inside is read by its content
+            own[name] = file
+    return own
+
+
 def _prompts(folder: Path, own: Mapping[str, Path]) -> dict[str, str]:
     """Return the prompt of each video: of the manifest, else its name less the number of its seed."""
     known = dict[str, str]()
     if (folder / MANIFEST).is_file():
         known = {video.file: video.prompt.text for video in Manifest.load(folder).videos}
     return {name: known.get(file.name, file.stem.rsplit("-", 1)[0]) for name, file in own.items()}
+
+
+def _verdict(found: Mapping[str, Any], own: Mapping[str, Path]) -> Verdict:
+    """Read a line of the driver; of a video that was cut, the mean of its clips counts."""
+    clips = dict[str, list[float]]()
+    for name, value in found.get("videos", {}).items():
+        clips.setdefault(own[name].name, []).append(value)
+    videos = {name: sum(values) / len(values) for name, values in clips.items()}
+    score = found.get("score")
+    if score is not None and len(set(own.values())) < len(own):
+        score = sum(videos.values()) / len(videos)
+    return Verdict(found["dimension"], score, found.get("error", ""), videos)
 
 
 def _read(command: Sequence[str], own: Mapping[str, Path], runnable: Sequence[str]) -> Iterator[Verdict]:
@@ -122,8 +165,7 @@ def _read(command: Sequence[str], own: Mapping[str, Path], runnable: Sequence[st
             for line in process.stdout:
                 found = json.loads(line)
                 left.remove(found["dimension"])
-                videos = {own[name].name: value for name, value in found.get("videos", {}).items()}
-                yield Verdict(found["dimension"], found.get("score"), found.get("error", ""), videos)
+                yield _verdict(found, own)
         said = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
     reason = said[-1] if said else f"exit status {process.returncode}"
     if left and left == list(runnable):
