@@ -2,7 +2,7 @@
 
     python studies/damage.py
 
-What each measure should notice, and in which direction, is said beforehand: `NOTICES`.
+What each measure must notice, and to what else its definition may react, is `NOTICES`; it must stay under the rest.
 
 Letters: T pixel frames, H W rows and columns.
 """
@@ -231,7 +231,9 @@ def write(means: Mapping[str, float], cells: Mapping[str, Mapping[str, Cell]], *
     parts.append(table(["measure", "undamaged", *DAMAGES], rows) + "\n")
     flat = [(name, damage, cell) for name, row in cells.items() for damage, cell in row.items()]
     missed = [f"{name} under {damage}" for name, damage, cell in flat if not cell.holds]
-    verdict = f"{len(flat) - len(missed)} of {len(flat)} expectations hold"
+    may = sum(cell.expected.why != "" for _, _, cell in flat)
+    must = sum(cell.expected.direction != 0 for _, _, cell in flat) - may
+    verdict = f"{len(flat) - len(missed)} of {len(flat)} expectations hold ({must} must move, {may} may, the rest stay)"
     parts.append(f"{verdict}{'; not ' + ', '.join(missed) if missed else ''}.\n")
     parts.append("## The damages\n\n" + "\n".join(f"- {name}: {_about(make)}" for name, make in DAMAGES.items()) + "\n")
     whys = [f"- {name}, {damage}: {one.why}" for name, row in NOTICES.items() for damage, one in row.items() if one.why]

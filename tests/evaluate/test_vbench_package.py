@@ -81,7 +81,7 @@ def test_a_video_of_the_standard_list_is_judged_by_it(fake: Path, tmp_path: Path
     (found,) = judge_folder(folder, python=Path(sys.executable), dimensions=["temporal_flickering"])
     assert found.score == 0.5
     write_video(folder / "In a still frame, a stop sign-3.mkv")
-    with pytest.raises(ValueError, match="sign-3.mkv and In a still frame, a stop sign-3.mp4"):
+    with pytest.raises(ValueError, match=r"sign-3\.mkv and In a still frame, a stop sign-3\.mp4"):
         list(judge_folder(folder, python=Path(sys.executable)))
 
 
