@@ -61,9 +61,14 @@ def test_a_vote_is_kept_when_the_page_is_loaded_again(page: Path, tmp_path: Path
         tab.wait_for_function("document.getElementById('left').readyState >= 2")
         tab.click("[data-vote=left]")
         tab.reload()
-        assert "1 votes" in tab.inner_text("#place")
+        assert "Pair 2 of 2, 1 voted on" in tab.inner_text("#place")
         tab.click("#back")
         assert tab.get_attribute("[data-vote=left]", "aria-pressed") == "true"
+        tab.keyboard.press("ArrowDown")
+        tab.wait_for_function("document.getElementById('place').textContent.startsWith('Pair 2')")
+        tab.click("#back")
+        assert tab.get_attribute("[data-vote=tie]", "aria-pressed") == "true"
+        tab.keyboard.press("ArrowLeft")
         with tab.expect_download() as download:
             tab.click("#save")
         download.value.save_as(tmp_path / "votes.json")
@@ -73,4 +78,4 @@ def test_a_vote_is_kept_when_the_page_is_loaded_again(page: Path, tmp_path: Path
     result = read_votes([tmp_path / "votes.json"])
     assert result.a + result.b == 1 and wrong == []
     low, high = result.wins.interval
-    assert f"(95 % interval {low:.1%} to {high:.1%})" in shown
+    assert f"(95 % interval {100 * low:.1f} % to {100 * high:.1f} %)" in shown

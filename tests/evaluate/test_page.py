@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import torch
 
+from causvid.evaluate.judge import load_judge
 from causvid.evaluate.page import NUMBERS, PAGE, write_report
-from causvid.evaluate.switch import new_share, switch_latency
+from causvid.evaluate.switch import new_share, read_switch, switch_latency
 from causvid.evaluate.videos import Prompt
 from causvid.pipeline import Pipeline
 
@@ -39,6 +40,19 @@ def test_a_change_of_place_is_seen_within_two_seconds_and_one_that_is_none_never
     assert switch_latency(pipeline, first, first, before=1, after=1).seconds is None
     later = switch_latency(pipeline, first, "a red swan moving to the left over a desert", mode="cut", after=1)
     assert len(later.share) == pipeline.chunk_frames
+
+
+def test_a_classifier_reads_the_new_prompt_and_not_one_that_did_not_change() -> None:
+    pipeline = Pipeline.from_pretrained()
+    classifier, _ = load_judge(pipeline.bundle)
+    lake = {"subject": "swan", "place": "lake", "motion": "moving left", "colour": None}
+    found = switch_latency(pipeline, *(f"a red swan moving to the left over a {place}" for place in ("lake", "desert")))
+    read = read_switch(classifier, found, lake, lake | {"place": "desert"}, fps=pipeline.fps)
+    assert read is not None and read.seconds is not None and read.seconds <= 2
+    assert len(read.share) == len(found.share) and float(read.share[0]) < 0.5 < float(read.share[-1])
+    stays = read_switch(classifier, found, lake | {"place": "desert"}, lake, fps=pipeline.fps)
+    assert stays is not None and stays.seconds is None
+    assert read_switch(classifier, found, lake, lake | {"colour": "red"}, fps=pipeline.fps) is None
 
 
 def report(small: Pipeline, folder: Path, **options: Any) -> dict[str, Any]:
@@ -90,5 +104,6 @@ def test_the_page_plays_in_a_browser(small: Pipeline, tmp_path: Path) -> None:
         tab = browser.new_page()
         tab.goto((tmp_path / PAGE).as_uri())
         tab.wait_for_function("[...document.querySelectorAll('video')].every((one) => one.readyState >= 1)")
+        tab.wait_for_function("[...document.querySelectorAll('video')].some((one) => one.currentTime > 0)")
         assert tab.locator("video").count() == 6 and tab.locator("svg").count() == 2
         browser.close()

@@ -141,35 +141,52 @@ def vbench(
     folder: Annotated[Path | None, typer.Argument(help="A folder of videos of any model.")] = None,
     scores: Annotated[Path | None, typer.Option(help="Weigh the scores that vbench wrote, JSON.")] = None,
     long: Annotated[bool, typer.Option("--long", help="Cut videos into clips of two seconds, as VBench-Long.")] = False,
+    python: Annotated[Path | None, typer.Option(help="An interpreter that has vbench. Default: this one.")] = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Write all numbers here, as JSON.")] = None,
+    device: DeviceOption = None,
 ) -> None:
-    """Score videos by what needs no downloaded network; list the weights of the rest; weigh VBench's own scores."""
+    """Score videos by what needs no downloaded network, and by the vbench package where it is installed."""
     if (folder is None) == (scores is None):
         raise ValueError("expected a folder of videos, or --scores FILE")
-    if scores is not None and (long or output is not None):
-        raise ValueError("--long and --output are for a folder of videos, leave out --scores")
-    from causvid.evaluate.vbench import CACHE, DIMENSIONS, diversity, means, read_scores, score_folder, totals
+    if scores is not None and (long or python is not None or output is not None):
+        raise ValueError("--long, --python and --output are for a folder of videos, leave out --scores")
+    from causvid.evaluate.vbench import DIMENSIONS, diversity, means, read_scores, score_folder, totals
+    from causvid.evaluate.vbench_package import Verdict, find_python, judge_folder, missing_weights
     from causvid.files.writing import new_file
 
     if scores is not None:
-        found = totals(read_scores(scores))
-        print(f"quality {found.quality:.2%}  semantic {found.semantic:.2%}  total {found.total:.2%}")
+        print(totals(read_scores(scores)).text)
         return
     assert folder is not None
     if output is not None:
         check_file(output)
+    interpreter = find_python(python)
     rows = score_folder(folder, long=long)
-    table = Table("measure", f"mean of {len(rows)} videos")
-    for name, value in means(rows).items():
-        table.add_row(name, f"{value:.4f}")
+    here = means(rows)
     if (folder / MANIFEST).is_file() and (apart := diversity(folder)) is not None:
-        table.add_row("diversity over seeds", f"{apart:.4f}")
+        here["diversity over seeds"] = apart
+    if interpreter is None:
+        missing = {name: missing_weights(name) for name in DIMENSIONS}
+        judged = [Verdict(name, missing=lack) for name, lack in missing.items() if lack]
+    else:
+        judged = list(judge_folder(folder, python=interpreter, device=str(find_device(device)), long=long))
+    theirs = {one.dimension: one.score for one in judged if one.score is not None}
+    table = Table("measure", f"here, mean of {len(rows)} videos", *(["vbench"] if theirs else []))
+    for name in [*here, *(name for name in theirs if name not in here)]:
+        columns = (here.get(name), theirs.get(name))
+        table.add_row(name, *("" if value is None else f"{value:.4f}" for value in columns[: 2 if theirs else 1]))
     Console().print(table)
-    print(f"Not measured here; `pip install vbench` computes them, with weights in {CACHE}/:")
-    for name, one in DIMENSIONS.items():
-        if one.weights:
-            print(f"  {name}: {one.weights}")
+    if interpreter is None:
+        print("vbench is not installed here: `pip install vbench` in an environment of its own, then --python PATH.")
+    for one in judged:
+        if one.missing:
+            print(f"  {one.dimension}: {one.missing}")
+    if set(theirs) == set(DIMENSIONS):
+        print(totals(theirs).text)
     if output is not None:
+        for one in judged:
+            for file, value in one.videos.items():
+                rows[file][f"vbench {one.dimension}"] = value
         with new_file(output) as partial:
             partial.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
         print(f"wrote {output}")

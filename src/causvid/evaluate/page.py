@@ -20,7 +20,8 @@ import torch
 
 from causvid.engine.memory import describe_machine
 from causvid.evaluate import measures
-from causvid.evaluate.switch import Switch, switch_latency
+from causvid.evaluate.judge import load_judge
+from causvid.evaluate.switch import Switch, read_switch, switch_latency
 from causvid.evaluate.vbench import diversity, means, read_clip, score_folder
 from causvid.evaluate.videos import Manifest, Progress, Prompt, make_videos
 from causvid.files.writing import new_file
@@ -31,6 +32,26 @@ PAGE, NUMBERS, VIDEOS = "index.html", "report.json", "videos"
 TEMPLATE = Path(__file__).parent / "page.html"
 FEW = 4
 """Prompts that are switched to the next, and pictures that are continued."""
+MEANINGS: Mapping[str, str] = {
+    "consistency": "likeness of outlines with the first frame and the one before; 1 is no change",
+    "temporal_flickering": "1 less the mean step between frames, of 1; higher is calmer",
+    "motion_smoothness": "1 less the error of frames interpolated along their motion, of 1; higher is smoother",
+    "dynamic_degree": "share of the videos that move",
+    "speed": "of the fastest blocks, in picture heights a second",
+    "flicker": "how much brightness alternates, of 1; 0 is not at all",
+    "sharpness": "fine detail over contrast; higher is sharper",
+    "drift_colour": "change of colour between first and last second, of 1; 0 is none",
+    "drift_contrast": "contrast of the last second over the first, less 1; 0 is no change",
+    "drift_sharpness": "sharpness of the last second over the first, less 1; 0 is no change",
+    "drift_features": "how unlike the last second's outlines are to the first's; 0 is alike",
+    "border_flicker": "step into a new chunk over its neighbours; 1 is no seam",
+    "diversity_over_seeds": "mean pixel distance of two seeds of a prompt, of 1",
+    "first_frame_psnr": "of videos that begin with a picture against it, in dB; higher is truer",
+    "switch_seconds": "until a new prompt is seen halfway, for good, by colours",
+    "share_switched": "changes of prompt that were seen at all",
+    "switch_seconds_by_classifier": "until the world's classifier reads the new prompt, off the frames before",
+    "share_switched_by_classifier": "changes of prompt that it read at all",
+}
 Plot = Callable[[Any], None]
 """Draws on matplotlib's axes."""
 
@@ -64,18 +85,22 @@ def write_report(
     manifest = make_videos(pipeline, prompts, videos, seconds=seconds, seeds=seeds, vbench=True, progress=progress)
     making = f"causvid evaluate videos --vbench -o {VIDEOS} {chosen}".rstrip()
     rows = score_folder(videos)
-    switches = [switch_latency(pipeline, a.text, b.text) for a, b in islice(pairwise(prompts), FEW)]
+    changes = list(islice(pairwise(prompts), FEW))
+    switches = [switch_latency(pipeline, a.text, b.text) for a, b in changes]
+    read = _read(pipeline, changes, switches)
     numbers: dict[str, Any] = {
         "command": command,
         "machine": describe_machine(pipeline.bundle.transformer.patch_in.weight.device),
         "model": manifest.model,
         "videos": {"count": len(manifest.videos), "seconds": manifest.seconds, "steps": manifest.steps},
         "judged": {f"{making}; causvid evaluate vbench {VIDEOS}": means(rows)},
-        "streaming": {command: _streaming(pipeline, manifest, videos, switches)},
+        "streaming": {command: _streaming(pipeline, manifest, videos, switches, read)},
     }
     if speed is not None:
         numbers["speed"] = speed
     plots = {"New prompt seen, by seconds since the change": _switch_plot(switches, pipeline.fps)}
+    if read:
+        plots["New prompt read by the classifier, by seconds since the change"] = _switch_plot(read, pipeline.fps)
     plots |= {"Change of the video from its beginning": _drift_plot(manifest, videos)}
     if speed is not None:
         plots["Parts of a chunk, ms"] = _speed_plot(speed)
@@ -84,7 +109,7 @@ def write_report(
 
 
 def _streaming(
-    pipeline: Pipeline, manifest: Manifest, folder: Path, switches: Sequence[Switch]
+    pipeline: Pipeline, manifest: Manifest, folder: Path, switches: Sequence[Switch], read: Sequence[Switch]
 ) -> dict[str, float | None]:
     """Measure what needs the model, or several videos of a prompt: switches, first frames, and how seeds differ."""
     found: dict[str, float | None] = {"diversity_over_seeds": diversity(folder)}
@@ -94,10 +119,24 @@ def _streaming(
         first = next(pipeline.stream(video.prompt.text, image=image))
         fidelity.append(measures.first_frame_fidelity(first, torch.from_numpy(image)))
     found["first_frame_psnr"] = _mean(fidelity)
-    seen = [one.seconds for one in switches if one.seconds is not None]
-    found["switch_seconds"] = _mean(seen)
-    found["share_switched"] = len(seen) / len(switches) if switches else None
+    for part, suffix in ((switches, ""), (read, "_by_classifier")):
+        seen = [one.seconds for one in part if one.seconds is not None]
+        if part or not suffix:
+            found[f"switch_seconds{suffix}"] = _mean(seen)
+            found[f"share_switched{suffix}"] = len(seen) / len(part) if part else None
     return found
+
+
+def _read(pipeline: Pipeline, changes: Sequence[tuple[Prompt, Prompt]], switches: Sequence[Switch]) -> list[Switch]:
+    """Read the switches by the model's classifier; none where it has none, or the prompts have no labels."""
+    if pipeline.bundle.classifier is None or not all(a.labels and b.labels for a, b in changes):
+        return []
+    classifier = load_judge(pipeline.bundle)[0]
+    read = [
+        read_switch(classifier, one, a.labels, b.labels, fps=pipeline.fps)
+        for (a, b), one in zip(changes, switches, strict=True)
+    ]
+    return [one for one in read if one is not None]
 
 
 def _mean(values: Sequence[float]) -> float | None:
@@ -130,7 +169,7 @@ def _switch_plot(switches: Sequence[Switch], fps: float) -> Plot:
         for one in switches:
             axes.plot([number / fps for number in range(len(one.share))], one.share)
         axes.axhline(0.5, color="grey", linewidth=0.8)
-        axes.set(xlabel="seconds", ylabel="share of the new prompt", ylim=(-0.5, 1.5))
+        axes.set(xlabel="seconds", ylabel="share of the new prompt", ylim=(-0.25, 1.25))
 
     return draw
 
@@ -178,8 +217,8 @@ def _write(folder: Path, numbers: Mapping[str, Any], manifest: Manifest, plots: 
         stages = {str(row["stage"]): row["ms"] for row in speed["stages"]}
         tables.append("<h2>Speed</h2>" + _table(str(speed.get("command", "causvid bench")), {**plain, **stages}))
     films = "".join(
-        f'<figure><video src="{VIDEOS}/{html.escape(quote(video.file))}" controls muted loop playsinline preload='
-        f'"auto"></video><figcaption>{html.escape(video.prompt.text)} · seed {video.seed}</figcaption></figure>'
+        f'<figure><video src="{VIDEOS}/{html.escape(quote(video.file))}" controls muted loop playsinline preload="auto"'
+        f"></video><figcaption>{html.escape(video.prompt.text)} <small>seed {video.seed}</small></figcaption></figure>"
         for video in manifest.videos
     )
     drawn = "".join(f"<figure><figcaption>{html.escape(title)}</figcaption>{svg}</figure>" for title, svg in plots)
@@ -195,7 +234,8 @@ def _write(folder: Path, numbers: Mapping[str, Any], manifest: Manifest, plots: 
 
 def _table(command: str, values: Mapping[str, Any]) -> str:
     rows = "".join(
-        f"<tr><td>{html.escape(name.replace('_', ' '))}</td><td>{html.escape(_said(value))}</td></tr>"
+        f"<tr><td>{html.escape(name.replace('_', ' '))}</td><td>{html.escape(_said(value))}</td>"
+        f"<td>{html.escape(MEANINGS.get(name, ''))}</td></tr>"
         for name, value in values.items()
     )
     return f"<p><code>{html.escape(command)}</code></p><table>{rows}</table>"

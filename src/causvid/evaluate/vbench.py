@@ -27,37 +27,46 @@ DYNAMIC = 0.05
 """Picture heights a second above which a video is called dynamic here."""
 ROWS = 256
 """Larger videos are judged at so many rows."""
-CACHE = "~/.cache/vbench"
 
 
 @dataclass(frozen=True)
 class Dimension:
-    """A dimension: its published range in [0, 1], weight and half of the total, and the weights that vbench loads."""
+    """A dimension: its published range in [0, 1], weight and half of the total.
+
+    weights: the network that vbench loads, and `files` of it in vbench's cache.
+    """
 
     low: float = 0.0
     high: float = 1.0
     weight: float = 1.0
     quality: bool = False
     weights: str = ""
+    files: tuple[str, ...] = ()
 
 
+_DINO = ("DINO ViT-B/16", ("dino_model/facebookresearch_dino_main", "dino_model/dino_vitbase16_pretrain.pth"))
+_CLIP = ("CLIP ViT-B/32", ("clip_model/ViT-B-32.pt",))
+_HEAD = ("clip_model/ViT-L-14.pt", "aesthetic_model/emb_reader/sa_0_4_vit_l_14_linear.pth")
+_GRIT = ("GRiT", ("grit_model/grit_b_densecap_objectdet.pth",))
+_VICLIP = ("ViCLIP", ("ViCLIP/ViClip-InternVid-10M-FLT.pth", "ViCLIP/bpe_simple_vocab_16e6.txt.gz"))
+_UMT = ("UMT-L/16", ("umt_model/l16_ptk710_ftk710_ftk400_f16_res224.pth",))
 DIMENSIONS: Mapping[str, Dimension] = {
-    "subject_consistency": Dimension(0.1462, quality=True, weights="DINO ViT-B/16 in dino_model/"),
-    "background_consistency": Dimension(0.2615, quality=True, weights="CLIP ViT-B/32 in clip_model/"),
+    "subject_consistency": Dimension(0.1462, 1.0, 1.0, True, *_DINO),
+    "background_consistency": Dimension(0.2615, 1.0, 1.0, True, *_CLIP),
     "temporal_flickering": Dimension(0.6293, quality=True),
-    "motion_smoothness": Dimension(0.706, 0.9975, quality=True, weights="AMT-S in amt_model/"),
-    "dynamic_degree": Dimension(weight=0.5, quality=True, weights="RAFT in raft_model/"),
-    "aesthetic_quality": Dimension(quality=True, weights="CLIP ViT-L/14 in clip_model/, head in aesthetic_model/"),
-    "imaging_quality": Dimension(quality=True, weights="MUSIQ-SPAQ in pyiqa_model/"),
-    "object_class": Dimension(weights="GRiT in grit_model/"),
-    "multiple_objects": Dimension(weights="GRiT in grit_model/"),
-    "human_action": Dimension(weights="UMT-L/16 in umt_model/"),
-    "color": Dimension(weights="GRiT in grit_model/"),
-    "spatial_relationship": Dimension(weights="GRiT in grit_model/"),
-    "scene": Dimension(high=0.8222, weights="Tag2Text in caption_model/"),
-    "appearance_style": Dimension(0.0009, 0.2855, weights="CLIP ViT-B/32 in clip_model/"),
-    "temporal_style": Dimension(high=0.364, weights="ViCLIP in ViCLIP/"),
-    "overall_consistency": Dimension(high=0.364, weights="ViCLIP in ViCLIP/"),
+    "motion_smoothness": Dimension(0.706, 0.9975, 1.0, True, "AMT-S", ("amt_model/amt-s.pth",)),
+    "dynamic_degree": Dimension(0.0, 1.0, 0.5, True, "RAFT", ("raft_model/models/raft-things.pth",)),
+    "aesthetic_quality": Dimension(0.0, 1.0, 1.0, True, "CLIP ViT-L/14 and LAION's head", _HEAD),
+    "imaging_quality": Dimension(0.0, 1.0, 1.0, True, "MUSIQ-SPAQ", ("pyiqa_model/musiq_spaq_ckpt-358bb6af.pth",)),
+    "object_class": Dimension(0.0, 1.0, 1.0, False, *_GRIT),
+    "multiple_objects": Dimension(0.0, 1.0, 1.0, False, *_GRIT),
+    "human_action": Dimension(0.0, 1.0, 1.0, False, *_UMT),
+    "color": Dimension(0.0, 1.0, 1.0, False, *_GRIT),
+    "spatial_relationship": Dimension(0.0, 1.0, 1.0, False, *_GRIT),
+    "scene": Dimension(0.0, 0.8222, 1.0, False, "Tag2Text", ("caption_model/tag2text_swin_14m.pth",)),
+    "appearance_style": Dimension(0.0009, 0.2855, 1.0, False, *_CLIP),
+    "temporal_style": Dimension(0.0, 0.364, 1.0, False, *_VICLIP),
+    "overall_consistency": Dimension(0.0, 0.364, 1.0, False, *_VICLIP),
 }
 
 
@@ -68,6 +77,11 @@ class Totals:
     quality: float
     semantic: float
     total: float
+
+    @property
+    def text(self) -> str:
+        """All three in a line."""
+        return f"quality {self.quality:.2%}  semantic {self.semantic:.2%}  total {self.total:.2%}"
 
 
 def totals(scores: Mapping[str, float]) -> Totals:
@@ -113,22 +127,24 @@ def split(video: Tensor, *, fps: float, seconds: float = CLIP_SECONDS) -> Iterat
 
 
 def score_video(
-    video: Tensor, *, fps: float, backbone: measures.Backbone = measures.colour_layout, long: bool = False
+    video: Tensor, *, fps: float, backbone: measures.Backbone = measures.outline_layout, long: bool = False
 ) -> dict[str, float]:
     """Score what needs no downloaded network of a video, uint8 [T, H, W, 3], T at least 3.
 
     `long` takes the mean of its clips. The consistency of subject and background is one number without two backbones.
     """
     clips = list(split(video, fps=fps)) if long else [video]
-    rows = [
-        {
+    rows = list[dict[str, float]]()
+    for clip in clips:
+        speeds = measures.motion(clip, fps=fps)
+        row = {
             "consistency": measures.consistency(clip, backbone),
             "temporal_flickering": measures.temporal_flickering(clip),
             "motion_smoothness": measures.motion_smoothness(clip),
-            "dynamic_degree": float(measures.is_dynamic(clip, fps=fps, threshold=DYNAMIC)),
+            "dynamic_degree": float(measures.is_dynamic(speeds, threshold=DYNAMIC)),
+            "speed": float(speeds.mean()),
         }
-        for clip in clips
-    ]
+        rows.append(row)
     return {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}
 
 
@@ -147,7 +163,7 @@ def score_folder(folder: Path, *, long: bool = False) -> dict[str, dict[str, flo
         if len(video) < 3:
             raise ValueError(f"{file} has {len(video)} frames: expected 3 or more")
         scores = score_video(video, fps=fps, long=long)
-        scores["speed"] = measures.flow_speed(video, fps=fps)
+        scores["flicker"] = measures.flicker(video)
         scores["sharpness"] = measures.sharpness(video)
         if len(video) >= 4 * fps:
             ends = measures.drift(video, edge=round(fps))
@@ -205,11 +221,11 @@ def video_files(folder: Path) -> list[Path]:
     return files
 
 
-def read_clip(file: Path) -> tuple[Tensor, float]:
-    """Read a video at its own rate, uint8 [T, H, W, 3] of at most `ROWS` rows, and its frames a second."""
+def read_clip(file: Path, *, rows: int | None = ROWS) -> tuple[Tensor, float]:
+    """Read a video at its own rate, uint8 [T, H, W, 3] of at most so many rows, and its frames a second."""
     seen = probe(file)
     fps = seen.fps or 24.0
-    height = min(seen.height, ROWS)
+    height = min(seen.height, rows or seen.height)
     width = max(round(seen.width * height / seen.height), 1)
     frames = list(read_video(file, height=height, width=width, fps=fps))
     return torch.from_numpy(np.stack(frames)), fps
