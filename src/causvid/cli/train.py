@@ -10,6 +10,7 @@ from causvid.cli.options import DeviceOption, find_device
 from causvid.preset import StartAt, load_preset
 from causvid.recipe import cut
 
+Follower = Literal["tensorboard", "wandb", "trackio"]
 Stage = Literal["autoencoder", "classifier", "data", "teacher", "decoder", "pairs", "ode", "dmd", "all"]
 
 
@@ -40,6 +41,9 @@ def train(
         int | None,
         typer.Option(min=1, help="Cut the clips of every step into so many parts: the processes share them."),
     ] = None,
+    log: Annotated[
+        Follower | None, typer.Option(help="Who draws the curves. Default: tensorboard, where it is installed.")
+    ] = None,
     without_teacher: Annotated[
         bool, typer.Option("--without-teacher", help="With stage dmd or all: leave it out of the bundle.")
     ] = False,
@@ -68,11 +72,14 @@ def train(
     folder = out or Path("runs") / settings.name
 
     from causvid.train import stages
+    from causvid.train.curves import check_follower
     from causvid.train.distributed import processes
     from causvid.train.run import Run, deadline_in
 
+    check_follower(log)
     with processes(find_device(device)) as (ranks, own):
-        where = Run(folder, seed=seed, device=own, deadline=deadline_in(max_minutes), compiled=compiled, ranks=ranks)
+        end = deadline_in(max_minutes)
+        where = Run(folder, seed=seed, device=own, deadline=end, compiled=compiled, ranks=ranks, log=log)
         try:
             done = stages.run(stage, settings, where, with_teacher=not without_teacher)
         except KeyboardInterrupt:

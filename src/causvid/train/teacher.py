@@ -9,7 +9,7 @@ from causvid.distill import draw_clean_first
 from causvid.engine.solver import guided_velocity, solve
 from causvid.flow import add_noise, flow_matching_loss, randn_like, sample_logit_normal, schedule
 from causvid.preset import Preset
-from causvid.recipe import Phase, required
+from causvid.recipe import phase_at, required
 from causvid.seeding import step_generator
 from causvid.train.distributed import recompute_blocks
 from causvid.train.loop import Stage
@@ -19,11 +19,6 @@ from causvid.train.run import Run
 from causvid.train.samples import sample_prompts, write_samples
 
 SAMPLE_STEPS = 20
-
-
-def phase_at(phases: tuple[Phase, ...], progress: float) -> Phase:
-    """Return the curriculum's phase at `progress` in [0, 1)."""
-    return next((phase for phase in phases if progress < phase.until), phases[-1])
 
 
 def teacher_stage(preset: Preset, run: Run) -> Stage:
