@@ -186,7 +186,7 @@ def test_two_processes_train_the_lora_that_one_trains(
     stage: str, chain: Chain, changed: Change, tmp_path: Path
 ) -> None:
     pytest.importorskip("peft")
-    preset = several_steps(changed, stage, lora={"rank": 4})
+    preset = several_steps(changed, stage, lora={"rank": 4}, learning_rate=5.0)
     one = alone(chain, tmp_path / "one", stage, preset)
     two = chain.copy(tmp_path / "two", without=EARLIER[stage])
     train(two, stage, preset, ranks=2)

@@ -6,6 +6,7 @@ Rows of JSON are written in any case. A stage is a run of its own there; resumed
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
@@ -62,7 +63,7 @@ def _tensorboard(folder: Path, name: str, step: int) -> Iterator[Draw]:
 
 @contextmanager
 def _wandb(folder: Path, name: str, settings: Mapping[str, Any]) -> Iterator[Draw]:
-    import wandb
+    wandb = _library("wandb")
 
     try:
         run = wandb.init(
@@ -85,9 +86,7 @@ def _wandb(folder: Path, name: str, settings: Mapping[str, Any]) -> Iterator[Dra
 
 @contextmanager
 def _trackio(folder: Path, name: str, settings: Mapping[str, Any]) -> Iterator[Draw]:
-    import trackio
-
-    run = trackio.init(
+    run = _library("trackio").init(
         PROJECT,
         name=f"{folder.parent.name} {name} {_identity(folder)}",
         group=folder.parent.name,
@@ -99,6 +98,13 @@ def _trackio(folder: Path, name: str, settings: Mapping[str, Any]) -> Iterator[D
         yield lambda metrics, at: run.log({f"{name}/{key}": value for key, value in metrics.items()}, step=at)
     finally:
         run.finish()
+
+
+def _library(name: str) -> Any:
+    try:
+        return import_module(name)
+    except ImportError as error:
+        raise ValueError(f"log={name}: {error}") from None
 
 
 def _identity(folder: Path) -> str:
