@@ -4,6 +4,7 @@ Adam divides a gradient by its size, and makes anything of one that is zero but 
 that is above rounding: what two ways of summing differ by is then as small in the weights as in the gradients.
 """
 
+import datetime
 import json
 import os
 import pickle
@@ -15,6 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -55,12 +57,16 @@ def work(folder: str, stage: str, options: str) -> None:
     """Be one of the processes that train a stage.
 
     die: which of them ends without a word, and at what step. spoil: whose metrics are not finite, and at what step.
+    together: how many of them share a clip.
     """
     torch.set_num_threads(1)
     patch, chosen = pytest.MonkeyPatch(), json.loads(options)
     make_small(patch)
     smooth(patch)
-    die, spoil = chosen.pop("die", None), chosen.pop("spoil", None)
+    die, spoil, together = (
+        chosen.pop(name, default) for name, default in (("die", None), ("spoil", None), ("together", 1))
+    )
+    patch.setattr(distributed, "JOINING", datetime.timedelta(seconds=30))
     take_step = loop.take_step
 
     def step(stage: loop.Stage, run: Run, n: int) -> Any:
@@ -74,6 +80,7 @@ def work(folder: str, stage: str, options: str) -> None:
     patch.setattr(loop, "take_step", step)
     preset = pickle.loads((Path(folder) / "preset.pickle").read_bytes())
     with distributed.processes(torch.device("cpu")) as (ranks, device):
+        ranks = replace(ranks, together=together)
         stages.run(stage, preset, Run(Path(folder), ranks=ranks, device=device, **chosen))
 
 
@@ -177,6 +184,32 @@ def test_two_processes_train_what_one_trains(
     if stage != "teacher":
         assert far(one, untrained(chain, stage)) > 1e-3
     for ours, theirs in zip(rows(tmp_path / "one", stage), rows(two, stage), strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-5)
+
+
+@pytest.mark.slow
+@of_every_stage
+def test_two_processes_that_share_every_clip_train_what_one_trains(
+    stage: str, chain: Chain, changed: Change, tmp_path: Path
+) -> None:
+    preset = several_steps(changed, stage, recompute=stage == "dmd")
+    one = alone(chain, tmp_path / "one", stage, preset)
+    two = chain.copy(tmp_path / "two", without=EARLIER[stage])
+    train(two, stage, preset, ranks=2, together=2)
+    assert far(chain.results(stage, two), one) < 1e-5
+    for ours, theirs in zip(rows(tmp_path / "one", stage), rows(two, stage), strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-5)
+
+
+def test_a_step_of_two_processes_that_share_a_clip_is_the_plain_one(
+    chain: Chain, changed: Change, tmp_path: Path
+) -> None:
+    preset = several_steps(changed, "dmd", micro=1, steps=2, recompute=True, image=0.0, critic_updates=1)
+    alone(chain, tmp_path / "one", "dmd", preset)
+    two = chain.copy(tmp_path / "two", without=EARLIER["dmd"])
+    train(two, "dmd", preset, ranks=2, together=2)
+    assert far(chain.results("dmd", two), chain.results("dmd", tmp_path / "one")) < 1e-5
+    for ours, theirs in zip(rows(tmp_path / "one", "dmd"), rows(two, "dmd"), strict=True):
         assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-5)
 
 

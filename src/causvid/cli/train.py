@@ -1,6 +1,7 @@
 """`causvid train`: the recipe, a stage at a time or whole."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -44,6 +45,9 @@ def train(
     log: Annotated[
         Follower | None, typer.Option(help="Who draws the curves. Default: tensorboard, where it is installed.")
     ] = None,
+    sequence_parallel: Annotated[
+        int, typer.Option(min=1, help="So many neighbouring processes share a clip: each has part of the tokens.")
+    ] = 1,
     without_teacher: Annotated[
         bool, typer.Option("--without-teacher", help="With stage dmd or all: leave it out of the bundle.")
     ] = False,
@@ -77,8 +81,10 @@ def train(
     from causvid.train.run import Run, deadline_in
 
     check_follower(log)
+    if compiled and sequence_parallel > 1:
+        raise ValueError(f"--compile does not go with --sequence-parallel {sequence_parallel}")
     with processes(find_device(device)) as (ranks, own):
-        end = deadline_in(max_minutes)
+        end, ranks = deadline_in(max_minutes), replace(ranks, together=sequence_parallel)
         where = Run(folder, seed=seed, device=own, deadline=end, compiled=compiled, ranks=ranks, log=log)
         try:
             done = stages.run(stage, settings, where, with_teacher=not without_teacher)

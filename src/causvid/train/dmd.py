@@ -25,9 +25,11 @@ from causvid.train.roles import (
     student_sigmas,
     student_visibility,
     teacher_visibility,
+    tokens_of_frame,
 )
 from causvid.train.run import Run
 from causvid.train.samples import sample_prompts, student_sampler
+from causvid.train.sequence import part_of, split_tokens
 
 
 class Sample(NamedTuple):
@@ -47,9 +49,11 @@ def dmd_stage(preset: Preset, run: Run) -> Stage:
     embeddings, null = roles.embeddings(dataset, text), embed_captions(text, [""], run.device)
     trained, teacher, scored = roles.student(config.start, config.lora), roles.teacher(), roles.critic(config.lora)
     student, critic = trained.model, scored.model
-    if config.recompute:
-        recompute_blocks(student)
-        recompute_blocks(critic)
+    part = part_of(run.ranks, sharded=config.lora is None)
+    for model in (student, teacher, critic):
+        split_tokens(model, part, tokens=tokens_of_frame(preset))
+    for model in (student, critic) if config.recompute else ():
+        recompute_blocks(model)
     visibility, layout = student_visibility(preset), student_layout(preset)
     score_visibility, few = teacher_visibility(preset), student_sigmas(preset)
     levels = torch.tensor(few, device=run.device)

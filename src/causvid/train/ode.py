@@ -28,9 +28,11 @@ from causvid.train.roles import (
     student_sigmas,
     student_visibility,
     teacher_visibility,
+    tokens_of_frame,
 )
 from causvid.train.run import Run
 from causvid.train.samples import sample_prompts, student_sampler
+from causvid.train.sequence import part_of, split_tokens
 
 
 def trajectory_shards(preset: Preset, run: Run) -> Shards:
@@ -107,6 +109,7 @@ def ode_stage(preset: Preset, run: Run) -> Stage:
     roles, store = Roles(preset, run, sharded=config.lora is None), TrajectoryStore.open(preset, run)
     text, trained = roles.text_encoder(), roles.student("teacher", config.lora)
     student = trained.model
+    split_tokens(student, part_of(run.ranks, sharded=config.lora is None), tokens=tokens_of_frame(preset))
     if config.recompute:
         recompute_blocks(student)
     embeddings = embed_captions(text, store.captions, run.device)

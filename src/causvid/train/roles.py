@@ -76,6 +76,12 @@ def latent_size(preset: Preset) -> tuple[int, int, int]:
     return (preset.transformer.in_channels, preset.generation.height // factor, preset.generation.width // factor)
 
 
+def tokens_of_frame(preset: Preset) -> int:
+    """Return the tokens of a latent frame."""
+    _, height, width = latent_size(preset)
+    return (height // preset.transformer.patch) * (width // preset.transformer.patch)
+
+
 def compile_blocks(model: Transformer) -> None:
     """Compile a transformer's blocks in place: one graph for all; a pass with a cache stays as it is."""
     for block in model.blocks:

@@ -56,7 +56,9 @@ class Run:
 
     @property
     def compiles(self) -> bool:
-        """Tell whether transformers are compiled."""
+        """Tell whether transformers are compiled; not where processes exchange tokens in their blocks."""
+        if self.ranks.together > 1:
+            return False
         return self.device.type == "cuda" if self.compiled is None else self.compiled
 
     def result(self, stage: str) -> Path:

@@ -14,9 +14,10 @@ from causvid.seeding import step_generator
 from causvid.train.distributed import recompute_blocks
 from causvid.train.loop import Stage
 from causvid.train.objective import Metrics, Micro, Objective, autocast
-from causvid.train.roles import Roles, latent_size, teacher_visibility, token_mask
+from causvid.train.roles import Roles, latent_size, teacher_visibility, token_mask, tokens_of_frame
 from causvid.train.run import Run
 from causvid.train.samples import sample_prompts, write_samples
+from causvid.train.sequence import part_of, split_tokens
 
 SAMPLE_STEPS = 20
 
@@ -27,6 +28,7 @@ def teacher_stage(preset: Preset, run: Run) -> Stage:
     roles = Roles(preset, run, sharded=True)
     dataset, autoencoder = roles.dataset(), roles.autoencoder()
     model, text = roles.new_teacher(), roles.new_text_encoder()
+    split_tokens(model, part_of(run.ranks), tokens=tokens_of_frame(preset))
     if config.recompute:
         recompute_blocks(model)
     ids_of, null_ids = (text.tokens(prompts)[0].to(run.device) for prompts in (dataset.captions, [""]))
