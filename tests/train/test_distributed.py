@@ -116,11 +116,14 @@ def train(folder: Path, stage: str, preset: Preset, *, ranks: int, **options: An
 
 
 def far(first: dict[str, dict[str, Tensor]], second: dict[str, dict[str, Tensor]]) -> float:
-    """Return the largest difference between two results of a stage."""
+    """Return the largest difference between two results of a stage, or their checkpoints."""
     assert first.keys() == second.keys()
     pairs = [(first[file], second[file]) for file in first]
     assert all(one.keys() == other.keys() for one, other in pairs)
-    return max(float((one[name] - other[name]).abs().max()) for one, other in pairs for name in one)
+    assert all(one[name].shape == other[name].shape for one, other in pairs for name in one)
+    return max(
+        float((one[name] - other[name]).abs().max()) for one, other in pairs for name in one if one[name].numel()
+    )
 
 
 def alone(chain: Chain, folder: Path, stage: str, preset: Preset) -> dict[str, dict[str, Tensor]]:

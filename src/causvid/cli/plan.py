@@ -39,6 +39,9 @@ def plan(
     device: DeviceOption = None,
     train: Annotated[Trains | None, typer.Option(help="Plan training: this stage, of a preset.")] = None,
     ranks: Annotated[int | None, typer.Option(min=1, help="With --train: processes, a GPU each.")] = None,
+    sequence_parallel: Annotated[
+        int | None, typer.Option(min=1, help="With --train: so many processes share each clip.")
+    ] = None,
     batch: Annotated[int | None, typer.Option(min=1, help="With --train: clips of a micro-batch.")] = None,
     frames: Annotated[int | None, typer.Option(min=1, help="With --train: latent frames of a clip.")] = None,
     lora_rank: Annotated[int | None, typer.Option(min=0, help="With --train: rank of the LoRA; 0 trains all.")] = None,
@@ -54,7 +57,14 @@ def plan(
     """
     budget = None if gpu is None else _bytes(gpu)
     spec = ModelSpec.make(**parts)
-    asked_to_train = {"ranks": ranks, "batch": batch, "frames": frames, "lora_rank": lora_rank, "recompute": recompute}
+    asked_to_train = {
+        "ranks": ranks,
+        "sequence_parallel": sequence_parallel,
+        "batch": batch,
+        "frames": frames,
+        "lora_rank": lora_rank,
+        "recompute": recompute,
+    }
     if train is not None:
         _plan_training(spec, train, asked_to_train, {"height": height, "width": width}, budget)
         return
@@ -110,6 +120,7 @@ def _plan_training(
     lora = getattr(own, "lora", None)
     settings: dict[str, Any] = {
         "ranks": 1,
+        "sequence_parallel": 1,
         "batch": max((phase.batch for phase in phases), default=getattr(own, "batch", 1)),
         "frames": max((phase.frames for phase in phases), default=generation.clip_frames),
         "lora_rank": None if lora is None else lora.rank,
@@ -118,7 +129,8 @@ def _plan_training(
     settings |= {name: value for name, value in asked.items() if value is not None}
     choice = Training(
         stage=stage,
-        accumulates=own is not None and own.accumulate > settings["ranks"],
+        accumulates=own is not None and own.accumulate * settings["sequence_parallel"] > settings["ranks"],
+        together=settings.pop("sequence_parallel"),
         average=own is None or own.ema > 0,
         rollout=getattr(own, "student_input", "data") == "rollout",
         lora=settings.pop("lora_rank") or None,
@@ -127,8 +139,9 @@ def _plan_training(
     needed = plan_training(sketch_preset(preset.model_copy(update={"generation": generation})), choice)
     trained = "all weights" if choice.lora is None else f"LoRA of rank {choice.lora}"
     kept = "blocks recomputed" if choice.recompute else "activations kept"
+    shared = f", {choice.together} sharing a clip" if choice.together > 1 else ""
     clips = f"{choice.batch} x {choice.frames} latent frames of {generation.width} x {generation.height}"
-    _show(needed, f"{spec.model}, stage {stage}, on each of {choice.ranks}: {clips}, {trained}, {kept}")
+    _show(needed, f"{spec.model}, stage {stage}, on each of {choice.ranks}{shared}: {clips}, {trained}, {kept}")
     _judge(needed, budget)
 
 
