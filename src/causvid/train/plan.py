@@ -27,6 +27,7 @@ from causvid.seeding import without_contents
 from causvid.train.distributed import recompute_blocks
 from causvid.train.lora import LAYERS
 from causvid.train.sequence import Part, split_tokens
+from causvid.train.stepwise import Stepwise
 
 FULL, HALF = torch.float32.itemsize, torch.bfloat16.itemsize
 MOMENTS = 2 * FULL
@@ -83,23 +84,24 @@ def plan_training(sketch: Sketch, choice: Training) -> Plan:
     text = weight_bytes(sketch.text, torch.float32)
     learnt = text // share if choice.stage == "teacher" else 0  # the teacher's text encoder is trained with it
     frozen = weights // share if choice.lora is not None or choice.stage == "dmd" else 0
+    if frozen and share > 1 and choice.half:
+        frozen -= block * sketch.config.layers // 2 // share
     both = roles * trained + learnt
-    update = _update(sketch, choice)
+    update = _update(sketch, choice) + learnt  # and the text encoder's gradients
     if share > 1:
         numbers = block // FULL
         width = HALF if choice.half else FULL
         # A block that is gathered, the next one on its way, and gradients of one before they are summed in fp32.
         update += trained + weights - block * sketch.config.layers + numbers * (3 * width + width + FULL)
-    return Plan(
-        parts={
-            "weights in training": both,
-            "frozen weights": frozen,
-            "moments of the optimizer": MOMENTS // FULL * both,
-            "averages of weights": trained + learnt if choice.average else 0,
-            "autoencoder": weight_bytes(sketch.autoencoder, torch.float32),
-        },
-        moments={"embedding captions": 0 if learnt else text, "an update: gradients and activations": update},
-    )
+    parts = {
+        "weights in training": both,
+        "frozen weights": frozen,
+        "moments of the optimizer": MOMENTS // FULL * both,
+        "averages of weights": trained + learnt if choice.average else 0,
+    }
+    alone = 0 if learnt else max(0, text - sum(parts.values()))  # before any of them is there
+    parts["autoencoder"] = weight_bytes(sketch.autoencoder, torch.float32)
+    return Plan(parts=parts, moments={"embedding captions": alone, "an update: gradients and activations": update})
 
 
 def _lora_numbers(model: Transformer, rank: int) -> int:
@@ -175,6 +177,8 @@ def _updates(
     sigma, noise = torch.empty(real.shape[:2]), torch.empty_like(real)
     seen = Visibility(first=g.first, chunk=g.chunk, window=g.window, sink=g.sink)
 
+    stepwise = Stepwise()
+
     def predicted() -> Tensor:
         keys = student.encode_text(embedding)
         if not choice.rollout:
@@ -185,14 +189,24 @@ def _updates(
         layout = chunk_layout(choice.frames, g.first, g.chunk)
         shape = (choice.batch, coder.latent_channels, *sides)
         chunks = rollout(
-            student, keys, cache, chunks=layout, shape=shape, sigmas=(1.0,), generator=torch.Generator(), grad_step=0
+            student,
+            stepwise.text(keys),
+            cache,
+            chunks=layout,
+            shape=shape,
+            sigmas=(1.0,),
+            generator=torch.Generator(),
+            grad_step=0,
         )
-        return torch.cat(list(chunks), dim=1)
+        return stepwise.join(chunks)
 
-    def velocity(model: Transformer, guidance: float = 1.0) -> Velocity:
-        keys = model.encode_text(embedding)
-        null = keys if guidance == 1 else model.encode_text(embedding)
-        return guided_velocity(model, keys, null, guidance=guidance)
+    def velocity_of(model: Transformer, guidance: float = 1.0) -> Velocity:
+        def velocity(x: Tensor, sigma: Tensor) -> Tensor:
+            keys = model.encode_text(embedding)
+            null = keys if guidance == 1 else model.encode_text(embedding)
+            return guided_velocity(model, keys, null, guidance=guidance)(x, sigma)
+
+        return velocity
 
     held: dict[str, Tensor] = {}
 
@@ -206,15 +220,15 @@ def _updates(
         held["loss"] = (held.pop("x0") - real).square().mean()
 
     def compare() -> None:
-        with torch.no_grad():
-            scores = velocity(teacher, 2.0), velocity(critic)
-        held["loss"] = student_loss(held.pop("x0"), teacher=scores[0], critic=scores[1], sigma=sigma, noise=noise)
+        x0, scores = held.pop("x0"), (velocity_of(teacher, 2.0), velocity_of(critic))
+        held["loss"] = student_loss(x0, teacher=scores[0], critic=scores[1], sigma=sigma, noise=noise)
 
     def learn() -> None:
-        held["loss"] = critic_loss(held.pop("x0"), critic=velocity(critic), sigma=sigma, noise=noise)
+        held["loss"] = critic_loss(held.pop("x0"), critic=velocity_of(critic), sigma=sigma, noise=noise)
 
     def differentiate() -> None:
         held.pop("loss").backward()
+        stepwise.finish()
 
     of_critic = [torch.no_grad()(predict), learn, differentiate]
     return {
