@@ -1,5 +1,6 @@
 """How fast a stage trains: clips a second, and the share of what this machine can do at most."""
 
+import statistics
 import time
 from collections.abc import Callable
 from typing import TypeVar
@@ -24,24 +25,29 @@ class Speed:
         self.device = device
         self._begun = self._since = time.monotonic()
         self._clips = 0
+        self._plain: list[float] = []
         self._ceiling: float | None = None
         self._share: float | None = None
 
     def take(self, work: Callable[[], T], clips: int, *, counted: bool) -> T:
         """Do a step on so many clips, and return what it returns.
 
-        counted: count its operations too, by their shapes, and compare them with a large product on this machine.
+        counted: also count its operations, by their shapes, which slows it down. What steps before it have taken then
+        says how many a second those are, and a large product how many this machine can do.
         """
         self._clips += clips
-        if not counted or time.monotonic() - self._begun < SETTLED:
-            return work()
+        began = time.monotonic()
+        if not (counted and self._plain) or began - self._begun < SETTLED:
+            result = work()
+            self._plain.append(time.monotonic() - began)
+            return result
         if self._ceiling is None:
             dtype = torch.bfloat16 if half_is_fast(self.device) else torch.float32
             self._ceiling = measure_ceilings(self.device, seconds=0.5, dtype=dtype).flops
         found: list[T] = []
-        began = time.monotonic()
         flops = count_flops(lambda: found.append(work()))
-        self._share = flops / (time.monotonic() - began) / self._ceiling
+        self._share = flops / statistics.mean(self._plain) / self._ceiling
+        self._plain.clear()
         return found[0]
 
     def row(self) -> dict[str, float]:
