@@ -22,7 +22,10 @@ from torch import Tensor, nn
 from torch import distributed as dist
 from torch.distributed.distributed_c10d import _set_pg_timeout
 from torch.distributed.tensor import DTensor
+from torch.utils import _pytree as pytree
 from torch.utils.checkpoint import checkpoint
+
+from causvid.models.transformer import TextKeys
 
 M = TypeVar("M", bound=nn.Module)
 JOINING, PATIENCE = datetime.timedelta(minutes=5), datetime.timedelta(hours=2)
@@ -132,6 +135,8 @@ def shard(module: M, ranks: Ranks, device: torch.device) -> M:
     fully_shard(module, mesh=mesh, reshard_after_forward=True)
     if blocks:
         register_fsdp_forward_method(module, "encode_text")
+        if TextKeys not in pytree.SUPPORTED_NODES:  # what it returns is looked through for tensors
+            pytree.register_dataclass(TextKeys)
     return module
 
 
