@@ -52,6 +52,10 @@ class StageConfig(StageSettings):
     max_norm: Weight = 1.0
     ema: Decay = 0.0
 
+    def clips_of(self, step: int) -> int:
+        """Return how many clips a step trains on, 0 if the settings do not say."""
+        return self.accumulate * int(getattr(self, "batch", 0))
+
 
 class TransformerStage(StageConfig):
     """A stage that trains transformers.
@@ -120,6 +124,11 @@ class Phase(Settings):
     until: Share
 
 
+def phase_at(phases: tuple[Phase, ...], progress: float) -> Phase:
+    """Return the curriculum's phase at `progress` in [0, 1)."""
+    return next((phase for phase in phases if progress < phase.until), phases[-1])
+
+
 class TeacherStage(TransformerStage):
     """Training of teacher and text encoder by flow matching, in batches and clips of the phases' sizes.
 
@@ -141,6 +150,10 @@ class TeacherStage(TransformerStage):
         if ends[-1:] != (1.0,) or any(a >= b for a, b in itertools.pairwise((0.0, *ends))):
             raise ValueError(f"phases: until={ends} must rise from above 0 to 1")
         return self
+
+    def clips_of(self, step: int) -> int:
+        """Return how many clips a step trains on."""
+        return self.accumulate * phase_at(self.phases, step / self.steps).batch
 
 
 class DecoderStage(PixelStage):

@@ -4,16 +4,19 @@ Adam divides a gradient by its size, and makes anything of one that is zero but 
 that is above rounding: what two ways of summing differ by is then as small in the weights as in the gradients.
 """
 
+import datetime
 import json
 import os
 import pickle
 import random
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +29,7 @@ from causvid.preset import Preset
 from causvid.train import distributed, dmd, loop, objective, ode, sharded, stages, teacher
 from causvid.train.checkpoint import CHECKPOINT
 from causvid.train.run import Run
+from causvid.train.speed import TIMES
 
 from .conftest import RESULTS, Chain, make_small
 
@@ -50,22 +54,33 @@ def smooth(patch: pytest.MonkeyPatch) -> None:
 
 
 def work(folder: str, stage: str, options: str) -> None:
-    """Be one of the processes that train a stage; `die` says which of them ends without a word, and at what step."""
+    """Be one of the processes that train a stage.
+
+    die: which of them ends without a word, and at what step. spoil: whose metrics are not finite, and at what step.
+    together: how many of them share a clip.
+    """
     torch.set_num_threads(1)
     patch, chosen = pytest.MonkeyPatch(), json.loads(options)
     make_small(patch)
     smooth(patch)
-    die = chosen.pop("die", None)
+    die, spoil, together = (
+        chosen.pop(name, default) for name, default in (("die", None), ("spoil", None), ("together", 1))
+    )
+    patch.setattr(distributed, "JOINING", datetime.timedelta(seconds=30))
     take_step = loop.take_step
 
     def step(stage: loop.Stage, run: Run, n: int) -> Any:
         if die == [run.ranks.rank, n]:
             os.kill(os.getpid(), signal.SIGKILL)
-        return take_step(stage, run, n)
+        metrics = take_step(stage, run, n)
+        return (
+            {name: value * float("nan") for name, value in metrics.items()} if spoil == [run.ranks.rank, n] else metrics
+        )
 
     patch.setattr(loop, "take_step", step)
     preset = pickle.loads((Path(folder) / "preset.pickle").read_bytes())
     with distributed.processes(torch.device("cpu")) as (ranks, device):
+        ranks = replace(ranks, together=together)
         stages.run(stage, preset, Run(Path(folder), ranks=ranks, device=device, **chosen))
 
 
@@ -101,11 +116,14 @@ def train(folder: Path, stage: str, preset: Preset, *, ranks: int, **options: An
 
 
 def far(first: dict[str, dict[str, Tensor]], second: dict[str, dict[str, Tensor]]) -> float:
-    """Return the largest difference between two results of a stage."""
+    """Return the largest difference between two results of a stage, or their checkpoints."""
     assert first.keys() == second.keys()
     pairs = [(first[file], second[file]) for file in first]
     assert all(one.keys() == other.keys() for one, other in pairs)
-    return max(float((one[name] - other[name]).abs().max()) for one, other in pairs for name in one)
+    assert all(one[name].shape == other[name].shape for one, other in pairs for name in one)
+    return max(
+        float((one[name] - other[name]).abs().max()) for one, other in pairs for name in one if one[name].numel()
+    )
 
 
 def alone(chain: Chain, folder: Path, stage: str, preset: Preset) -> dict[str, dict[str, Tensor]]:
@@ -117,18 +135,33 @@ def alone(chain: Chain, folder: Path, stage: str, preset: Preset) -> dict[str, d
     return chain.results(stage, folder)
 
 
-def ten_steps(changed: Change, stage: str, **settings: Any) -> Preset:
-    """Return the preset with ten steps of a stage, each of four micro-batches of two."""
-    size: dict[str, Any] = {"batch": 2}
+def several_steps(changed: Change, stage: str, *, micro: int = 4, clips: int = 2, **settings: Any) -> Preset:
+    """Return the preset with ten steps of a stage, each of so many micro-batches of so many clips."""
+    size: dict[str, Any] = {"batch": clips}
     if stage == "teacher":
-        size = {"phases": [{"frames": 1, "batch": 2, "until": 0.5}, {"frames": 4, "batch": 2, "until": 1.0}]}
-    return changed(stage, steps=10, accumulate=4, learning_rate=1e-2, **size, **settings)
+        size = {"phases": [{"frames": 1, "batch": clips, "until": 0.5}, {"frames": 4, "batch": clips, "until": 1.0}]}
+    return changed(stage, **{"steps": 10, "learning_rate": 1e-2, **settings}, accumulate=micro, **size)
+
+
+def everything(folder: Path, stage: str) -> dict[str, dict[str, Tensor]]:
+    """Return all tensors of a stage's checkpoint, averages and optimizers among them, by file or as one."""
+    place = sharded.newest(folder / stage)
+    if place is not None:
+        return {file.name: load_file(file) for file in sorted(place.glob("*.safetensors"))}
+    state = torch.load(folder / stage / CHECKPOINT, weights_only=True)["state"]
+    return {CHECKPOINT: {path: value for path, value in sharded.walk(state) if isinstance(value, Tensor)}}
+
+
+def step_of(folder: Path, stage: str) -> int:
+    """Return the step of a stage's newest checkpoint, 0 if there is none."""
+    place = sharded.newest(folder / stage)
+    return 0 if place is None else int(place.name)
 
 
 def rows(folder: Path, stage: str) -> list[dict[str, float]]:
     """Return the metrics that a stage has logged."""
     lines = (folder / stage / "metrics.jsonl").read_text().splitlines()
-    return [{name: value for name, value in json.loads(line).items() if name != "seconds"} for line in lines]
+    return [{name: value for name, value in json.loads(line).items() if name not in TIMES} for line in lines]
 
 
 def untrained(chain: Chain, stage: str) -> dict[str, dict[str, Tensor]]:
@@ -137,15 +170,16 @@ def untrained(chain: Chain, stage: str) -> dict[str, dict[str, Tensor]]:
     return {RESULTS[stage][0]: load_file(chain.folder / before)}
 
 
-def slow_but(quick: str, *names: str) -> Any:
-    """Return stages as parameters, of which one alone runs every time."""
-    marked = (pytest.param(name, marks=() if name == quick else pytest.mark.slow) for name in names)
-    return pytest.mark.parametrize("stage", list(marked))
+of_every_stage = pytest.mark.parametrize("stage", ["teacher", "ode", "dmd"])
 
 
-@slow_but("ode", "teacher", "ode", "dmd")
-def test_two_processes_train_what_one_trains(stage: str, chain: Chain, changed: Change, tmp_path: Path) -> None:
-    preset = ten_steps(changed, stage)
+@pytest.mark.slow
+@pytest.mark.parametrize(("micro", "clips"), [(4, 2), (8, 1)])
+@of_every_stage
+def test_two_processes_train_what_one_trains(
+    stage: str, micro: int, clips: int, chain: Chain, changed: Change, tmp_path: Path
+) -> None:
+    preset = several_steps(changed, stage, micro=micro, clips=clips)
     one = alone(chain, tmp_path / "one", stage, preset)
     two = chain.copy(tmp_path / "two", without=EARLIER[stage])
     train(two, stage, preset, ranks=2)
@@ -156,61 +190,119 @@ def test_two_processes_train_what_one_trains(stage: str, chain: Chain, changed: 
         assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-5)
 
 
-@slow_but("ode", "teacher", "ode", "dmd")
-def test_one_process_goes_on_where_one_of_two_was_killed(
-    stage: str, chain: Chain, changed: Change, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.slow
+@of_every_stage
+def test_two_processes_that_share_every_clip_train_what_one_trains(
+    stage: str, chain: Chain, changed: Change, tmp_path: Path
 ) -> None:
-    preset = ten_steps(changed, stage)
+    preset = several_steps(changed, stage, recompute=stage == "dmd")
     one = alone(chain, tmp_path / "one", stage, preset)
     two = chain.copy(tmp_path / "two", without=EARLIER[stage])
-    ended = train(two, stage, preset, ranks=2, die=[1, 7], checkpoint_minutes=0)
-    assert ended[1] == -signal.SIGKILL and ended[0] > 0
-    assert sharded.newest(two / stage) is not None
-    smooth(monkeypatch)
-    assert stages.run(stage, preset, Run(two))
+    train(two, stage, preset, ranks=2, together=2)
     assert far(chain.results(stage, two), one) < 1e-5
-    assert [row["step"] for row in rows(two, stage)] == list(range(1, 11))
-    assert (two / stage / CHECKPOINT).exists() and not (two / stage / sharded.FOLDER).exists()
+    for ours, theirs in zip(rows(tmp_path / "one", stage), rows(two, stage), strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-5)
+
+
+def test_a_step_of_two_processes_that_share_a_clip_is_the_plain_one(
+    chain: Chain, changed: Change, tmp_path: Path
+) -> None:
+    preset = several_steps(changed, "dmd", micro=1, steps=2, recompute=True, image=0.0, critic_updates=1)
+    alone(chain, tmp_path / "one", "dmd", preset)
+    two = chain.copy(tmp_path / "two", without=EARLIER["dmd"])
+    train(two, "dmd", preset, ranks=2, together=2)
+    assert far(chain.results("dmd", two), chain.results("dmd", tmp_path / "one")) < 1e-5
+    for ours, theirs in zip(rows(tmp_path / "one", "dmd"), rows(two, "dmd"), strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-5)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", ["teacher", "ode", "dmd"])
-def test_two_processes_go_on_bit_for_bit_where_one_was_killed(
+@pytest.mark.parametrize("stage", ["ode", "dmd"])
+def test_two_processes_train_the_lora_that_one_trains(
     stage: str, chain: Chain, changed: Change, tmp_path: Path
 ) -> None:
-    preset = ten_steps(changed, stage)
+    pytest.importorskip("peft")
+    preset = several_steps(changed, stage, lora={"rank": 4}, learning_rate=5.0)
+    one = alone(chain, tmp_path / "one", stage, preset)
+    two = chain.copy(tmp_path / "two", without=EARLIER[stage])
+    train(two, stage, preset, ranks=2)
+    assert far(chain.results(stage, two), one) < 1e-5 and far(one, untrained(chain, stage)) > 1e-3
+    assert far(everything(two, stage), everything(tmp_path / "one", stage)) < 1e-5
+    lora = RESULTS[stage][0].replace(".safetensors", "_lora/adapter_model.safetensors")
+    assert far(*({"lora": load_file(folder / lora)} for folder in (two, tmp_path / "one"))) < 1e-5
+
+
+def test_one_process_goes_on_where_one_of_two_was_killed(
+    chain: Chain, changed: Change, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    preset = several_steps(changed, "ode", micro=2, clips=1, steps=4)
+    one = alone(chain, tmp_path / "one", "ode", preset)
+    two = chain.copy(tmp_path / "two", without=EARLIER["ode"])
+    ended = train(two, "ode", preset, ranks=2, die=[1, 2], checkpoint_minutes=0)
+    assert ended[1] == -signal.SIGKILL and ended[0] > 0
+    assert step_of(two, "ode") in (1, 2)
+    smooth(monkeypatch)
+    assert stages.run("ode", preset, Run(two))
+    assert far(chain.results("ode", two), one) < 1e-5
+    assert far(everything(two, "ode"), everything(tmp_path / "one", "ode")) < 1e-5
+    assert [row["step"] for row in rows(two, "ode")] == [1, 2, 3, 4]
+    assert (two / "ode" / CHECKPOINT).exists() and not (two / "ode" / sharded.FOLDER).exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("stage", "kills"), [("teacher", 3), ("ode", 3), ("dmd", 4)])
+def test_ten_kills_at_any_moment_leave_the_unbroken_result(
+    stage: str, kills: int, chain: Chain, changed: Change, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    preset, draw = several_steps(changed, stage), random.Random(stage)
     unbroken = chain.copy(tmp_path / "unbroken", without=EARLIER[stage])
     train(unbroken, stage, preset, ranks=2)
     two = chain.copy(tmp_path / "two", without=EARLIER[stage])
-    for rank, step in ((1, 4), (0, 7)):
-        assert -signal.SIGKILL in train(two, stage, preset, ranks=2, die=[rank, step], checkpoint_minutes=0)
+    for _ in range(kills):
+        until = step_of(two, stage) + draw.randrange(2)
+        processes = start(two, stage, preset, 2, {"checkpoint_minutes": 0})
+        while step_of(two, stage) < until:
+            assert all(process.poll() is None for process in processes)
+            time.sleep(0.01)
+        time.sleep(draw.uniform(0, 1.5))
+        killed = draw.choice(processes)
+        killed.kill()
+        for process in processes:
+            process.communicate()
+        print(f"{stage}: process {processes.index(killed)} killed at step {step_of(two, stage)}")
+        assert killed.returncode == -signal.SIGKILL
+    fewer = shutil.copytree(two, tmp_path / "fewer")
     train(two, stage, preset, ranks=2)
     assert far(chain.results(stage, two), chain.results(stage, unbroken)) == 0
+    assert far(everything(two, stage), everything(unbroken, stage)) == 0
+    assert rows(two, stage) == rows(unbroken, stage)
+    smooth(monkeypatch)
+    assert stages.run(stage, preset, Run(fewer))
+    assert far(chain.results(stage, fewer), chain.results(stage, unbroken)) < 1e-5
 
 
 @pytest.mark.slow
-def test_ten_kills_at_any_moment_leave_the_unbroken_result(chain: Chain, changed: Change, tmp_path: Path) -> None:
-    preset, draw = ten_steps(changed, "ode"), random.Random(0)
-    unbroken = chain.copy(tmp_path / "unbroken", without=EARLIER["ode"])
-    began = time.monotonic()
-    train(unbroken, "ode", preset, ranks=2)
-    takes = time.monotonic() - began
-    two = chain.copy(tmp_path / "two", without=EARLIER["ode"])
-    for _ in range(10):
-        processes = start(two, "ode", preset, 2, {"checkpoint_minutes": 0})
-        time.sleep(draw.uniform(0.3, 0.9) * takes)
-        draw.choice(processes).kill()
-        for process in processes:
-            process.communicate()
-    train(two, "ode", preset, ranks=2)
-    assert far(chain.results("ode", two), chain.results("ode", unbroken)) == 0
+def test_a_metric_of_one_process_that_is_not_finite_stops_both(
+    chain: Chain, changed: Change, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    preset = several_steps(changed, "dmd")
+    one = alone(chain, tmp_path / "one", "dmd", preset)
+    two = chain.copy(tmp_path / "two", without=EARLIER["dmd"])
+    for process in start(two, "dmd", preset, 2, {"spoil": [1, 6], "checkpoint_minutes": 0}):
+        _, errors = process.communicate()
+        assert "stage dmd stopped at step 7: critic_loss=nan; the checkpoint of step 6 is kept" in errors
+        assert process.returncode == 1
+    assert step_of(two, "dmd") == 6
+    smooth(monkeypatch)
+    assert stages.run("dmd", preset, Run(two))
+    assert far(chain.results("dmd", two), one) < 1e-5
 
 
 @pytest.mark.slow
 def test_two_processes_go_on_where_one_stopped(
     chain: Chain, changed: Change, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    preset = ten_steps(changed, "ode")
+    preset = several_steps(changed, "ode")
     one = alone(chain, tmp_path / "one", "ode", preset)
     two = chain.copy(tmp_path / "two", without=EARLIER["ode"])
     smooth(monkeypatch)

@@ -1,16 +1,29 @@
 """The memory of training, before it begins: what more processes, a LoRA and recomputing save; and cutting a step."""
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 
 import pytest
+import torch
 
 from causvid import cli
+from causvid.engine.memory import peaks_with_gradients
 from causvid.engine.plan import sketch_preset
-from causvid.preset import load_preset
+from causvid.models.transformer import Transformer
+from causvid.preset import Preset, load_preset
 from causvid.recipe import cut
+from causvid.train.loop import take_step
+from causvid.train.objective import half_is_fast, optimise
 from causvid.train.plan import Training, plan_training
+from causvid.train.run import Run, save_weights
+from causvid.train.stages import STAGES
 
-WEIGHTS = "weights in training"
+from .conftest import Chain
+
+WEIGHTS, UPDATE = "weights in training", "an update: gradients and activations"
+CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
@@ -19,12 +32,45 @@ def sketch():
 
 
 def test_weights_are_shared_by_processes_and_activations_are_not(sketch) -> None:
-    alone = Training("dmd", batch=4, frames=7)
+    alone = Training("dmd", batch=4, frames=7, half=False)
     one, two = (plan_training(sketch, replace(alone, ranks=ranks)) for ranks in (1, 2))
     for part in (WEIGHTS, "frozen weights", "averages of weights"):
         assert two.parts[part] == pytest.approx(one.parts[part] / 2, rel=1e-3)
     assert one.parts["moments of the optimizer"] == 2 * one.parts[WEIGHTS]
     assert two.peak > one.peak / 2
+
+
+@pytest.mark.parametrize(
+    ("stage", "student_input"), [("teacher", None), ("ode", None), ("dmd", "data"), ("dmd", "rollout")]
+)
+@pytest.mark.parametrize("recompute", [False, True])
+def test_an_update_takes_what_the_plan_says(
+    stage: str, student_input: str | None, recompute: bool, chain: Chain, changed: Callable[..., Preset], tmp_path: Path
+) -> None:
+    size = {"phases": [{"frames": 4, "batch": 12, "until": 1.0}]} if stage == "teacher" else {"batch": 12}
+    kind = {} if student_input is None else {"student_input": student_input, "critic_updates": 1}
+    preset = (
+        changed(stage, recompute=recompute, image=0.0, **size, **kind)
+        if kind
+        else changed(stage, recompute=recompute, **size)
+    )
+    preset = preset.model_copy(update={"transformer": preset.transformer.model_copy(update={"layers": 5})})
+    folder = chain.copy(tmp_path / "run", checkpoints=False)
+    weights = Transformer(preset.transformer)
+    weights.initialise(torch.Generator().manual_seed(0))
+    for name in ("teacher", "student_ode"):
+        save_weights(weights, folder / f"{name}.safetensors")
+    built, run = STAGES[stage](preset, Run(folder)), Run(folder)
+    take_step(built, run, 0)  # now the optimizer has its moments
+    measured = max(
+        peaks_with_gradients(*(partial(optimise, objective, stage, run, 1) for objective in built.objectives))
+    )
+    choice = Training(
+        stage, batch=12, frames=4, recompute=recompute, half=half_is_fast(CPU), rollout=student_input == "rollout"
+    )
+    planned = plan_training(sketch_preset(preset), choice).moments[UPDATE]
+    print(f"{stage} {student_input} {recompute}: {planned} planned, {measured} measured, {planned / measured - 1:+.1%}")
+    assert planned == pytest.approx(measured, rel=0.1)
 
 
 def test_a_lora_and_recomputing_save_memory_and_more_clips_take_it(sketch) -> None:

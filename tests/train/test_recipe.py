@@ -13,7 +13,7 @@ from causvid.data.storybook import StorybookDataset
 from causvid.flow import add_noise
 from causvid.models.text import TextEncoder
 from causvid.nn.visibility import FULL
-from causvid.recipe import Phase
+from causvid.recipe import Phase, phase_at
 from causvid.train import dmd, ode, teacher
 from causvid.train import roles as parts
 from causvid.train.loop import Stage
@@ -21,7 +21,6 @@ from causvid.train.objective import autocast
 from causvid.train.ode import TrajectoryStore
 from causvid.train.roles import Roles, embed_captions, student_sigmas, student_visibility, token_mask
 from causvid.train.run import ORDER, needed
-from causvid.train.teacher import phase_at
 from causvid.worlds.storybook import World, caption, is_held_out, render, sample_scene
 
 CPU = torch.device("cpu")

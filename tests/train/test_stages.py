@@ -19,6 +19,7 @@ from causvid.evaluate.classifier import AttributeClassifier
 from causvid.pipeline import Pipeline
 from causvid.seeding import step_generator
 from causvid.train import objective, ode
+from causvid.train.speed import TIMES
 
 STEPS = {"autoencoder": 4, "classifier": 4, "data": 2, "teacher": 4, "decoder": 3, "pairs": 2, "ode": 4, "dmd": 4}
 
@@ -40,7 +41,7 @@ def checkpoint(folder: Path, stage: str) -> dict[str, Any]:
 
 def metrics(folder: Path, stage: str) -> list[dict[str, float]]:
     rows = [json.loads(line) for line in (folder / stage / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
+    return [{name: value for name, value in row.items() if name not in TIMES} for row in rows]
 
 
 def interrupt_at(step: int, stage: str, monkeypatch: pytest.MonkeyPatch) -> None:

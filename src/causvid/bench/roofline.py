@@ -20,15 +20,15 @@ COPIED = 2**26
 
 @dataclass(frozen=True)
 class Ceilings:
-    """The most that was seen of this machine in this run: FLOP/s of a large product in fp32, bytes/s of a copy."""
+    """The most that was seen of this machine in this run: FLOP/s of a large product, bytes/s of a copy."""
 
     flops: float
     bandwidth: float
 
 
-def measure_ceilings(device: torch.device, *, seconds: float) -> Ceilings:
-    """Multiply large matrices and copy much memory for a while."""
-    a, b = (torch.randn(SIDE, SIDE, device=device) for _ in range(2))
+def measure_ceilings(device: torch.device, *, seconds: float, dtype: torch.dtype = torch.float32) -> Ceilings:
+    """Multiply large matrices of a type and copy much memory for a while."""
+    a, b = (torch.randn(SIDE, SIDE, device=device).to(dtype) for _ in range(2))
     source = torch.ones(COPIED, device=device)
     target = torch.empty_like(source)
     took = alternate({"product": lambda: a @ b, "copy": lambda: target.copy_(source)}, seconds=seconds)

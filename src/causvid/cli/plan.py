@@ -39,9 +39,15 @@ def plan(
     device: DeviceOption = None,
     train: Annotated[Trains | None, typer.Option(help="Plan training: this stage, of a preset.")] = None,
     ranks: Annotated[int | None, typer.Option(min=1, help="With --train: processes, a GPU each.")] = None,
+    sequence_parallel: Annotated[
+        int | None, typer.Option(min=1, help="With --train: so many processes share each clip.")
+    ] = None,
     batch: Annotated[int | None, typer.Option(min=1, help="With --train: clips of a micro-batch.")] = None,
     frames: Annotated[int | None, typer.Option(min=1, help="With --train: latent frames of a clip.")] = None,
     lora_rank: Annotated[int | None, typer.Option(min=0, help="With --train: rank of the LoRA; 0 trains all.")] = None,
+    rollout: Annotated[
+        bool | None, typer.Option("--rollout/--noised", help="With --train dmd: where the student's clips come from.")
+    ] = None,
     recompute: Annotated[
         bool | None, typer.Option("--recompute/--keep", help="With --train: activation checkpointing.")
     ] = None,
@@ -54,7 +60,15 @@ def plan(
     """
     budget = None if gpu is None else _bytes(gpu)
     spec = ModelSpec.make(**parts)
-    asked_to_train = {"ranks": ranks, "batch": batch, "frames": frames, "lora_rank": lora_rank, "recompute": recompute}
+    asked_to_train = {
+        "ranks": ranks,
+        "sequence_parallel": sequence_parallel,
+        "batch": batch,
+        "frames": frames,
+        "lora_rank": lora_rank,
+        "recompute": recompute,
+        "rollout": rollout,
+    }
     if train is not None:
         _plan_training(spec, train, asked_to_train, {"height": height, "width": width}, budget)
         return
@@ -110,25 +124,29 @@ def _plan_training(
     lora = getattr(own, "lora", None)
     settings: dict[str, Any] = {
         "ranks": 1,
+        "sequence_parallel": 1,
         "batch": max((phase.batch for phase in phases), default=getattr(own, "batch", 1)),
         "frames": max((phase.frames for phase in phases), default=generation.clip_frames),
         "lora_rank": None if lora is None else lora.rank,
         "recompute": bool(own is not None and own.recompute),
+        "rollout": getattr(own, "student_input", "data") == "rollout",
     }
     settings |= {name: value for name, value in asked.items() if value is not None}
     choice = Training(
         stage=stage,
-        accumulates=own is not None and own.accumulate > settings["ranks"],
+        accumulates=own is not None and own.accumulate * settings["sequence_parallel"] > settings["ranks"],
+        together=settings.pop("sequence_parallel"),
         average=own is None or own.ema > 0,
-        rollout=getattr(own, "student_input", "data") == "rollout",
         lora=settings.pop("lora_rank") or None,
         **settings,
     )
     needed = plan_training(sketch_preset(preset.model_copy(update={"generation": generation})), choice)
     trained = "all weights" if choice.lora is None else f"LoRA of rank {choice.lora}"
+    clip = f"{choice.frames} latent frames of {generation.width} x {generation.height}"
+    clips = f"{choice.batch} x {clip}{', rolled out' if choice.rollout else ''}"
     kept = "blocks recomputed" if choice.recompute else "activations kept"
-    clips = f"{choice.batch} x {choice.frames} latent frames of {generation.width} x {generation.height}"
-    _show(needed, f"{spec.model}, stage {stage}, on each of {choice.ranks}: {clips}, {trained}, {kept}")
+    shared = f", {choice.together} sharing a clip" if choice.together > 1 else ""
+    _show(needed, f"{spec.model}, stage {stage}, on each of {choice.ranks}{shared}: {clips}, {trained}, {kept}")
     _judge(needed, budget)
 
 

@@ -1,6 +1,7 @@
 """`causvid train`: the recipe, a stage at a time or whole."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -10,6 +11,7 @@ from causvid.cli.options import DeviceOption, find_device
 from causvid.preset import StartAt, load_preset
 from causvid.recipe import cut
 
+Follower = Literal["tensorboard", "wandb", "trackio"]
 Stage = Literal["autoencoder", "classifier", "data", "teacher", "decoder", "pairs", "ode", "dmd", "all"]
 
 
@@ -40,6 +42,12 @@ def train(
         int | None,
         typer.Option(min=1, help="Cut the clips of every step into so many parts: the processes share them."),
     ] = None,
+    log: Annotated[
+        Follower | None, typer.Option(help="Who draws the curves. Default: tensorboard, where it is installed.")
+    ] = None,
+    sequence_parallel: Annotated[
+        int, typer.Option(min=1, help="So many neighbouring processes share a clip: each has part of the tokens.")
+    ] = 1,
     without_teacher: Annotated[
         bool, typer.Option("--without-teacher", help="With stage dmd or all: leave it out of the bundle.")
     ] = False,
@@ -68,11 +76,16 @@ def train(
     folder = out or Path("runs") / settings.name
 
     from causvid.train import stages
+    from causvid.train.curves import check_follower
     from causvid.train.distributed import processes
     from causvid.train.run import Run, deadline_in
 
+    check_follower(log)
+    if compiled and sequence_parallel > 1:
+        raise ValueError(f"--compile does not go with --sequence-parallel {sequence_parallel}")
     with processes(find_device(device)) as (ranks, own):
-        where = Run(folder, seed=seed, device=own, deadline=deadline_in(max_minutes), compiled=compiled, ranks=ranks)
+        end, ranks = deadline_in(max_minutes), replace(ranks, together=sequence_parallel)
+        where = Run(folder, seed=seed, device=own, deadline=end, compiled=compiled, ranks=ranks, log=log)
         try:
             done = stages.run(stage, settings, where, with_teacher=not without_teacher)
         except KeyboardInterrupt:

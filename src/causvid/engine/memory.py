@@ -45,10 +45,18 @@ def peak_bytes(function: Callable[[], Any]) -> int:
 
 def peak_with_gradients(function: Callable[[], Any]) -> int:
     """Return the same of a computation that differentiates, on tensors of any kind: real ones, or fake ones."""
-    tally = _Tally()
+    return peaks_with_gradients(function)[0]
+
+
+def peaks_with_gradients(*functions: Callable[[], Any]) -> list[int]:
+    """Return the same of each of several, which are run one after another: what an earlier one keeps counts too."""
+    tally, peaks = _Tally(), []
     with tally:
-        function()
-    return tally.peak
+        for function in functions:
+            tally.peak = tally.live
+            function()
+            peaks.append(tally.peak)
+    return peaks
 
 
 class _Tally(TorchDispatchMode):

@@ -102,6 +102,8 @@ def rollout(
     """
     for size in chunks:
         if latest is not None:
+            if torch.is_grad_enabled():
+                cache.preserve(latest.shape[1])
             commit_chunk(model, latest.detach(), text, cache)
         latest = next_chunk(
             model, text, cache, size=size, shape=shape, sigmas=sigmas, generator=generator, grad_step=grad_step

@@ -96,6 +96,23 @@ def _with_history(room: Tensor, new: Tensor) -> Tensor:
     return torch.cat((room[:, :stop], new), dim=1) if new.requires_grad and torch.is_grad_enabled() else room
 
 
+def see(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    room_keys: Tensor | None = None,
+    room_values: Tensor | None = None,
+    mask: Tensor | None = None,
+    *,
+    spans: tuple[Span, ...],
+    tokens: int,
+) -> Tensor:
+    """Let queries of whole frames of `tokens` see keys and values, all `[B, L, N, K]`; the rest as a block takes it."""
+    if room_keys is None or room_values is None:
+        return _attend_spans(q, k, v, spans, tokens)
+    return attend(q, _with_history(room_keys, k), _with_history(room_values, v), mask)
+
+
 class Block(nn.Module):
     """Self-attention, text cross-attention and a feed-forward layer, the first and the last modulated by sigma."""
 
@@ -137,11 +154,7 @@ class Block(nn.Module):
         """
         _, _, tokens, _ = x.shape
         six = self.levels(modulation)
-        q, k, v = self.look(x, six, at)
-        if room_keys is None or room_values is None:
-            heads = _attend_spans(q, k, v, spans, tokens)
-        else:
-            heads = attend(q, _with_history(room_keys, k), _with_history(room_values, v), mask)
+        heads = see(*self.look(x, six, at), room_keys, room_values, mask, spans=spans, tokens=tokens)
         return self.complete(x, six, heads, text_keys, text_values)
 
     def levels(self, modulation: Tensor) -> tuple[Tensor, ...]:

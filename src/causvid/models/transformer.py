@@ -126,12 +126,13 @@ class Transformer(nn.Module):
         return TextKeys(tuple(k for k, _ in pairs), tuple(v for _, v in pairs))
 
     def new_cache(self, *, batch: int, height: int, width: int, window: int, sink: int, chunk: int = 0) -> KVCache:
-        """Make an empty cache for latents of `height` x `width`, on this model's device and in its type.
+        """Make an empty cache for latents of `height` x `width`, on this model's device and in its type, or autocast's.
 
         chunk: latent frames of the largest chunk it will serve; without it, the first pass makes room.
         """
         cells = self.config.patch
-        weight = self.patch_in.weight
+        weight, kind = self.patch_in.weight, self.patch_in.weight.device.type
+        half = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
         return KVCache.allocate(
             depth=len(self.blocks),
             batch=batch,
@@ -142,7 +143,7 @@ class Transformer(nn.Module):
             sink=sink,
             chunk=chunk,
             device=weight.device,
-            dtype=weight.dtype,
+            dtype=torch.get_autocast_dtype(kind) if half else weight.dtype,
         )
 
     def forward(

@@ -146,6 +146,14 @@ class KVCache:
                     self.sink_keys[:, number, self._span(slot)] = self.keys[:, number, self._span(slot)]
         self._place_sink()
 
+    def preserve(self, frames: int) -> None:
+        """Leave what passes have seen so far as it is, if committing `frames` more would overwrite some of it.
+
+        For a pass whose gradient is computed later, from what it has seen.
+        """
+        if any(len(row.slots) + frames > self.sink + self.window for row in self.rows):
+            self.keys, self.values, self._joined = self.keys.clone(), self.values.clone(), None
+
     def clear(self) -> None:
         """Evict everything: the next frame is the first."""
         for row in self.rows:

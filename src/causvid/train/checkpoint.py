@@ -1,16 +1,14 @@
 """What a stage writes while it runs: checkpoints that are whole or absent, and rows of metrics.
 
 A checkpoint is a file, or a folder where weights are sharded; either resumes on any number of processes. Metrics are a
-row of JSON every few steps, and TensorBoard's curves where it is installed.
+row of JSON every few steps, and curves beside them.
 """
 
 import json
 import shutil
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 from zipfile import BadZipFile, ZipFile
@@ -20,6 +18,7 @@ import torch
 from causvid.files.writing import new_file
 from causvid.opening import open_regular
 from causvid.train import sharded
+from causvid.train.curves import Follower, open_curves
 from causvid.train.run import Run
 
 CHECKPOINT = "checkpoint.pt"
@@ -181,30 +180,31 @@ def _restore(state: Mapping[str, Stateful], saved: Any) -> None:
 
 
 @contextmanager
-def open_log(folder: Path, name: str, step: int) -> Iterator[Log]:
+def open_log(
+    folder: Path, name: str, step: int, *, follower: Follower | None = None, settings: Mapping[str, Any] | None = None
+) -> Iterator[Log]:
     """Open the log of stage `name`, whose last checkpoint is of `step`: rows of later steps are dropped."""
     path = folder / METRICS
-    kept = [row for row in _rows(path) if row["step"] <= step]
+    kept = [row for row in read_rows(path) if row["step"] <= step]
     with new_file(path) as partial:
         partial.write_text("".join(f"{json.dumps(row)}\n" for row in kept), encoding="utf-8")
-    with path.open("a", encoding="utf-8") as file, _curves(folder / "tensorboard", step) as draw:
+    with path.open("a", encoding="utf-8") as file, open_curves(follower, folder, name, step, settings or {}) as draw:
 
         def log(done: int, seconds: float, metrics: Mapping[str, float]) -> None:
             file.write(json.dumps({"step": done, "seconds": round(seconds, 2), **metrics}) + "\n")
             file.flush()
-            for metric, value in metrics.items():
-                draw(f"{name}/{metric}", value, done)
+            draw(metrics, done)
 
         yield log
 
 
 def last_row(folder: Path) -> Mapping[str, float] | None:
     """Return the last whole row of a stage's folder, None if there is none."""
-    return next(reversed(_rows(folder / METRICS)), None)
+    return next(reversed(read_rows(folder / METRICS)), None)
 
 
-def _rows(path: Path) -> list[dict[str, float]]:
-    """Read rows, without those that were cut short or are none."""
+def read_rows(path: Path) -> list[dict[str, float]]:
+    """Read rows of metrics, without those that were cut short or are none."""
     rows = []
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []:
         with suppress(ValueError, RecursionError):
@@ -216,16 +216,3 @@ def _rows(path: Path) -> list[dict[str, float]]:
 
 def _is_count(value: object) -> bool:
     return isinstance(value, int | float) and 0 <= value <= LARGEST
-
-
-@contextmanager
-def _curves(folder: Path, step: int) -> Iterator[Callable[[str, float, int], None]]:
-    """Open TensorBoard's log from `step` on."""
-    if find_spec("tensorboard") is None:
-        print("tensorboard is not installed: curves are in metrics.jsonl alone", file=sys.stderr)
-        yield lambda name, value, at: None
-        return
-    from torch.utils.tensorboard import SummaryWriter
-
-    with SummaryWriter(log_dir=str(folder), purge_step=step) as writer:
-        yield writer.add_scalar

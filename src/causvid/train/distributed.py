@@ -20,22 +20,34 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 from torch import distributed as dist
+from torch.distributed.distributed_c10d import _set_pg_timeout
 from torch.distributed.tensor import DTensor
+from torch.utils import _pytree as pytree
 from torch.utils.checkpoint import checkpoint
 
+from causvid.models.transformer import TextKeys
+
 M = TypeVar("M", bound=nn.Module)
-PATIENCE = datetime.timedelta(hours=2)
-"""How long a process waits for another, which may be writing samples or a result."""
+JOINING, PATIENCE = datetime.timedelta(minutes=5), datetime.timedelta(hours=2)
+"""How long a process waits for another to begin, and later on, when it may be writing samples or a result."""
 _WHOLE: WeakKeyDictionary[nn.Module, nn.Module] = WeakKeyDictionary()
 """Of every sharded module, the module that it was: its weights are on the meta device."""
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """The processes that train together: this one's number, and how many there are."""
+    """The processes that train together: this one's number, and how many there are.
+
+    together: how many neighbours share every clip, each with a part of its tokens (sequence parallelism).
+    """
 
     rank: int = 0
     size: int = 1
+    together: int = 1
+
+    def __post_init__(self) -> None:
+        if self.size % self.together:
+            raise ValueError(f"sequence_parallel={self.together} does not divide {self.size} processes: use torchrun")
 
     @property
     def is_main(self) -> bool:
@@ -43,14 +55,16 @@ class Ranks:
         return self.rank == 0
 
     def share(self, count: int) -> range:
-        """Return which of so many micro-batches are this process's.
+        """Return which of so many micro-batches are this process's, or its neighbours' and its own.
 
         Raises:
             ValueError: unless all processes get as many.
         """
-        if count % self.size:
-            raise ValueError(f"{count} micro-batches cannot be shared by {self.size} processes: use --micro-batches")
-        return range(self.rank, count, self.size)
+        takers = self.size // self.together
+        if count % takers:
+            several = f"{takers} x {self.together}" if self.together > 1 else str(takers)
+            raise ValueError(f"{count} micro-batches cannot be shared by {several} processes: use --micro-batches")
+        return range(self.rank // self.together, count, takers)
 
     def agree(self, metrics: Mapping[str, float], flags: Sequence[bool]) -> tuple[dict[str, float], list[bool]]:
         """Return the mean of metrics over all processes, and of flags those that any process has set."""
@@ -82,15 +96,18 @@ def processes(device: torch.device) -> Iterator[tuple[Ranks, torch.device]]:
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, timeout=PATIENCE)
     try:
+        dist.init_process_group(backend, timeout=JOINING)
+        _set_pg_timeout(PATIENCE)
         yield Ranks(dist.get_rank(), size), device
     except RuntimeError as error:
-        if not any(word in str(error).lower() for word in ("gloo", "nccl", "connection", "peer")):
+        lost = any(word in str(error).lower() for word in ("gloo", "nccl", "connection", "peer"))
+        if not (lost or isinstance(error, dist.DistError)):
             raise
         raise ConnectionError("another process of this run has ended; the same command resumes") from None
     finally:
-        dist.destroy_process_group()
+        if dist.is_initialized():
+            dist.destroy_process_group()
 
 
 def shard(module: M, ranks: Ranks, device: torch.device) -> M:
@@ -118,6 +135,8 @@ def shard(module: M, ranks: Ranks, device: torch.device) -> M:
     fully_shard(module, mesh=mesh, reshard_after_forward=True)
     if blocks:
         register_fsdp_forward_method(module, "encode_text")
+        if TextKeys not in pytree.SUPPORTED_NODES:  # what it returns is looked through for tensors
+            pytree.register_dataclass(TextKeys)
     return module
 
 
@@ -179,13 +198,21 @@ def average_buffers(module: nn.Module, ranks: Ranks) -> None:
 def recompute_blocks(model: nn.Module) -> None:
     """Compute the blocks of a transformer again in the backward pass, instead of keeping what they computed.
 
-    A pass with a cache keeps it: by the time of its backward pass the cache holds other frames.
+    With a cache, the slots that a pass has seen must be the same then; see `KVCache.preserve`.
     """
     for block in model.blocks:  # type: ignore[union-attr]
         block.forward = partial(_recomputed, block.forward)
 
 
 def _recomputed(forward: Any, *tensors: Any, spans: Any = ()) -> Any:
-    if len(tensors) > 5 or not torch.is_grad_enabled():
+    if not torch.is_grad_enabled():
         return forward(*tensors, spans=spans)
-    return checkpoint(forward, *tensors, spans=spans, use_reentrant=False, preserve_rng_state=False)
+    tensors, room = tensors[:5], tensors[5:]
+    passes = iter(range(2))
+
+    def run(*tensors: Any) -> Any:
+        again = next(passes, 1)  # by then, what was the tail of the cache is another chunk's history
+        own = (part.clone() if again and part is not None else part for part in room)
+        return forward(*tensors, *own, spans=spans)
+
+    return checkpoint(run, *tensors, use_reentrant=False, preserve_rng_state=False)

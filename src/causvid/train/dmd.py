@@ -25,9 +25,12 @@ from causvid.train.roles import (
     student_sigmas,
     student_visibility,
     teacher_visibility,
+    tokens_of_frame,
 )
 from causvid.train.run import Run
 from causvid.train.samples import sample_prompts, student_sampler
+from causvid.train.sequence import part_of, split_tokens
+from causvid.train.stepwise import Stepwise
 
 
 class Sample(NamedTuple):
@@ -45,15 +48,25 @@ def dmd_stage(preset: Preset, run: Run) -> Stage:
     real_latents = config.student_input == "data" or config.image > 0
     dataset, text = roles.dataset(real=real_latents), roles.text_encoder()
     embeddings, null = roles.embeddings(dataset, text), embed_captions(text, [""], run.device)
+    sampler = student_sampler(
+        roles,
+        text,
+        lambda: trained.whole(objective.averaged(trained.weights)),
+        sample_prompts(preset, dataset.captions),
+    )
+    del text  # it may be larger than a device's share of the rest
     trained, teacher, scored = roles.student(config.start, config.lora), roles.teacher(), roles.critic(config.lora)
     student, critic = trained.model, scored.model
-    if config.recompute:
-        recompute_blocks(student)
-        recompute_blocks(critic)
+    part = part_of(run.ranks, sharded=config.lora is None)
+    for model in (student, teacher, critic):
+        split_tokens(model, part, tokens=tokens_of_frame(preset))
+    for model in (student, critic) if config.recompute else ():
+        recompute_blocks(model)
     visibility, layout = student_visibility(preset), student_layout(preset)
     score_visibility, few = teacher_visibility(preset), student_sigmas(preset)
     levels = torch.tensor(few, device=run.device)
     shared: dict[int, Sample] = {}
+    stepwise = Stepwise()
 
     def from_data(real: Tensor, clean: int, keys: TextKeys, micro: Micro) -> Tensor:
         """Predict x0 from real latents, each chunk noised to another level, the `clean` frames not at all."""
@@ -71,7 +84,7 @@ def dmd_stage(preset: Preset, run: Run) -> Stage:
         cache = student.new_cache(batch=len(real), height=height, width=width, window=g.window, sink=g.sink)
         chunks = rollout(
             student,
-            keys,
+            stepwise.text(keys),
             cache,
             chunks=layout[1:] if clean else layout,
             shape=(len(real), channels, height, width),
@@ -80,7 +93,7 @@ def dmd_stage(preset: Preset, run: Run) -> Stage:
             grad_step=int(torch.randint(len(few), (), generator=micro.choices)),
             latest=real[:, :clean] if clean else None,
         )
-        return torch.cat([real[:, :clean], *chunks], dim=1)
+        return torch.cat([real[:, :clean], stepwise.join(chunks)], dim=1)
 
     predict = {"data": from_data, "rollout": from_rollout}[config.student_input]
 
@@ -97,9 +110,12 @@ def dmd_stage(preset: Preset, run: Run) -> Stage:
         return sigma
 
     def velocity_of(model: Transformer, embedding: Tensor, guidance: float = 1.0) -> Velocity:
-        keys = model.encode_text(embedding)
-        null_keys = keys if guidance == 1 else model.encode_text(null.expand(len(embedding), -1, -1))
-        return guided_velocity(model, keys, null_keys, guidance=guidance, visibility=score_visibility)
+        def velocity(x: Tensor, sigma: Tensor) -> Tensor:
+            keys = model.encode_text(embedding)
+            null_keys = keys if guidance == 1 else model.encode_text(null.expand(len(embedding), -1, -1))
+            return guided_velocity(model, keys, null_keys, guidance=guidance, visibility=score_visibility)(x, sigma)
+
+        return velocity
 
     def loss_of_critic(micro: Micro) -> tuple[Tensor, Metrics]:
         with autocast(run.device):
@@ -114,8 +130,7 @@ def dmd_stage(preset: Preset, run: Run) -> Stage:
     def loss_of_student(micro: Micro) -> tuple[Tensor, Metrics]:
         with autocast(run.device):
             x0, clean, embedding = sample(micro)
-            with torch.no_grad():
-                scores = velocity_of(teacher, embedding, config.guidance), velocity_of(critic, embedding)
+            scores = velocity_of(teacher, embedding, config.guidance), velocity_of(critic, embedding)
             sigma, noise = levels_to_compare(clean, micro.noise), randn_like(x0, micro.noise)
             return student_loss(x0, teacher=scores[0], critic=scores[1], sigma=sigma, noise=noise), {}
 
@@ -128,13 +143,12 @@ def dmd_stage(preset: Preset, run: Run) -> Stage:
         updates=config.critic_updates,
         has_average=False,
     )
-    objective = Objective("student", loss_of_student, {"student": trained.weights}, config)
-    prompts = sample_prompts(preset, dataset.captions)
+    objective = Objective("student", loss_of_student, {"student": trained.weights}, config, then=stepwise.finish)
     return Stage(
         "dmd",
         config.steps,
         config.lasting(),
         finish=lambda: roles.save_student("dmd", trained, objective.averaged(trained.weights)),
         objectives=[critic_objective, objective],
-        sample=student_sampler(roles, text, lambda: trained.whole(objective.averaged(trained.weights)), prompts),
+        sample=sampler,
     )

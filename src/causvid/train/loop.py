@@ -19,10 +19,12 @@ from rich.console import Console
 from torch import nn
 
 from causvid.interrupt import gentle_interrupt
-from causvid.train.checkpoint import Checkpoints, Progress, Stateful, open_log
+from causvid.train.alarm import CriticAlarm
+from causvid.train.checkpoint import METRICS, Checkpoints, Progress, Stateful, open_log, read_rows
 from causvid.train.distributed import is_sharded
 from causvid.train.objective import Metrics, Objective, optimise
 from causvid.train.run import Run
+from causvid.train.speed import Speed
 
 COLUMNS = (
     bars.TextColumn("{task.description}"),
@@ -57,6 +59,10 @@ class Stage:
         """Return what is trained."""
         return {name: module for objective in self.objectives for name, module in objective.modules.items()}
 
+    def clips_of(self, step: int) -> int:
+        """Return how many clips a step trains on."""
+        return max((objective.config.clips_of(step) for objective in self.objectives), default=0)
+
     @property
     def is_whole(self) -> bool:
         """Tell whether nothing that is trained is sharded."""
@@ -90,7 +96,8 @@ def train(stage: Stage, run: Run) -> bool:
     """Run a stage to its end or to the deadline; return whether it is done.
 
     Resumes from the checkpoint in `run.folder / stage.name` if there is one. Ctrl-C ends the step, saves a checkpoint,
-    and raises `KeyboardInterrupt`. Of several processes the main one alone logs, samples and writes the result.
+    and raises `KeyboardInterrupt`. Of several processes the main one alone logs, samples and writes the result. A line
+    of warning says when student and critic come apart.
 
     Raises:
         ValueError: if a metric is not finite, at once and with the last checkpoint kept; or if the checkpoint cannot be
@@ -109,28 +116,41 @@ def train(stage: Stage, run: Run) -> bool:
     begin = saved_at = sampled_at = time.monotonic()
     every = max(1, min(20, stage.steps // 50))
     with (
-        open_log(folder, stage.name, done) if is_main else nullcontext(_no_log) as log,
+        open_log(folder, stage.name, done, follower=run.log, settings=settings)
+        if is_main
+        else nullcontext(_no_log) as log,
         bars.Progress(*COLUMNS, console=Console(stderr=True), disable=not is_main) as progress,
         gentle_interrupt() as stop,
     ):
         bar = progress.add_task(stage.name, total=stage.steps, completed=done, note="")
+        speed, alarm = Speed(run.device), CriticAlarm(read_rows(folder / METRICS) if is_main else ())
         while done < stage.steps:
             step = done if stage.make is None else done + ranks.rank  # what is made is shared out, a step to each
-            metrics = {name: float(value) for name, value in take_step(stage, run, step).items()}
-            done = done + 1 if stage.make is None else min(done + ranks.size, stage.steps)
+            after = done + 1 if stage.make is None else min(done + ranks.size, stage.steps)
+            logs = after % every == 0 or after == stage.steps
+            taken = speed.take(partial(_measured, stage, run, step), stage.clips_of(step), counted=logs and is_main)
+            metrics, done = taken, after
             now = time.monotonic()
             due = now - saved_at > 60 * run.checkpoint_minutes, now - sampled_at > 60 * run.sample_minutes
+            spoiled = not all(map(math.isfinite, metrics.values()))
             common = {} if stage.make else metrics
-            means, (stopped, over, saves, samples) = ranks.agree(common, (stop.is_set(), run.is_over, *due))
+            means, flags = ranks.agree(common, (stop.is_set(), run.is_over, *due, spoiled))
+            stopped, over, saves, samples, spoiled = flags
             metrics |= means
-            for name, value in metrics.items():
-                if not math.isfinite(value):  # the weights are spoiled and must not be saved
-                    kept = f"the checkpoint of step {saved} is kept" if saved else "no checkpoint was written yet"
-                    raise ValueError(f"stage {stage.name} stopped at step {done}: {name}={value}; {kept}")
+            if spoiled:  # the weights are, too, and must not be saved
+                checkpoints.wait()
+                found = (f"{name}={value}" for name, value in metrics.items() if not math.isfinite(value))
+                kept = f"the checkpoint of step {saved} is kept" if saved else "no checkpoint was written yet"
+                where = f"stage {stage.name} stopped at step {done}"
+                raise ValueError(f"{where}: {next(found, 'a metric of another process is not finite')}; {kept}")
             seconds = before.seconds + now - begin
-            if done % every == 0 or done == stage.steps:
-                log(done, seconds, {name: round(value, 6) for name, value in metrics.items()})
+            if logs and is_main:
+                metrics = {name: round(value, 6) for name, value in metrics.items()}
+                more, line = alarm.add(metrics)
+                log(done, seconds, {**metrics, **more, **speed.row()})
                 progress.update(bar, note=" ".join(f"{k} {v:.4g}" for k, v in list(metrics.items())[:2]))
+                if line is not None:
+                    progress.console.print(f"warning: stage {stage.name}, step {done}: {line}", soft_wrap=True)
             progress.update(bar, completed=done)
             ends = stopped or over or done == stage.steps
             if ends or saves:
@@ -150,6 +170,11 @@ def train(stage: Stage, run: Run) -> bool:
     if done >= stage.steps:
         _in_main_process(stage, run, stage.finish)
     return done >= stage.steps
+
+
+def _measured(stage: Stage, run: Run, step: int) -> dict[str, float]:
+    """Take a step and wait for its metrics."""
+    return {name: float(value) for name, value in take_step(stage, run, step).items()}
 
 
 def _in_main_process(stage: Stage, run: Run, act: Callable[[], None]) -> None:

@@ -72,7 +72,8 @@ class Objective:
     """One loss of a stage, and the modules whose parameters it trains as the stage's settings say.
 
     loss: returns a scalar to differentiate and detached scalars to follow. rate: replaces the learning rate of the
-    settings. updates: how often it is optimised in a step. has_average: average the weights, unless `ema` is 0.
+    settings. updates: how often it is optimised in a step. has_average: average the weights, unless `ema` is 0. then:
+    goes on with the backward pass where the loss's ends.
     """
 
     name: str
@@ -82,6 +83,7 @@ class Objective:
     rate: float | None = None
     updates: int = 1
     has_average: bool = True
+    then: Callable[[], None] = lambda: None
 
     def __post_init__(self) -> None:
         self.parameters = [p for module in self.modules.values() for p in module.parameters() if p.requires_grad]
@@ -121,6 +123,7 @@ def optimise(objective: Objective, stage: str, run: Run, step: int) -> Metrics:
             choices = step_generator(run.seed, f"{source} choices", step)
             loss, metrics = objective.loss(Micro(step, update, index, noise, choices))
             (loss / len(share)).backward()
+            objective.then()
             losses.append({"loss": loss.detach(), **metrics})
         norm = clip_gradients(objective.parameters, config.max_norm, run.ranks)
         for group in objective.optimizer.param_groups:
@@ -161,9 +164,15 @@ def autocast(device: torch.device) -> torch.autocast:
     in which a pass that needs gradients can find what one without them has cast:
     https://github.com/pytorch/pytorch/issues/112583
     """
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=half_is_fast(device), cache_enabled=False)
+
+
+def half_is_fast(device: torch.device) -> bool:
+    """Tell whether the machine is faster at bf16 products than at fp32 ones."""
+    if device.type != "cpu":
+        return device.type == "cuda"
     has: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.11 cannot tell
-    fast = bool(has.get("avx512_bf16") or has.get("amx_bf16")) if device.type == "cpu" else device.type == "cuda"
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=fast, cache_enabled=False)
+    return bool(has.get("avx512_bf16") or has.get("amx_bf16"))
 
 
 def _mean(rows: Sequence[Metrics]) -> Metrics:

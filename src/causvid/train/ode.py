@@ -28,9 +28,11 @@ from causvid.train.roles import (
     student_sigmas,
     student_visibility,
     teacher_visibility,
+    tokens_of_frame,
 )
 from causvid.train.run import Run
 from causvid.train.samples import sample_prompts, student_sampler
+from causvid.train.sequence import part_of, split_tokens
 
 
 def trajectory_shards(preset: Preset, run: Run) -> Shards:
@@ -105,11 +107,20 @@ def ode_stage(preset: Preset, run: Run) -> Stage:
     """Train the student, from the teacher's weights, on stored trajectories; the result is the average of its own."""
     config = required(preset.recipe.ode, "ode")
     roles, store = Roles(preset, run, sharded=config.lora is None), TrajectoryStore.open(preset, run)
-    text, trained = roles.text_encoder(), roles.student("teacher", config.lora)
+    text = roles.text_encoder()
+    embeddings = embed_captions(text, store.captions, run.device)
+    sampler = student_sampler(
+        roles,
+        text,
+        lambda: trained.whole(objective.averaged(trained.weights)),
+        sample_prompts(preset, store.captions),
+    )
+    del text  # it may be larger than a device's share of the rest
+    trained = roles.student("teacher", config.lora)
     student = trained.model
+    split_tokens(student, part_of(run.ranks, sharded=config.lora is None), tokens=tokens_of_frame(preset))
     if config.recompute:
         recompute_blocks(student)
-    embeddings = embed_captions(text, store.captions, run.device)
     visibility, layout = student_visibility(preset), student_layout(preset)
     levels = torch.tensor((*student_sigmas(preset), 0.0), device=run.device)
 
@@ -125,12 +136,11 @@ def ode_stage(preset: Preset, run: Run) -> Stage:
         return ode_loss(x0_from_velocity(x, velocity, sigma), end, sigma), {}
 
     objective = Objective("student", loss, {"student": trained.weights}, config)
-    prompts = sample_prompts(preset, store.captions)
     return Stage(
         "ode",
         config.steps,
         config.lasting(),
         finish=lambda: roles.save_student("ode", trained, objective.averaged(trained.weights)),
         objectives=[objective],
-        sample=student_sampler(roles, text, lambda: trained.whole(objective.averaged(trained.weights)), prompts),
+        sample=sampler,
     )

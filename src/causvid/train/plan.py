@@ -2,8 +2,8 @@
 
 Letters: B batch, F latent frames, C h w a latent frame, M text tokens.
 
-What stays is counted from sizes. What an update takes is counted by running it, on tensors without contents, for two
-transformers of few blocks: memory grows by as much with every further block.
+What stays is counted from sizes. What each phase of an update takes is counted by running it, on tensors without
+contents, for two transformers of few blocks: the memory of a phase grows by as much with every further block.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from causvid.distill import critic_loss, student_loss
-from causvid.engine.memory import peak_with_gradients, weight_bytes
+from causvid.engine.memory import peaks_with_gradients, weight_bytes
 from causvid.engine.plan import Plan, Sketch
 from causvid.engine.rollout import rollout
 from causvid.engine.solver import guided_velocity
@@ -26,6 +26,8 @@ from causvid.nn.visibility import Visibility
 from causvid.seeding import without_contents
 from causvid.train.distributed import recompute_blocks
 from causvid.train.lora import LAYERS
+from causvid.train.sequence import Part, split_tokens
+from causvid.train.stepwise import Stepwise
 
 FULL, HALF = torch.float32.itemsize, torch.bfloat16.itemsize
 MOMENTS = 2 * FULL
@@ -33,20 +35,22 @@ MOMENTS = 2 * FULL
 FEW = (1, 2)
 """Blocks of the transformers that are run."""
 Kind = Literal["teacher", "ode", "dmd"]
+Phase = Callable[[], None]
 
 
 @dataclass(frozen=True)
 class Training:
     """What decides the memory of a stage: its clips, how many processes share it, and how it is trained.
 
-    batch, frames: of a micro-batch. lora: rank. half: products are bf16, as on CUDA. rollout: the student's clips in
-    stage `dmd` are rolled out, not noised data.
+    batch, frames: of a micro-batch. together: how many of the processes share each clip. lora: rank. half: products are
+    bf16, as on CUDA. rollout: the student's clips in stage `dmd` are rolled out, not noised data.
     """
 
     stage: Kind
     batch: int
     frames: int
     ranks: int = 1
+    together: int = 1
     accumulates: bool = False
     lora: int | None = None
     recompute: bool = False
@@ -64,6 +68,10 @@ def plan_training(sketch: Sketch, choice: Training) -> Plan:
     g = sketch.generation
     if choice.frames < g.first or (choice.frames - g.first) % g.chunk:
         raise ValueError(f"frames={choice.frames} are not whole chunks: {g.first} and then {g.chunk} each")
+    if choice.ranks % choice.together or (choice.together > 1 and choice.lora is not None):
+        raise ValueError(
+            f"sequence_parallel={choice.together} does not divide ranks={choice.ranks}, or does not go with a LoRA"
+        )
     if choice.stage == "teacher" and choice.lora is not None:
         raise ValueError("stage=teacher trains all weights: leave out lora")
     with without_contents():
@@ -76,25 +84,24 @@ def plan_training(sketch: Sketch, choice: Training) -> Plan:
     text = weight_bytes(sketch.text, torch.float32)
     learnt = text // share if choice.stage == "teacher" else 0  # the teacher's text encoder is trained with it
     frozen = weights // share if choice.lora is not None or choice.stage == "dmd" else 0
+    if frozen and share > 1 and choice.half:
+        frozen -= block * sketch.config.layers // 2 // share
     both = roles * trained + learnt
-    steps = {blocks: _update(sketch, choice, blocks) for blocks in FEW}
-    growth = (steps[FEW[1]] - steps[FEW[0]]) // (FEW[1] - FEW[0])
-    update = steps[FEW[0]] + growth * (sketch.config.layers - FEW[0])
+    update = _update(sketch, choice) + learnt  # and the text encoder's gradients
     if share > 1:
         numbers = block // FULL
         width = HALF if choice.half else FULL
         # A block that is gathered, the next one on its way, and gradients of one before they are summed in fp32.
         update += trained + weights - block * sketch.config.layers + numbers * (3 * width + width + FULL)
-    return Plan(
-        parts={
-            "weights in training": both,
-            "frozen weights": frozen,
-            "moments of the optimizer": MOMENTS // FULL * both,
-            "averages of weights": trained + learnt if choice.average else 0,
-            "autoencoder": weight_bytes(sketch.autoencoder, torch.float32),
-        },
-        moments={"embedding captions": 0 if learnt else text, "an update: gradients and activations": update},
-    )
+    parts = {
+        "weights in training": both,
+        "frozen weights": frozen,
+        "moments of the optimizer": MOMENTS // FULL * both,
+        "averages of weights": trained + learnt if choice.average else 0,
+    }
+    alone = 0 if learnt else max(0, text - sum(parts.values()))  # before any of them is there
+    parts["autoencoder"] = weight_bytes(sketch.autoencoder, torch.float32)
+    return Plan(parts=parts, moments={"embedding captions": alone, "an update: gradients and activations": update})
 
 
 def _lora_numbers(model: Transformer, rank: int) -> int:
@@ -102,8 +109,15 @@ def _lora_numbers(model: Transformer, rank: int) -> int:
     return sum(rank * (layer.in_features + layer.out_features) for layer in layers)
 
 
-def _update(sketch: Sketch, choice: Training, blocks: int) -> int:
-    """Return the bytes that an update takes at most, with so many blocks; gradients that are sharded are left out."""
+def _update(sketch: Sketch, choice: Training) -> int:
+    """Return the bytes that an update takes at most; gradients that are sharded are left out."""
+    few, more = (_phases(sketch, choice, blocks) for blocks in FEW)
+    growth = [(large - small) / (FEW[1] - FEW[0]) for small, large in zip(few, more, strict=True)]
+    return round(max(one + rate * (sketch.config.layers - FEW[0]) for one, rate in zip(few, growth, strict=True)))
+
+
+def _phases(sketch: Sketch, choice: Training, blocks: int) -> list[int]:
+    """Return the bytes that each phase of an update takes at most, with so many blocks."""
     with FakeTensorMode(), torch.autocast("cpu", torch.bfloat16, enabled=choice.half, cache_enabled=False):
         config = sketch.config.model_copy(update={"layers": blocks})
         student, teacher, critic = (Transformer(config) for _ in range(3))
@@ -114,6 +128,8 @@ def _update(sketch: Sketch, choice: Training, blocks: int) -> int:
             if sharded and choice.half:
                 for parameter in model.blocks.parameters():
                     parameter.data = parameter.data.bfloat16()  # as they are gathered
+        for model in (student, teacher, critic):
+            split_tokens(model, _alone(choice.together), tokens=_tokens(sketch))
         for model in (student, critic):
             if choice.lora is not None:
                 _add_lora(model, choice.lora)
@@ -122,29 +138,46 @@ def _update(sketch: Sketch, choice: Training, blocks: int) -> int:
             for parameter in model.parameters() if sharded else ():
                 if parameter.requires_grad:
                     parameter.register_post_accumulate_grad_hook(_forget)
-        losses = _losses(sketch, choice, student, teacher, critic)
-        return max(peak_with_gradients(lambda loss=loss: _step(loss, choice)) for loss in losses)  # type: ignore[misc]
+        updates = _updates(sketch, choice, student, teacher, critic)
+        times = 2 if choice.accumulates else 1  # the second time, there are gradients already
+        return [peak for phases in updates for peak in peaks_with_gradients(*phases * times)]
 
 
-def _step(loss: Callable[[], Tensor], choice: Training) -> None:
-    for _ in range(2 if choice.accumulates else 1):
-        loss().backward()
+def _alone(together: int) -> Part | None:
+    """Return the part of a clip of one of so many processes, which gets from the others what it has itself."""
+    return (
+        None
+        if together == 1
+        else Part(0, together, exchange=lambda x: x.clone(), gather=lambda x: torch.cat([x] * together, dim=2))
+    )
+
+
+def _sides(sketch: Sketch) -> tuple[int, int]:
+    factor = sketch.autoencoder.spatial_factor
+    return sketch.generation.height // factor, sketch.generation.width // factor
+
+
+def _tokens(sketch: Sketch) -> int:
+    height, width = _sides(sketch)
+    return (height // sketch.config.patch) * (width // sketch.config.patch)
 
 
 def _forget(parameter: Tensor) -> None:
     parameter.grad = None
 
 
-def _losses(
+def _updates(
     sketch: Sketch, choice: Training, student: Transformer, teacher: Transformer, critic: Transformer
-) -> list[Callable[[], Tensor]]:
-    """Return the losses of a stage's objectives, each as a function of nothing."""
+) -> list[list[Phase]]:
+    """Return the updates of a stage's objectives, each as phases to run one after another."""
     g, coder = sketch.generation, sketch.autoencoder
-    sides = g.height // coder.spatial_factor, g.width // coder.spatial_factor
+    sides = _sides(sketch)
     real = torch.empty(choice.batch, choice.frames, coder.latent_channels, *sides)
     embedding = torch.empty(choice.batch, sketch.tokens, sketch.config.text_dim)
     sigma, noise = torch.empty(real.shape[:2]), torch.empty_like(real)
     seen = Visibility(first=g.first, chunk=g.chunk, window=g.window, sink=g.sink)
+
+    stepwise = Stepwise()
 
     def predicted() -> Tensor:
         keys = student.encode_text(embedding)
@@ -156,33 +189,53 @@ def _losses(
         layout = chunk_layout(choice.frames, g.first, g.chunk)
         shape = (choice.batch, coder.latent_channels, *sides)
         chunks = rollout(
-            student, keys, cache, chunks=layout, shape=shape, sigmas=(1.0,), generator=torch.Generator(), grad_step=0
+            student,
+            stepwise.text(keys),
+            cache,
+            chunks=layout,
+            shape=shape,
+            sigmas=(1.0,),
+            generator=torch.Generator(),
+            grad_step=0,
         )
-        return torch.cat(list(chunks), dim=1)
+        return stepwise.join(chunks)
 
-    def velocity(model: Transformer, guidance: float = 1.0) -> Velocity:
-        keys = model.encode_text(embedding)
-        null = keys if guidance == 1 else model.encode_text(embedding)
-        return guided_velocity(model, keys, null, guidance=guidance)
+    def velocity_of(model: Transformer, guidance: float = 1.0) -> Velocity:
+        def velocity(x: Tensor, sigma: Tensor) -> Tensor:
+            keys = model.encode_text(embedding)
+            null = keys if guidance == 1 else model.encode_text(embedding)
+            return guided_velocity(model, keys, null, guidance=guidance)(x, sigma)
 
-    def flow() -> Tensor:
-        return flow_matching_loss(student(real, sigma, student.encode_text(embedding)), real, noise, sigma)
+        return velocity
 
-    def regression() -> Tensor:
-        return (predicted() - real).square().mean()
+    held: dict[str, Tensor] = {}
 
-    def of_critic() -> Tensor:
-        with torch.no_grad():
-            x0 = predicted()
-        return critic_loss(x0, critic=velocity(critic), sigma=sigma, noise=noise)
+    def flow() -> None:
+        held["loss"] = flow_matching_loss(student(real, sigma, student.encode_text(embedding)), real, noise, sigma)
 
-    def of_student() -> Tensor:
-        x0 = predicted()
-        with torch.no_grad():
-            scores = velocity(teacher, 2.0), velocity(critic)
-        return student_loss(x0, teacher=scores[0], critic=scores[1], sigma=sigma, noise=noise)
+    def predict() -> None:
+        held["x0"] = predicted()
 
-    return {"teacher": [flow], "ode": [regression], "dmd": [of_critic, of_student]}[choice.stage]
+    def regress() -> None:
+        held["loss"] = (held.pop("x0") - real).square().mean()
+
+    def compare() -> None:
+        x0, scores = held.pop("x0"), (velocity_of(teacher, 2.0), velocity_of(critic))
+        held["loss"] = student_loss(x0, teacher=scores[0], critic=scores[1], sigma=sigma, noise=noise)
+
+    def learn() -> None:
+        held["loss"] = critic_loss(held.pop("x0"), critic=velocity_of(critic), sigma=sigma, noise=noise)
+
+    def differentiate() -> None:
+        held.pop("loss").backward()
+        stepwise.finish()
+
+    of_critic = [torch.no_grad()(predict), learn, differentiate]
+    return {
+        "teacher": [[flow, differentiate]],
+        "ode": [[predict, regress, differentiate]],
+        "dmd": [of_critic, [predict, compare, differentiate]],
+    }[choice.stage]
 
 
 class _Lora(nn.Module):

@@ -76,6 +76,12 @@ def latent_size(preset: Preset) -> tuple[int, int, int]:
     return (preset.transformer.in_channels, preset.generation.height // factor, preset.generation.width // factor)
 
 
+def tokens_of_frame(preset: Preset) -> int:
+    """Return the tokens of a latent frame."""
+    _, height, width = latent_size(preset)
+    return (height // preset.transformer.patch) * (width // preset.transformer.patch)
+
+
 def compile_blocks(model: Transformer) -> None:
     """Compile a transformer's blocks in place: one graph for all; a pass with a cache stays as it is."""
     for block in model.blocks:
@@ -159,15 +165,19 @@ class Roles:
 
     @cached_property
     def _teacher(self) -> Transformer:
-        return self.transformer("teacher").eval().requires_grad_(False)
+        return self.transformer("teacher", frozen=True).eval()
 
-    def transformer(self, trained_by: str) -> Transformer:
-        """Return teacher or student as a stage left it, to be trained: as student or critic."""
+    def transformer(self, trained_by: str, *, frozen: bool = False) -> Transformer:
+        """Return teacher or student as a stage left it, to be trained: as student or critic; or frozen, as teacher."""
         model = Transformer(self.preset.transformer)
         if trained_by == "teacher" and (base := self._base_of("teacher")) is not None:
             self._copy_base(base.teacher, model)
         else:
             load_weights(model, self.run.result(trained_by), made_by=trained_by)
+        if frozen:
+            model.requires_grad_(False)
+            if self.sharded and self.run.ranks.size > 1 and self.run.device.type == "cuda":
+                model.blocks.bfloat16()  # as `shard` lets them compute
         return self._place(model)
 
     def student(self, start: Literal["ode", "teacher"], lora: LoraStage | None) -> Trained:

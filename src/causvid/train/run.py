@@ -9,6 +9,7 @@ from torch import nn
 
 from causvid.data.shards import load_tensors, save_tensors
 from causvid.preset import Preset
+from causvid.train.curves import Follower
 from causvid.train.distributed import Ranks
 
 ORDER = ("autoencoder", "classifier", "data", "teacher", "decoder", "pairs", "ode", "dmd")
@@ -34,7 +35,8 @@ class Run:
 
     deadline: stop with a checkpoint, to be resumed, once `time.monotonic()` is past it; None runs to the end.
     compiled: compile the blocks of transformers that are trained; None does on CUDA. On a CPU it halves the time of a
-    step and costs half a minute for every shape of batch. ranks: the processes that train together.
+    step and costs half a minute for every shape of batch. ranks: the processes that train together. log: who draws the
+    metrics as curves; None is TensorBoard, where it is installed.
     """
 
     folder: Path
@@ -45,6 +47,7 @@ class Run:
     checkpoint_minutes: float = 4.0
     sample_minutes: float = 8.0
     ranks: Ranks = ALONE
+    log: Follower | None = None
 
     @property
     def is_over(self) -> bool:
@@ -53,7 +56,9 @@ class Run:
 
     @property
     def compiles(self) -> bool:
-        """Tell whether transformers are compiled."""
+        """Tell whether transformers are compiled; not where processes exchange tokens in their blocks."""
+        if self.ranks.together > 1:
+            return False
         return self.device.type == "cuda" if self.compiled is None else self.compiled
 
     def result(self, stage: str) -> Path:

@@ -9,21 +9,17 @@ from causvid.distill import draw_clean_first
 from causvid.engine.solver import guided_velocity, solve
 from causvid.flow import add_noise, flow_matching_loss, randn_like, sample_logit_normal, schedule
 from causvid.preset import Preset
-from causvid.recipe import Phase, required
+from causvid.recipe import phase_at, required
 from causvid.seeding import step_generator
 from causvid.train.distributed import recompute_blocks
 from causvid.train.loop import Stage
 from causvid.train.objective import Metrics, Micro, Objective, autocast
-from causvid.train.roles import Roles, latent_size, teacher_visibility, token_mask
+from causvid.train.roles import Roles, latent_size, teacher_visibility, token_mask, tokens_of_frame
 from causvid.train.run import Run
 from causvid.train.samples import sample_prompts, write_samples
+from causvid.train.sequence import part_of, split_tokens
 
 SAMPLE_STEPS = 20
-
-
-def phase_at(phases: tuple[Phase, ...], progress: float) -> Phase:
-    """Return the curriculum's phase at `progress` in [0, 1)."""
-    return next((phase for phase in phases if progress < phase.until), phases[-1])
 
 
 def teacher_stage(preset: Preset, run: Run) -> Stage:
@@ -32,6 +28,7 @@ def teacher_stage(preset: Preset, run: Run) -> Stage:
     roles = Roles(preset, run, sharded=True)
     dataset, autoencoder = roles.dataset(), roles.autoencoder()
     model, text = roles.new_teacher(), roles.new_text_encoder()
+    split_tokens(model, part_of(run.ranks), tokens=tokens_of_frame(preset))
     if config.recompute:
         recompute_blocks(model)
     ids_of, null_ids = (text.tokens(prompts)[0].to(run.device) for prompts in (dataset.captions, [""]))
