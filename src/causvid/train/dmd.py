@@ -81,7 +81,10 @@ def dmd_stage(preset: Preset, run: Run) -> Stage:
         The `clean` frames, none or the first chunk's, are real.
         """
         channels, height, width = real.shape[2:]
-        cache = student.new_cache(batch=len(real), height=height, width=width, window=g.window, sink=g.sink)
+        window = min(g.window, g.clip_frames)  # no more room than a clip takes
+        cache = student.new_cache(
+            batch=len(real), height=height, width=width, window=window, sink=g.sink, chunk=max(layout)
+        )
         chunks = rollout(
             student,
             stepwise.text(keys),

@@ -101,7 +101,13 @@ def plan_training(sketch: Sketch, choice: Training) -> Plan:
     }
     alone = 0 if learnt else max(0, text - sum(parts.values()))  # before any of them is there
     parts["autoencoder"] = weight_bytes(sketch.autoencoder, torch.float32)
-    return Plan(parts=parts, moments={"embedding captions": alone, "an update: gradients and activations": update})
+    whole = weights if choice.lora is not None else 0  # what a LoRA is merged into, to be shown and written
+    moments = {
+        "embedding captions": alone,
+        "an update: gradients and activations": update,
+        "writing the student": whole,
+    }
+    return Plan(parts=parts, moments=moments)
 
 
 def _lora_numbers(model: Transformer, rank: int) -> int:
@@ -183,10 +189,15 @@ def _updates(
         keys = student.encode_text(embedding)
         if not choice.rollout:
             return x0_from_velocity(real, student(real, sigma, keys, visibility=seen), sigma)
-        cache = student.new_cache(
-            batch=choice.batch, height=sides[0], width=sides[1], window=g.window, sink=g.sink, chunk=g.chunk
-        )
         layout = chunk_layout(choice.frames, g.first, g.chunk)
+        cache = student.new_cache(
+            batch=choice.batch,
+            height=sides[0],
+            width=sides[1],
+            window=min(g.window, choice.frames),
+            sink=g.sink,
+            chunk=max(layout),
+        )
         shape = (choice.batch, coder.latent_channels, *sides)
         chunks = rollout(
             student,

@@ -169,11 +169,16 @@ class Roles:
 
     def transformer(self, trained_by: str, *, frozen: bool = False) -> Transformer:
         """Return teacher or student as a stage left it, to be trained: as student or critic; or frozen, as teacher."""
-        model = Transformer(self.preset.transformer)
-        if trained_by == "teacher" and (base := self._base_of("teacher")) is not None:
-            self._copy_base(base.teacher, model)
+        base = self._base_of("teacher") if trained_by == "teacher" else None
+        whole = None if base is None else base.teacher
+        if whole is not None and whole.config == self.preset.transformer and frozen and self.run.ranks.size == 1:
+            model = whole  # once in memory, whoever else begins with it
         else:
-            load_weights(model, self.run.result(trained_by), made_by=trained_by)
+            model = Transformer(self.preset.transformer)
+            if base is not None:
+                self._copy_base(base.teacher, model)
+            else:
+                load_weights(model, self.run.result(trained_by), made_by=trained_by)
         if frozen:
             model.requires_grad_(False)
             if self.sharded and self.run.ranks.size > 1 and self.run.device.type == "cuda":
@@ -272,7 +277,7 @@ class Roles:
         base, place = self._base_of("teacher"), self.run.folder / RESULTS["teacher"][1]
         if base is not None:
             self._check_words(base.text_encoder)
-            encoder = copy.deepcopy(base.text_encoder)
+            encoder = base.text_encoder
         elif place.is_dir():
             try:
                 encoder = load_text_encoder(place, place / "tokenizer")
