@@ -17,9 +17,10 @@ import torch
 from causvid import cli
 from causvid.data import prepare as module
 from causvid.data.captions import Captions, read_table
+from causvid.data.pieces import find_cuts
 from causvid.data.plan import Rules, bucket_sizes, nearest_size
 from causvid.data.prepare import Prepared, find_sources, prepare
-from causvid.data.scan import find_cuts
+from causvid.data.scan import look_at_start
 from causvid.data.set_models import SetModels
 from causvid.data.video_set import VideoSet
 from causvid.loading.spec import ModelSpec
@@ -133,10 +134,11 @@ def test_buckets_keep_the_aspect_ratio(clips: Path, tmp_path: Path, models: SetM
     assert len(shapes) == 2 and any(rows > columns for rows, columns in shapes)
 
 
-def test_cuts_are_where_the_picture_changes() -> None:
+def test_cuts_are_where_the_picture_changes(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     scenes = [np.full((length, 16, 24, 3), rng.integers(0, 255, 3), np.uint8) for length in (9, 12, 7)]
-    assert find_cuts(list(np.concatenate(scenes)), 8) == [9, 21]
+    write(tmp_path / "a.mkv", np.concatenate(scenes))
+    assert find_cuts(look_at_start(tmp_path / "a.mkv", fps=8).change, 8) == [9, 21]
     assert find_cuts([], 8) == []
 
 
