@@ -113,8 +113,9 @@ def _decide(
     """Return the samples of a set, in the order of the sources, and what is left out."""
     g = models.generation
     videos = [source for source in sources if _kind(source) == "video"]
+    identities = {video: _identity(video) for video in videos}
     seen = look_at_all(
-        {video: _identity(video) for video in videos},
+        {video: identity for video, identity in identities.items() if identity},
         work,
         fps=g.fps,
         workers=workers,
@@ -123,8 +124,9 @@ def _decide(
     length = pixel_frames(g.clip_frames)
     scans: dict[Path, Scan | str] = {
         video: look if isinstance(look, str) else cut_into_pieces(look, fps=g.fps, frames=length, cuts=rules.cuts)
-        for video, look in seen.items()
+        for video, look in ((video, seen.get(video, "it is there no more")) for video in videos)
     }
+    scans |= {video: "it changed while it was read" for video, was in identities.items() if was != _identity(video)}
     edge = models.autoencoder.spatial_factor * 2  # of patches of 2 x 2 latent positions
     sizes = bucket_sizes(g.height, g.width, edge) if rules.buckets else [(g.height, g.width)]
 
@@ -239,6 +241,9 @@ def _check_latents(source: Path, shape: Sequence[int], models: SetModels) -> Non
 
 
 def _identity(source: Path) -> list[object]:
-    """Return by what a source that was changed is known."""
-    stat = (source / DATABASE if source.is_dir() else source).stat()
+    """Return by what a source that was changed is known; nothing if it is there no more."""
+    try:
+        stat = (source / DATABASE if source.is_dir() else source).stat()
+    except OSError:
+        return []
     return [str(source.absolute()), stat.st_size, stat.st_mtime_ns]
