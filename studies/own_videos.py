@@ -19,18 +19,19 @@ SIZES = ((64, 96), (90, 120), (120, 90), (72, 128), (100, 100))
 RATES = (8, 12, 24, 25, 30)
 COLOURS = {"red": (210, 40, 40), "green": (40, 170, 60), "blue": (50, 70, 210), "yellow": (220, 200, 40)}
 CLIPS = 50
-PRINTED = re.compile(r"(printed in \d+ minutes\n\n```\n).*?(```)", re.DOTALL)
+PRINTED = re.compile(r"printed(?: in \d+ minutes)?\n\n```\n.*?```", re.DOTALL)
 
 
 def make_clips(folder: Path) -> None:
-    """Write squares that cross a grey ground, with captions beside them; two do not move, and one is there twice."""
+    """Write squares that cross a grey pattern, with captions beside them; two do not move, and one is there twice."""
     folder.mkdir(parents=True)
     draw = np.random.default_rng(0)
     for n in range(CLIPS):
         (height, width), fps = SIZES[n % 5], RATES[n // 5 % 5]
         name = list(COLOURS)[n % 4]
         side, top = int(height * draw.uniform(0.3, 0.5)), int(height * draw.uniform(0.1, 0.4))
-        frames = np.full((4 * fps, height, width, 3), draw.integers(90, 180), np.uint8)
+        ground = draw.integers(90, 180, (4, 4, 1)).repeat(-(-height // 4), 0).repeat(-(-width // 4), 1)
+        frames = np.broadcast_to(ground[:height, :width], (4 * fps, height, width, 3)).astype(np.uint8)
         for t, frame in enumerate(frames):
             left = 0 if n in (7, 31) else int((width - side) * t / len(frames))
             frame[top : top + side, left : left + side] = COLOURS[name]
@@ -61,7 +62,8 @@ def main(place: Path) -> None:
         printed += [line for line in done.stdout.splitlines() if line.startswith("set: ")]
     minutes = max(1, round((time.monotonic() - begin) / 60))
     lines = "".join(f"{line}\n" for line in printed)
-    new = PRINTED.sub(lambda found: re.sub(r"\d+", str(minutes), found[1]) + lines + found[2], page)
+    new, count = PRINTED.subn(lambda _: f"printed in {minutes} minutes\n\n```\n{lines}```", page)
+    assert count == 1, f"{PAGE} has {count} places for what the commands print"
     PAGE.write_text(new, encoding="utf-8")
 
 
