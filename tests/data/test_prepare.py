@@ -9,6 +9,7 @@ import sys
 import tarfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,10 +17,9 @@ import torch
 
 from causvid import cli
 from causvid.data import prepare as module
-from causvid.data.captions import Captions, read_table
+from causvid.data.captions import Captions
 from causvid.data.plan import Rules, bucket_sizes, nearest_size
 from causvid.data.prepare import Prepared, find_sources, prepare
-from causvid.data.scan import find_cuts
 from causvid.data.set_models import SetModels
 from causvid.data.video_set import VideoSet
 from causvid.loading.spec import ModelSpec
@@ -133,13 +133,6 @@ def test_buckets_keep_the_aspect_ratio(clips: Path, tmp_path: Path, models: SetM
     assert len(shapes) == 2 and any(rows > columns for rows, columns in shapes)
 
 
-def test_cuts_are_where_the_picture_changes() -> None:
-    rng = np.random.default_rng(0)
-    scenes = [np.full((length, 16, 24, 3), rng.integers(0, 255, 3), np.uint8) for length in (9, 12, 7)]
-    assert find_cuts(list(np.concatenate(scenes)), 8) == [9, 21]
-    assert find_cuts([], 8) == []
-
-
 class Killed(BaseException):
     """What no code catches."""
 
@@ -203,35 +196,46 @@ def test_a_full_disk_is_one_line_and_keeps_what_was_made(
     assert run(clips, tmp_path / "set", models).samples == 4
 
 
-def test_captions_come_from_the_first_place_that_has_one(tmp_path: Path) -> None:
-    for name in "abcde":
-        (tmp_path / f"{name}.mp4").touch()
-    (tmp_path / "a.txt").write_text("beside\n")
-    (tmp_path / "b.txt").write_text(" two\nlines ")
-    (tmp_path / "c.json").write_text('{"fps": 8, "caption": "of JSON"}')
-    (tmp_path / "d.json").write_text('{"fps": 8}')
-    (tmp_path / "t.csv").write_text('file_name,text\na.mp4,"of, the table"\n')
-    texts = Captions(read_table(tmp_path / "t.csv"), "{name} in {folder}")
-    found = [texts.of(tmp_path / f"{name}.mp4") for name in "abce"]
-    assert found[:3] == ["of, the table", "two lines", "of JSON"] and found[3].startswith("e in test captions come")
-    with pytest.raises(ValueError, match=r"d.json has no caption: expected one of caption, text, prompt"):
-        texts.of(tmp_path / "d.mp4")
-    with pytest.raises(ValueError, match="it has no caption"):
-        Captions().of(tmp_path / "e.mp4")
-    for wrong in ("{place}", "{name", " "):
-        with pytest.raises(ValueError, match="caption="):
-            Captions(template=wrong)
+def test_hostile_names_and_files_that_change_are_a_line_each(tmp_path: Path, models: SetModels, monkeypatch) -> None:
+    clips = tmp_path / "clips"
+    names = ["ünïcode 天鵝.mp4", "-rf.mp4", "{name}.mp4", "a\nb.mp4", "%s.mp4", "with,comma.mp4", "growing.mp4"]
+    for seed, name in enumerate(names):
+        video(tmp_path / "t.mp4", seed)
+        (clips).mkdir(exist_ok=True)
+        (tmp_path / "t.mp4").rename(clips / name)
+    os.link(clips / "-rf.mp4", os.fsencode(clips) + b"/\xff.mp4")
+    (clips / "loop").symlink_to(".")
+    (clips / "nothing.mp4").symlink_to("gone.mp4")
+    os.mkfifo(clips / "pipe.mp4")
+    original = module.look_at_all
+
+    def look(*arguments: Any, **options: Any) -> Any:
+        found = original(*arguments, **options)
+        with (clips / "growing.mp4").open("ab") as file:
+            file.write(b"more")
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "look_at_all", look)
+        assert run(clips, tmp_path / "set", models).samples == 6
+    left_out = list(csv.DictReader((tmp_path / "set" / "left_out.csv").open(newline="")))
+    details = {row["source"].rpartition("/")[2]: row["detail"] for row in left_out}
+    assert set(details) == {"growing.mp4", r"\udcff.mp4"} and "is not text in UTF-8" in details[r"\udcff.mp4"]
+    assert details["growing.mp4"] == "it changed while it was read"
+    assert run(clips, tmp_path / "set", models).samples == 7
 
 
-def test_captions_are_read_from_parquet(tmp_path: Path) -> None:
-    pyarrow = pytest.importorskip("pyarrow")
-    import pyarrow.parquet as parquet
-
-    parquet.write_table(pyarrow.table({"video": ["a.mp4"], "prompt": ["a swan"], "n": [1]}), tmp_path / "t.parquet")
-    assert read_table(tmp_path / "t.parquet") == {"a.mp4": "a swan"}
-    parquet.write_table(pyarrow.table({"n": [1]}), tmp_path / "t.parquet")
-    with pytest.raises(ValueError, match=r"has columns n: expected one of file, .* and one of caption, text, prompt"):
-        read_table(tmp_path / "t.parquet")
+def test_what_could_not_be_read_once_is_read_again(tmp_path: Path, models: SetModels) -> None:
+    for seed in (1, 2):
+        video(tmp_path / "clips" / f"{seed}.mp4", seed)
+    file = tmp_path / "clips" / "2.mp4"
+    whole, times = file.read_bytes(), (file.stat().st_atime_ns, file.stat().st_mtime_ns)
+    file.write_bytes(b"x" * len(whole))
+    os.utime(file, ns=times)
+    assert run(tmp_path / "clips", tmp_path / "set", models).left_out == {"unreadable": 1}
+    file.write_bytes(whole)
+    os.utime(file, ns=times)
+    assert run(tmp_path / "clips", tmp_path / "set", models).samples == 2
 
 
 def test_lists_of_prompts_are_sets_without_latents(tmp_path: Path, models: SetModels) -> None:

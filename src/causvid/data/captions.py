@@ -17,8 +17,8 @@ TABLE_BYTES = 2**30
 
 @dataclass(frozen=True)
 class Captions:
-    """Where captions come from, the first that has one: `table`, by file name or path; NAME.txt or NAME.json beside
-    the video; `template`, in which {name} and {folder} are the video's, with spaces for _ and -.
+    """Where captions come from, the first that has one: `table`, by file name or the end of a path; NAME.txt or
+    NAME.json beside the video; `template`, in which {name} and {folder} are the video's, with spaces for _ and -.
     """
 
     table: Mapping[str, str] = field(default_factory=dict)
@@ -38,16 +38,13 @@ class Captions:
         """Return a video's caption, white space joined.
 
         Raises:
-            ValueError: if it has none, or what should hold it cannot be read.
+            ValueError: if it has none, or two beside it, or what should hold it cannot be read.
         """
-        found = next((self.table[key] for key in (str(video), video.name, video.stem) if key in self.table), None)
-        for suffix, read in ((".txt", read_text), (".json", _read_json)):
-            beside = video.with_suffix(suffix)
-            if found is None and beside.is_file():
-                try:
-                    found = read(beside)
-                except (OSError, ValueError) as error:
-                    raise ValueError(f"its caption cannot be read: {error}") from None
+        ends = ("/".join(video.parts[n:]) for n in range(len(video.parts)))  # from the longest to the name alone
+        keys = (str(video), *ends, video.stem)
+        found = next((self.table[key] for key in keys if key in self.table), None)
+        if found is None:
+            found = _beside(video)
         if found is None and self.template is not None:
             words = {"name": video.stem, "folder": video.absolute().parent.name}
             words = {key: " ".join(word.replace("_", " ").replace("-", " ").split()) for key, word in words.items()}
@@ -55,6 +52,8 @@ class Captions:
         caption = " ".join((found or "").split())
         if not caption:
             raise ValueError("it has no caption: expected NAME.txt or NAME.json beside it, --captions or --caption")
+        if not caption.isascii() and caption != caption.encode("utf-8", "replace").decode():
+            raise ValueError(f"its caption {caption!r} is not text in UTF-8, as its name may be: rename it")
         return caption
 
 
@@ -62,7 +61,7 @@ def read_table(path: Path) -> dict[str, str]:
     """Read captions by file name from a CSV or Parquet file with a column for the file and one for the caption.
 
     Raises:
-        ValueError: if it cannot be read or lacks a column.
+        ValueError: if it cannot be read, lacks a column, or has two captions for one file.
     """
     if path.suffix.lower() == ".parquet":
         columns = _read_parquet(path)
@@ -76,7 +75,11 @@ def read_table(path: Path) -> dict[str, str]:
     if file is None or caption is None:
         expected = f"one of {', '.join(FILE_COLUMNS)} and one of {', '.join(CAPTION_COLUMNS)}"
         raise ValueError(f"captions={path} has columns {', '.join(columns) or 'none'}: expected {expected}")
-    return dict(zip(file, caption, strict=True))
+    table: dict[str, str] = {}
+    for name, text in zip(file, caption, strict=True):
+        if table.setdefault(name, text) != text:
+            raise ValueError(f"captions={path} has two captions for {name}: expected one")
+    return table
 
 
 def read_prompts(path: Path) -> list[str]:
@@ -90,6 +93,21 @@ def read_prompts(path: Path) -> list[str]:
     if not prompts:
         raise ValueError(f"{path} has no prompts: expected one a line")
     return prompts
+
+
+def _beside(video: Path) -> str | None:
+    """Return the caption in NAME.txt or NAME.json; `ValueError` if it cannot be read, or they say different things."""
+    texts: list[str] = []
+    for suffix, read in ((".txt", read_text), (".json", _read_json)):
+        file = video.with_suffix(suffix)
+        if file.is_file():
+            try:
+                texts.append(" ".join(read(file).split()))
+            except (OSError, ValueError) as error:
+                raise ValueError(f"its caption cannot be read: {error}") from None
+    if len(set(texts)) > 1:
+        raise ValueError(f"it has two captions, in {video.stem}.txt and {video.stem}.json: expected one, or both alike")
+    return texts[0] if texts else None
 
 
 def _read_json(path: Path) -> str:

@@ -10,10 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
 from causvid.config import Settings
-from causvid.data.scan import HASH, Scan, distance
+from causvid.data.pieces import MARKS, Scan
+from causvid.data.scan import HASH
 
 Kind = Literal["video", "latents", "lmdb", "prompts"]
 WIDEST = 2.5
@@ -38,13 +41,17 @@ class Rules(Settings):
 
 @dataclass(frozen=True)
 class Item:
-    """A sample to be made. start: its first frame, row or line in the source. size: height and width in pixels."""
+    """A sample to be made.
+
+    start: its first frame, row or line in the source. size: height and width in pixels. steady: that of a `Scan`.
+    """
 
     source: Path
     kind: Kind
     caption: str
     start: int = 0
     size: tuple[int, int] = (0, 0)
+    steady: bool = True
 
 
 @dataclass(frozen=True)
@@ -82,7 +89,7 @@ def choose_pieces(
 
     A duplicate is left out wherever in the set its like is; the first stays.
     """
-    items, left_out, seen = list[Item](), list[LeftOut](), list[tuple[int, ...]]()
+    items, left_out, seen = list[Item](), list[LeftOut](), SeenMarks()
     for source, found in scans.items():
         if isinstance(found, str):
             left_out.append(LeftOut(source, "unreadable", found))
@@ -97,16 +104,41 @@ def choose_pieces(
             left_out.append(LeftOut(source, "too short", scenes))
         size = nearest_size(found.height, found.width, sizes)
         for piece in found.pieces:
-            like = rules.duplicate >= 0 and any(distance(piece.marks, other) <= rules.duplicate for other in seen)
+            like = rules.duplicate >= 0 and seen.nearest(piece.marks) <= rules.duplicate
             checks = (("black", piece.light < rules.black), ("still", piece.motion < rules.still), ("duplicate", like))
             reason = next((name for name, holds in checks if holds), None)
             if reason is not None:
                 detail = f"light {piece.light:g}, motion {piece.motion:g}"
                 left_out.append(LeftOut(source, reason, detail, piece.start))
                 continue
-            seen.append(piece.marks)
-            items.append(Item(source, "video", caption, piece.start, size))
+            seen.add(piece.marks)
+            items.append(Item(source, "video", caption, piece.start, size, found.steady))
     return items, left_out
+
+
+class SeenMarks:
+    """The marks of the pieces that were kept, in an array that grows: compared at once, however many they are."""
+
+    def __init__(self) -> None:
+        """Start with none."""
+        self._rows: NDArray[np.uint64] = np.empty((0, MARKS), np.uint64)
+        self._count = 0
+
+    def add(self, marks: Sequence[int]) -> None:
+        """Add those of a piece."""
+        if self._count == len(self._rows):
+            grown = np.empty((max(64, 2 * self._count), MARKS), np.uint64)
+            grown[: self._count] = self._rows[: self._count]
+            self._rows = grown
+        self._rows[self._count] = marks
+        self._count += 1
+
+    def nearest(self, marks: Sequence[int]) -> float:
+        """Return the least mean number of bits, rounded up, in which a piece's marks differ from those seen."""
+        if not self._count:
+            return math.inf
+        differ = np.bitwise_count(self._rows[: self._count] ^ np.array(marks, np.uint64)).sum(axis=1, dtype=np.int64)
+        return math.ceil(int(differ.min()) / len(marks))
 
 
 def count_reasons(left_out: Sequence[LeftOut]) -> dict[str, int]:

@@ -7,18 +7,17 @@ the same set.
 Letters: F latent frames, C channels, h w latent rows and columns.
 """
 
-import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from causvid.data.captions import Captions, read_prompts
 from causvid.data.lmdb_rows import DATABASE, LmdbRows
+from causvid.data.looking import digest_of, has_content, look_at_all, write_json
+from causvid.data.pieces import Scan, cut_into_pieces
 from causvid.data.plan import Item, LeftOut, Rules, bucket_sizes, choose_pieces, count_reasons
-from causvid.data.scan import Scan, scan
 from causvid.data.set_models import SetModels
 from causvid.data.set_report import write_report
 from causvid.data.set_samples import decoding, make_samples
@@ -114,8 +113,20 @@ def _decide(
     """Return the samples of a set, in the order of the sources, and what is left out."""
     g = models.generation
     videos = [source for source in sources if _kind(source) == "video"]
-    look = partial(scan, fps=g.fps, frames=pixel_frames(g.clip_frames), cuts=rules.cuts)
-    scans = dict(zip(videos, _scan_all(videos, work, look, workers, stage("looking through videos")), strict=True))
+    identities = {video: _identity(video) for video in videos}
+    seen = look_at_all(
+        {video: identity for video, identity in identities.items() if identity},
+        work,
+        fps=g.fps,
+        workers=workers,
+        advance=stage("looking through videos"),
+    )
+    length = pixel_frames(g.clip_frames)
+    scans: dict[Path, Scan | str] = {
+        video: look if isinstance(look, str) else cut_into_pieces(look, fps=g.fps, frames=length, cuts=rules.cuts)
+        for video, look in ((video, seen.get(video, "it is there no more")) for video in videos)
+    }
+    scans |= {video: "it changed while it was read" for video, was in identities.items() if was != _identity(video)}
     edge = models.autoencoder.spatial_factor * 2  # of patches of 2 x 2 latent positions
     sizes = bucket_sizes(g.height, g.width, edge) if rules.buckets else [(g.height, g.width)]
 
@@ -136,33 +147,6 @@ def _decide(
         except (ValueError, OSError) as error:
             left_out.append(LeftOut(source, "unreadable", str(error)))
     return items, left_out
-
-
-def _scan_all(
-    videos: Sequence[Path],
-    work: Path,
-    look: "partial[Scan]",
-    workers: int,
-    advance: Callable[[int, int], None],
-) -> Iterator[Scan | str]:
-    """Look through videos that were not before; yield what was found, or why nothing was."""
-    files = [work / f"scan_{_digest([_identity(video), look.keywords])}.json" for video in videos]
-    missing = [n for n, file in enumerate(files) if not _has(file)]
-    with reading_processes(min(workers, max(1, len(missing)))) as pool:
-        calls = (partial(_scan_or_error, look, videos[n]) for n in missing)
-        for done, (n, found) in enumerate(zip(missing, in_order(pool, workers, calls), strict=True), 1):
-            _write_json(files[n], found if isinstance(found, dict) else {"error": found})
-            advance(done, len(missing))
-    for file in files:
-        values = json.loads(read_text(file, most=2**30))
-        yield values["error"] if "error" in values else Scan.read(values)
-
-
-def _scan_or_error(look: "partial[Scan]", video: Path) -> dict[str, Any] | str:
-    try:
-        return asdict(look(video))
-    except (ValueError, OSError) as error:
-        return " ".join(str(error).split())
 
 
 def _other_items(source: Path, models: SetModels, captions: Captions) -> Iterator[Item]:
@@ -204,14 +188,14 @@ def _write(
         for n, first in enumerate(range(0, len(items), SHARD)):
             part = items[first : first + SHARD]
             file, record = out / f"shard_{n:06d}.tar", out / WORK / f"shard_{n:06d}.json"
-            made_of = _digest([marks, g.fps, g.clip_frames, [[_identity(i.source), asdict(i)] for i in part]])
-            known = json.loads(read_text(record)) if _has(record) else {}
+            made_of = digest_of([marks, g.fps, g.clip_frames, [[_identity(i.source), asdict(i)] for i in part]])
+            known = json.loads(read_text(record)) if has_content(record) else {}
             if known.get("made_of") != made_of or not file.is_file() or digest(file) != known["facts"]["sha256"]:
                 decoded = in_order(pool, workers, decoding(part, models))
                 write_shard(file, make_samples(part, first, decoded, models, lambda d: advance(d, len(items))))
                 size = file.stat().st_size
                 known = {"facts": {"file": file.name, "samples": len(part), "bytes": size, "sha256": digest(file)}}
-                _write_json(record, {"made_of": made_of, **known})
+                write_json(record, {"made_of": made_of, **known})
             facts.append(ShardFacts.model_validate(known["facts"]))
             advance(first + len(part), len(items))
     kept = {shard.file for shard in facts}
@@ -257,19 +241,9 @@ def _check_latents(source: Path, shape: Sequence[int], models: SetModels) -> Non
 
 
 def _identity(source: Path) -> list[object]:
-    """Return by what a source that was changed is known."""
-    stat = (source / DATABASE if source.is_dir() else source).stat()
+    """Return by what a source that was changed is known; nothing if it is there no more."""
+    try:
+        stat = (source / DATABASE if source.is_dir() else source).stat()
+    except OSError:
+        return []
     return [str(source.absolute()), stat.st_size, stat.st_mtime_ns]
-
-
-def _digest(value: object) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:24]
-
-
-def _has(file: Path) -> bool:
-    return file.is_file() and file.stat().st_size > 0
-
-
-def _write_json(file: Path, value: object) -> None:
-    with new_file(file) as place:
-        place.write_text(json.dumps(value), encoding="utf-8")

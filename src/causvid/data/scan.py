@@ -1,12 +1,13 @@
-"""Look through a video for clips to train on: scene cuts, brightness, motion, perceptual hashes.
+"""Look through a video frame by frame, and decode clips of it.
 
-Runs in processes of its own, which import neither torch nor a model. Letters: T frames, H height, W width.
+Runs in processes of its own, which import neither torch nor a model; a long video is looked through in parts, by
+several of them. Memory does not grow with its length. Letters: T frames, H height, W width.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,99 +15,102 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from causvid.media import probe, read_video
+from causvid.media import BrokenClock, probe, read_video
 
-CUT = 27.0
-"""Mean change of hue (of 180), saturation and value (of 255) at which a scene begins."""
-LOOK = (64, 96)
-"""Rows and columns that a video is looked through at."""
+ROWS, COLUMNS = 64, 96
+"""The size at which a video is looked through."""
 HASH = 8
-MARKS = 3
-"""Frames of a clip that are hashed: the first, the middle and the last."""
+PART = 120
+"""Seconds of a part."""
+MOST_PARTS = 1000
+SKIP = 2
+"""Seconds between two clips that are decoded and dropped; for more, it is cheaper to seek."""
 
 
 @dataclass(frozen=True)
-class Piece:
-    """A stretch of frames within one scene.
+class Look:
+    """What the frames of a stretch of video look like, at the model's rate.
 
-    start: its first frame, at the model's rate. light: mean of its brightest frame, of 1. motion: mean absolute change
-    of a pixel from frame to frame, of 1. marks: perceptual hashes of `HASH` squared bits, of frames along it.
+    height, width: of the video. steady: its timestamps say where a frame is, so that it can be sought. rest: how many
+    parts come after this one. Of each frame, light: its mean, of 1; motion: mean absolute change of a pixel since the
+    frame before, of 1; change: mean change of hue (of 180), saturation and value (of 255); mark: a perceptual hash.
     """
-
-    start: int
-    light: float
-    motion: float
-    marks: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Scan:
-    """What a video holds: its size, how many frames at the model's rate, its scenes and the pieces of them."""
 
     height: int
     width: int
-    frames: int
-    scenes: int
-    pieces: tuple[Piece, ...]
-
-    @classmethod
-    def read(cls, values: dict[str, Any]) -> "Scan":
-        """Return a scan from what JSON made of it."""
-        pieces = tuple(Piece(**{**piece, "marks": tuple(piece["marks"])}) for piece in values["pieces"])
-        return cls(**{**values, "pieces": pieces})
+    steady: bool
+    rest: int
+    light: list[float]
+    motion: list[float]
+    change: list[float]
+    mark: list[int]
 
 
-def scan(source: Path, *, fps: float, frames: int, cuts: bool) -> Scan:
-    """Look through a video at `fps`, and cut each of its scenes into pieces of `frames` frames.
-
-    cuts: find scenes; else the whole video is one.
+def look_at_start(source: Path, *, fps: float) -> Look:
+    """Look through the first part of a video; through all of it where timestamps are missing or do not rise.
 
     Raises:
         ValueError, OSError: if no frame can be read.
     """
-    size = probe(source)
-    height, width = LOOK
-    looked = list(read_video(source, height=height, width=width, fps=fps, fit="stretch"))
-    bounds = [0, *(find_cuts(looked, fps) if cuts else ()), len(looked)]
-    starts = [start for a, b in pairwise(bounds) for start in range(a, b - frames + 1, frames)]
-    pieces = tuple(_describe(start, looked[start : start + frames]) for start in starts)
-    return Scan(size.height, size.width, len(looked), len(bounds) - 1, pieces)
+    seen, length = probe(source), part_frames(fps)
+    try:
+        light, motion, change, mark = _measure(source, fps, 0, length, strict=True)
+    except BrokenClock:
+        return look_through(source, fps=fps)
+    rest = 0
+    if len(light) == length:
+        parts = math.ceil((seen.seconds or 0) / PART)
+        rest = min(max(1, parts - 1), MOST_PARTS)
+    return Look(seen.height, seen.width, True, rest, light, motion, change, mark)
 
 
-def find_cuts(frames: Sequence[NDArray[np.uint8]], fps: float) -> list[int]:
-    """Return the frames, `[H, W, 3]`, at which a new scene begins, half a second or more apart.
+def look_at_part(source: Path, part: int, *, fps: float, last: bool) -> Look:
+    """Look through a later part; the last reaches to the end, wherever that is.
 
-    A scene begins where hue, saturation and value change by more than `CUT` on average, the measure and the threshold
-    of PySceneDetect's content detector.
+    Raises:
+        BrokenClock: if its timestamps do not rise.
     """
-    if not frames:
-        return []
-    seen = np.stack([np.asarray(Image.fromarray(frame).convert("HSV"), np.int16) for frame in frames])
-    change = np.abs(np.diff(seen, axis=0)).astype(np.float32)
-    change[..., 0] = np.minimum(change[..., 0], 256 - change[..., 0]) * 180 / 256
-    cuts = [0]
-    for number, value in enumerate(change.mean(axis=(1, 2, 3)), 1):
-        if value > CUT and number - cuts[-1] >= max(1, round(fps / 2)):
-            cuts.append(number)
-    return cuts[1:]
+    first = part * part_frames(fps)
+    measured = _measure(source, fps, first, None if last else first + part_frames(fps), strict=True)
+    return Look(0, 0, True, 0, *measured)
+
+
+def look_through(source: Path, *, fps: float) -> Look:
+    """Look through a video in one go, whatever its timestamps are.
+
+    Raises:
+        ValueError, OSError: if no frame can be read.
+    """
+    seen = probe(source)
+    return Look(seen.height, seen.width, False, 0, *_measure(source, fps, 0, None, strict=False))
+
+
+def part_frames(fps: float) -> int:
+    """Return how many frames a part has."""
+    return max(1, round(PART * fps))
 
 
 def decode(
-    source: Path, starts: Sequence[int], *, fps: float, frames: int, height: int, width: int
+    source: Path, starts: Sequence[int], *, fps: float, frames: int, height: int, width: int, steady: bool
 ) -> list[NDArray[np.uint8]]:
-    """Return pieces of a video, uint8 `[T, H, W, 3]`, in one pass; `starts` rise and the pieces do not overlap.
+    """Return clips of a video, uint8 `[T, H, W, 3]`; `starts` rise and the clips do not overlap.
+
+    steady: seek to a key frame before a clip; else read from the beginning.
 
     Raises:
         ValueError, OSError: if the video is shorter than it was, or cannot be read any more.
     """
-    stream, at, pieces = enumerate(read_video(source, height=height, width=width, fps=fps)), 0, []
+    clips, at, stream = [], 0, None
     for start in starts:
-        piece = [frame for _, frame in _until(stream, start + frames, at) if _ >= start]
+        if stream is None or (steady and start - at > SKIP * fps):
+            stream = read_video(source, height=height, width=width, fps=fps, first=start, strict=steady)
+            at = start
+        clip = list(islice(stream, start - at, start - at + frames))
         at = start + frames
-        if len(piece) < frames:
+        if len(clip) < frames:
             raise ValueError(f"{source} has changed while it was read: run the same command again")
-        pieces.append(np.stack(piece))
-    return pieces
+        clips.append(np.stack(clip))
+    return clips
 
 
 def perceptual_hash(frame: NDArray[np.uint8]) -> int:
@@ -117,23 +121,28 @@ def perceptual_hash(frame: NDArray[np.uint8]) -> int:
     return int.from_bytes(np.packbits(bits).tobytes(), "big")
 
 
-def distance(a: Sequence[int], b: Sequence[int]) -> int:
-    """Return the mean number of bits in which the marks of two pieces differ, rounded up."""
-    return math.ceil(sum((x ^ y).bit_count() for x, y in zip(a, b, strict=True)) / len(a))
+def _measure(
+    source: Path, fps: float, first: int, stop: int | None, *, strict: bool
+) -> tuple[list[float], list[float], list[float], list[int]]:
+    """Return light, motion, change and hash of the frames from `first` to before `stop`."""
+    begin = max(0, first - 1)  # the one before the first is what it is compared with
+    options: dict[str, Any] = {"height": ROWS, "width": COLUMNS, "fps": fps, "fit": "stretch"}
+    frames = read_video(source, **options, first=begin, strict=strict, rough=True)
+    light, motion, change, mark = list[float](), list[float](), list[float](), list[int]()
+    before = None
+    for number, frame in enumerate(islice(frames, None if stop is None else stop - begin), begin):
+        pixels, hsv = frame.astype(np.int16), np.asarray(Image.fromarray(frame).convert("HSV"), np.int16)
+        if number >= first:
+            light.append(round(float(pixels.mean()) / 255, 5))
+            motion.append(0.0 if before is None else round(float(np.abs(pixels - before[0]).mean()) / 255, 6))
+            change.append(0.0 if before is None else round(_colour_change(hsv, before[1]), 3))
+            mark.append(perceptual_hash(frame))
+        before = pixels, hsv
+    return light, motion, change, mark
 
 
-def _until(stream: "enumerate[NDArray[np.uint8]]", stop: int, at: int) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-    """Yield what is left of a stream before frame `stop`, where frame `at` comes next."""
-    for _ in range(stop - at):
-        numbered = next(stream, None)
-        if numbered is None:
-            return
-        yield numbered
-
-
-def _describe(start: int, frames: Sequence[NDArray[np.uint8]]) -> Piece:
-    video = np.stack(frames).astype(np.int16)
-    light = float(video.mean(axis=(1, 2, 3)).max() / 255)
-    motion = float(np.abs(np.diff(video, axis=0)).mean() / 255) if len(video) > 1 else 0.0
-    places = np.linspace(0, len(frames) - 1, MARKS).round().astype(int)
-    return Piece(start, round(light, 4), round(motion, 5), tuple(perceptual_hash(frames[n]) for n in places))
+def _colour_change(a: NDArray[np.int16], b: NDArray[np.int16]) -> float:
+    """Return by how much two frames in HSV differ, as PySceneDetect's content detector measures it."""
+    change = np.abs(a - b).astype(np.float32)
+    change[..., 0] = np.minimum(change[..., 0], 256 - change[..., 0]) * 180 / 256
+    return float(change.mean())

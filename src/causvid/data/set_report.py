@@ -52,7 +52,10 @@ def write_report(out: Path, shards: Sequence[ShardFacts], items: Sequence[Item],
     lines += ["", "![clips](contact_sheet.png)"] if stills else []
     with new_file(out / "report.md") as place:
         place.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    with new_file(out / "left_out.csv") as place, place.open("w", newline="", encoding="utf-8") as file:
+    with (
+        new_file(out / "left_out.csv") as place,  # names of files may hold bytes that are not UTF-8
+        place.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file,
+    ):
         table = csv.writer(file)
         table.writerow(["source", "start", "reason", "detail"])
         table.writerows([str(one.source), one.start, one.reason, one.detail] for one in left_out)

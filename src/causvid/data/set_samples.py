@@ -21,25 +21,27 @@ from causvid.data.tar import Array, to_npy
 from causvid.engine.latents import load_latents
 from causvid.models.autoencoder import pixel_frames
 
-RUN = 8
-"""Clips of one video that a process decodes in one pass."""
+RUN_BYTES = 2**26
+"""Most bytes of clips that a process decodes in one pass, one clip at least; some passes wait in memory."""
 
 
-def _runs(part: Sequence[Item]) -> Iterator[list[Item]]:
-    """Yield items of a shard in runs that are decoded in one pass."""
+def _runs(part: Sequence[Item], frames: int) -> Iterator[list[Item]]:
+    """Yield items of a shard in runs that are decoded in one pass; frames: of a clip."""
     for _, group in groupby(part, key=lambda item: (item.source, item.kind)):
         same = list(group)
-        yield from (same[n : n + RUN] for n in range(0, len(same), RUN))
+        height, width = same[0].size
+        run = max(1, RUN_BYTES // max(1, frames * height * width * 3))
+        yield from (same[n : n + run] for n in range(0, len(same), run))
 
 
 def decoding(part: Sequence[Item], models: SetModels) -> Iterator["partial[list[Any]]"]:
     """Yield the calls that decode the videos of a shard, in order."""
-    g = models.generation
-    for run in _runs(part):
-        if run[0].kind == "video":
-            (height, width), starts = run[0].size, [item.start for item in run]
-            frames = pixel_frames(g.clip_frames)
-            yield partial(decode, run[0].source, starts, fps=g.fps, frames=frames, height=height, width=width)
+    frames = pixel_frames(models.generation.clip_frames)
+    for run in _runs(part, frames):
+        first, starts = run[0], [item.start for item in run]
+        if first.kind == "video":
+            call = partial(decode, first.source, starts, height=first.size[0], width=first.size[1])
+            yield partial(call, fps=models.generation.fps, frames=frames, steady=first.steady)
 
 
 def make_samples(
@@ -51,7 +53,7 @@ def make_samples(
 ) -> Iterator[tuple[str, dict[str, bytes]]]:
     """Yield the samples of a shard, whose first is sample number `first` of the set."""
     number = first
-    for run in _runs(part):
+    for run in _runs(part, pixel_frames(models.generation.clip_frames)):
         clips = next(decoded) if run[0].kind == "video" else [None] * len(run)
         for item, frames in zip(run, clips, strict=True):
             yield f"{number:08d}", _members(item, frames, models)

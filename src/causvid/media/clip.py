@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import chain
+from itertools import chain, dropwhile
+from math import floor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -92,17 +93,24 @@ class Clip:
 
         None if the duration is unknown or not longer than that.
         """
-        import av
-
         unit = self.stream.time_base
         if unit is None or self.stream.start_time is None or self.seconds is None or self.seconds <= seconds:
             return None
         start = self.stream.start_time * unit
+        return start if self.seek(start + self.seconds - seconds) else None
+
+    def seek(self, timestamp: Fraction) -> bool:
+        """Seek to a key frame at or before a timestamp, so far as the file knows; return whether it can."""
+        import av
+
+        unit = self.stream.time_base
+        if unit is None:
+            return False
         try:
-            self.container.seek(int((start + self.seconds - seconds) / unit), stream=self.stream)
-        except av.error.FFmpegError:
-            return None
-        return start
+            self.container.seek(floor(timestamp / unit), stream=self.stream)
+        except (av.error.FFmpegError, OSError):
+            return False
+        return True
 
     @property
     def count(self) -> int | None:
@@ -114,8 +122,10 @@ class Clip:
         """Return the mean rate that the header states."""
         return self.stream.average_rate
 
-    def frames(self) -> Iterator[tuple[Fraction | None, Fraction | None, "VideoFrame"]]:
+    def frames(self, *, keyed: bool = False) -> Iterator[tuple[Fraction | None, Fraction | None, "VideoFrame"]]:
         """Yield (timestamp, duration, frame) in seconds, None where unknown, of what can be decoded.
+
+        keyed: begin with a key frame; after seeking, frames before it lack what they are predicted from.
 
         Log a warning where some cannot; raise ValueError where none can.
         """
@@ -132,6 +142,9 @@ class Clip:
             except (av.error.FFmpegError, OSError):
                 damaged = True
                 continue
+            if keyed and frames:
+                frames = list(dropwhile(lambda frame: not frame.key_frame, frames))
+                keyed = not frames
             decoded += len(frames)
             for whole in chain.from_iterable(map(combed.give, frames)):
                 yield *_times(whole), whole
@@ -142,14 +155,21 @@ class Clip:
         if damaged:
             _log.warning("%s is damaged: %d frames could be decoded, others could not", self.source, decoded)
 
-    def image(self, frame: "VideoFrame") -> Image.Image:
-        """Convert a frame to what a player shows: RGB, upright, square pixels, over black where transparent."""
+    def image(self, frame: "VideoFrame", within: int | None = None) -> Image.Image:
+        """Convert a frame to what a player shows: RGB, upright, square pixels, over black where transparent.
+
+        within: reduce it first, roughly, so that its shorter side has so many pixels: many times as fast.
+        """
         _check_size(self.source, frame.width, frame.height)
         transparent = frame.format.has_palette or any(part.is_alpha for part in frame.format.components)
         wide = not transparent and is_wide(frame)
+        scale = min(1.0, (within or PIXELS) / min(frame.width, frame.height))
         # One thread and one converter: starting them for every frame costs more than the conversion.
         rgb = self.converter.reformat(
             frame,
+            max(1, round(frame.width * scale)),
+            max(1, round(frame.height * scale)),
+            interpolation="AREA" if scale < 1 else None,
             format="rgba" if transparent else "rgb48le" if wide else "rgb24",
             src_colorspace=self._matrix(frame),
             threads=1,

@@ -43,8 +43,12 @@ class Picture:
         """Return None: it is read from its beginning."""
         return None
 
-    def frames(self) -> Iterator[tuple[Fraction | None, Fraction | None, Image.Image]]:
-        """Yield (timestamp, duration, frame) in seconds, None where unknown."""
+    def seek(self, timestamp: Fraction) -> bool:
+        """Return False: it is read from its beginning."""
+        return False
+
+    def frames(self, *, keyed: bool = False) -> Iterator[tuple[Fraction | None, Fraction | None, Image.Image]]:
+        """Yield (timestamp, duration, frame) in seconds, None where unknown; all are `keyed`."""
         start, number = Fraction(0), 0
         while True:
             try:
@@ -57,7 +61,7 @@ class Picture:
             yield start, duration, upright(self.opened)
             start, number = start + (duration or self.frame_seconds), number + 1
 
-    def image(self, frame: Image.Image) -> Image.Image:
+    def image(self, frame: Image.Image, within: int | None = None) -> Image.Image:
         """Return a frame as it is."""
         return frame
 
