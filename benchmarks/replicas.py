@@ -176,10 +176,12 @@ async def load(url: str, folder: Path, count: int, seconds: float, *, jobs: int)
                         status = (await web.get(f"/v1/videos/{name}")).json()["status"]
                     await asyncio.sleep(0.2)
                 done += status == "completed"
+            noticed = [v.lost - killed for v in moved if v.lost is not None]
             again = [v.back - killed for v in moved if v.back is not None]
             first = [v.next - killed for v in moved if v.next is not None]
             result |= {
                 "moved": len(moved),
+                "noticed_seconds": {"median": statistics.median(noticed), "most": max(noticed)},
                 "attached_again": len(again),
                 "attached_seconds": {"median": statistics.median(again), "most": max(again)},
                 "continued": len(first),

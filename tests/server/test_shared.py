@@ -1,6 +1,7 @@
 """Servers that share a folder: a session has one owner, readers find it, and a dead server loses nothing."""
 
 import asyncio
+import os
 import subprocess
 import sys
 import time
@@ -13,7 +14,7 @@ import httpx
 import pytest
 from tests.server.conftest import talk
 
-from causvid.server.lease import Elsewhere, Lease, holder
+from causvid.server.lease import Elsewhere, Lease, abandoned, holder
 from causvid.server.replicas import Fleet
 from causvid.server.settings import ServerSettings
 from causvid.server.store import Job, Store
@@ -152,3 +153,39 @@ def test_session_and_job_of_a_killed_server_continue(tmp_path: Path) -> None:
         _, unbroken = asyncio.run(film(other, position + 36))
         assert (seen + rest)[: len(unbroken)] == unbroken[: len(seen + rest)]
         assert {finished(other, job)["status"] for job in ids} == {"completed"}
+
+
+def test_survivor_continues_sessions_before_readers_return(tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        killed, one = stack.enter_context(replica(tmp_path))
+        _, other = stack.enter_context(replica(tmp_path))
+
+        async def run() -> None:
+            async with talk(one) as client:
+                await client.say("create", request={"prompt": "a red swan over the snow", "seed": 3})
+                name = (await client.until("opened"))["session"]
+                await client.frames(25)
+                killed.kill()
+                killed.wait()
+            lease = tmp_path / "sessions" / name / "lease"
+            while holder(lease) is None:
+                await asyncio.sleep(0.05)
+            assert holder(lease) == lease.read_text() != ""
+            # A chunk is made for the reader; the next waits until it is there.
+            position = client.position
+            while (frames := httpx.get(f"{other}/v1/sessions/{name}").json()["frames"]) <= position:
+                await asyncio.sleep(0.05)
+            assert frames <= position + 24
+
+        asyncio.run(run())
+
+
+def test_only_what_a_dead_server_had_is_abandoned(tmp_path: Path) -> None:
+    for name in ("slept", "open"):
+        (tmp_path / name).mkdir()
+    Lease.take(tmp_path / "slept" / "lease", "http://first").release()
+    lease = Lease.take(tmp_path / "open" / "lease", "http://first")
+    assert abandoned(tmp_path, "lease", "http://first") == []
+    os.close(lease._descriptor or 0)  # as the kernel does when the process dies
+    assert abandoned(tmp_path, "lease", "http://first") == [tmp_path / "open"]
+    assert abandoned(tmp_path, "lease", "http://second") == []

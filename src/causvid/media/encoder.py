@@ -118,8 +118,9 @@ class Colours:
     """The matrix of a height in lines, BT.709 or BT.601, which the file names."""
 
     def __init__(self, lines: int) -> None:
-        from av.video.reformatter import ColorRange, Colorspace
+        from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 
+        self._reformatter = VideoReformatter()  # one for all frames: making it costs more than using it
         self._matrix = Colorspace.ITU709 if lines >= LINES_OF_709 else Colorspace.ITU601
         self._number = 1 if lines >= LINES_OF_709 else 6  # of ITU-T H.273
         self._range = ColorRange.MPEG
@@ -131,7 +132,10 @@ class Colours:
 
     def convert(self, frame: "av.VideoFrame") -> "av.VideoFrame":
         """Return an RGB frame as yuv420p."""
-        result = frame.reformat(format="yuv420p", dst_colorspace=self._matrix, dst_color_range=self._range)
+        # Threads would be started and joined for every frame, which on a busy machine takes longer than converting it.
+        result = self._reformatter.reformat(
+            frame, format="yuv420p", dst_colorspace=self._matrix, dst_color_range=self._range, threads=1
+        )
         self.tag(result)
         return result
 

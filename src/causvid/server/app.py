@@ -17,6 +17,7 @@ from causvid.pipeline import Pipeline
 from causvid.server import batch, connection, errors, relay, routes
 from causvid.server.batch import Batch
 from causvid.server.connection import Readers
+from causvid.server.jobs import SERVERS
 from causvid.server.live import LiveSession, Shared
 from causvid.server.logs import RequestLog
 from causvid.server.measure import measure
@@ -26,6 +27,7 @@ from causvid.server.scheduler import Scheduler
 from causvid.server.security import Guard, check_settings
 from causvid.server.sessions import Sessions
 from causvid.server.settings import ServerSettings
+from causvid.server.takeover import Takeover
 
 log = logging.getLogger("causvid.server")
 STATIC = Path(__file__).parent / "static"
@@ -98,7 +100,13 @@ def create_app(pipeline: Pipeline, settings: ServerSettings, *, address: str = "
                 except Exception:  # what fails once, on a full disk perhaps, is tried again
                     log.exception("the sweep failed")
 
-        tasks = [asyncio.create_task(warm_up()), asyncio.create_task(sweep())]
+        async def watch() -> None:
+            await warming
+            if address:
+                await Takeover(sessions, settings.folder / SERVERS).watch()
+
+        warming = asyncio.create_task(warm_up())
+        tasks = [warming, asyncio.create_task(sweep()), asyncio.create_task(watch())]
         try:
             yield
         finally:

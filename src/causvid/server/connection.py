@@ -32,6 +32,7 @@ from causvid.server.protocol import (
 )
 from causvid.server.relay import relay_socket
 from causvid.server.sessions import Sessions
+from causvid.server.view import changed, opened
 from causvid.server.wire import decode_h264, fragment_mp4, pictures, read_picture
 
 log = logging.getLogger("causvid.server")
@@ -100,7 +101,7 @@ class Reader:
             if self._rewinds != session.rewinds:
                 self._rewinds, self._last = session.rewinds, None
                 self.position = min(self.position, session.film.position)
-            now = session.changed()
+            now = changed(session)
             found = session.film.read(self.position)
             if found is not None:
                 await self._send_piece(*found)
@@ -227,7 +228,7 @@ async def _open(socket: WebSocket, sessions: Sessions, client: str) -> Reader | 
     if isinstance(message, Attach) and message.position is not None:
         position = message.position
     reader = Reader(socket, session, message.format, position)
-    await reader.say(session.opened(message.format, message.ref))
+    await reader.say(opened(session, message.format, message.ref))
     reader.early = leaving.result() if early else None
     return reader
 

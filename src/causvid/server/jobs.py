@@ -9,39 +9,30 @@ import secrets
 import shutil
 import threading
 import time
-from collections import deque
-from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
-from queue import Queue
 from typing import Literal
-
-import numpy as np
-from numpy.typing import ArrayLike, NDArray
-from torch import Tensor
 
 from causvid.config import Settings
 from causvid.engine.request import GenerationRequest
-from causvid.media import VideoWriter, read_video
-from causvid.models.autoencoder import pixel_frames
+from causvid.media import VideoWriter
 from causvid.pipeline import Pipeline
 from causvid.server.errors import Busy, Conflict
 from causvid.server.lease import Lease, holder
-from causvid.server.scheduler import NEVER, Scheduler, Task
+from causvid.server.rendering import Cancelled, Running, chunks_of
+from causvid.server.scheduler import Scheduler
 from causvid.server.settings import ServerSettings
 from causvid.server.store import Job, Store, new_identifier
 from causvid.server.uploads import keep
 from causvid.timeline import provenance
 
 log = logging.getLogger("causvid.server")
-READY = 2
-"""Chunks of a job that may wait to be written."""
 UNMEASURED = 10
 """Seconds after which it is worth asking again, before anything was measured."""
 POLL = 1.0
 """Seconds between two looks for jobs of other servers, where several share the table."""
+SERVERS = "servers"
+"""Folder of a file for each server that shares the jobs, locked while it lives."""
 FAULT = "the server failed; its log says why"
 Use = Literal["image", "source", "after"]
 
@@ -51,31 +42,6 @@ class Order(Settings):
 
     request: GenerationRequest
     use: Use | None = None
-
-
-class Cancelled(Exception):
-    """The job was deleted, or the server stops."""
-
-
-@dataclass
-class Running:
-    """A job in progress: chunks on their way to its file, and how far it has come."""
-
-    expected: int
-    frames: int = 0
-    cancelled: bool = False
-    began: float = field(default_factory=time.monotonic)
-    chunks: "Queue[Tensor | Exception | None]" = field(default_factory=Queue)
-
-    @property
-    def percent(self) -> int:
-        """Return how much is done; 100 only when the file is there."""
-        return min(99, 100 * self.frames // self.expected)
-
-    def cancel(self) -> None:
-        """Let the job's thread leave off."""
-        self.cancelled = True
-        self.chunks.put(Cancelled())
 
 
 class Jobs:
@@ -96,7 +62,7 @@ class Jobs:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.shared = bool(address)
         self.store = Store(settings.folder / "jobs.sqlite", shared=self.shared)
-        self._owners = settings.folder / "servers"
+        self._owners = settings.folder / SERVERS
         self._owners.mkdir(exist_ok=True)
         self.owner = secrets.token_hex(8)
         self._lease = Lease.take(self._owners / self.owner, address)
@@ -305,7 +271,7 @@ class Jobs:
         tags = _tags(job, order)
         with VideoWriter(self._target(job.id), fps=self._pipeline.fps, **size) as writer:
             writer.describe(tags)
-            for frames in self._frames(request, running):
+            for frames in chunks_of(self._pipeline, self._scheduler, request, running, settings=self._settings):
                 if running.cancelled:
                     raise Cancelled
                 writer.write(frames)
@@ -316,35 +282,6 @@ class Jobs:
         if self._settings.credentials is not None:
             self._settings.credentials.sign(self._target(job.id), tags)
         return writer.frames
-
-    def _frames(self, request: GenerationRequest, running: Running) -> Iterator[ArrayLike]:
-        """Yield the frames of the video that is continued, if one is, and the chunks as they are made."""
-        if request.after is not None:
-            height, width = self.size(request)
-            own, fit = self._pipeline.generation, request.fit
-            given = read_video(request.after, height=height, width=width, fps=own.fps, fit=fit)
-            # Read here, not by the stream: nobody else waits for it, and a header that lies cannot fill the disk.
-            end: deque[NDArray[np.uint8]] = deque(maxlen=pixel_frames(own.clip_frames))
-            for frame in islice(given, math.ceil(self._settings.upload_seconds * own.fps)):
-                end.append(frame)
-                yield frame[None]
-            request = request.model_copy(update={"after": list(end)})
-        stream = self._scheduler.call(lambda: self._pipeline.stream(request)).result()
-        task = Task(
-            stream,
-            due=lambda: 0.0 if running.chunks.qsize() < READY else NEVER,
-            made=lambda frames, _: running.chunks.put(frames),
-            ended=running.chunks.put,
-        )
-        self._scheduler.add(task)
-        try:
-            while (item := running.chunks.get()) is not None:
-                if isinstance(item, Exception):
-                    raise item
-                self._scheduler.wake()
-                yield item.numpy()
-        finally:
-            self._scheduler.remove(task)
 
     def _measure(self, running: Running) -> None:
         self._pace = (time.monotonic() - running.began) / running.frames

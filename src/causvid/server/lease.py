@@ -55,8 +55,19 @@ class Lease:
     def release(self) -> None:
         """Let others take it; a second call does nothing."""
         if self._descriptor is not None:
+            os.truncate(self._descriptor, 0)  # what still names its owner was open when that died
             os.close(self._descriptor)
             self._descriptor = None
+
+
+def abandoned(folder: Path, name: str, address: str) -> list[Path]:
+    """Return the folders in `folder` whose file `name` says that a server, which died, had them."""
+    found = []
+    for file in folder.glob(f"*/{name}"):
+        with suppress(OSError):
+            if file.read_text(encoding="utf-8") == address and holder(file) is None:
+                found.append(file.parent)
+    return found
 
 
 def holder(file: Path) -> str | None:

@@ -11,7 +11,6 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -25,10 +24,10 @@ from causvid.server.film import Film
 from causvid.server.journal import Journal
 from causvid.server.lease import Lease
 from causvid.server.points import Points
-from causvid.server.protocol import Changed, Format, Mark, Opened, State, Timings
+from causvid.server.protocol import State, Timings
 from causvid.server.scheduler import NEVER, Scheduler, Task, Turn
 from causvid.server.settings import ServerSettings
-from causvid.server.wire import codec_name, encode_h264
+from causvid.server.wire import encode_h264
 from causvid.stream import Stream
 
 log = logging.getLogger("causvid.server")
@@ -66,6 +65,8 @@ class LiveSession:
         self.timings: dict[int, Timings] = {}
         self.fetched = 0  # frames, by the quickest reader; the event loop counts them, and the readers
         self.readers = 0
+        self.again = stream.frames  # what is made again up to this frame was seen before, and is in no need of a pace
+        self.expected = False  # a reader is, for whom that and a chunk more are made before it comes
         self.left = time.monotonic()  # when the last reader left
         self.rewinds = 0
         self.task = Task(stream, self._due, self._made, self._ended)
@@ -89,47 +90,6 @@ class LiveSession:
         return height * factor, width * factor
 
     @property
-    def marks(self) -> tuple[Mark, ...]:
-        """Return the prompts so far, those that wait included."""
-        waiting = sum(isinstance(change, PromptChange) for change in tuple(self.stream.session.queue))
-        changes = self.stream.changes
-        return tuple(
-            Mark(position=frames, prompt=change.prompt, mode=change.mode, waiting=number >= len(changes) - waiting)
-            for number, (frames, change) in enumerate(changes)
-        )
-
-    def changed(self) -> Changed:
-        """Return where the session stands."""
-        return Changed(**self._standing())
-
-    def opened(self, form: Format, ref: int | None) -> Opened:
-        """Return the first message to a reader."""
-        height, width = self.pixel_size
-        return Opened(
-            **self._standing(),
-            ref=ref,
-            session=self.identifier,
-            format=form,
-            codec=codec_name(height, width, fps=self.stream.fps),
-            fps=self.stream.fps,
-            height=height,
-            width=width,
-            chunk=self.shared.pipeline.chunk_frames,
-            live=self.camera is not None,
-        )
-
-    def _standing(self) -> dict[str, Any]:
-        point = self.stream.session.point
-        return {
-            "state": self.state,
-            "position": self.stream.frames,
-            "oldest": self.oldest,
-            "marks": self.marks,
-            "seed": point.seed,
-            "strength": point.strength,
-        }
-
-    @property
     def oldest(self) -> int:
         """Return the frame to which the session can be rewound at most."""
         return self.stream.frames if self.points.oldest is None else self.points.oldest
@@ -137,19 +97,23 @@ class LiveSession:
     # Turns.
 
     def _due(self) -> float:
-        if self.state != "playing" or self.readers == 0:
+        frames = self.stream.frames
+        if self.state != "playing" or not (self.readers or (self.expected and frames <= self.again)):
             return NEVER
         source = self.stream.session.source
         if self.camera is not None and source is not None and not self.camera.has(source.wanted):
             return NEVER
-        if self.stream.frames - self.fetched > BEHIND * self.shared.pipeline.chunk_frames:
+        if frames - self.fetched > BEHIND * self.shared.pipeline.chunk_frames:
             return NEVER
+        if frames < self.again:
+            return 0.0
         return self._shown_until - LEAD - PACES * self._pace - time.monotonic()
 
     def _made(self, frames: Tensor, turn: Turn) -> None:
         now = time.monotonic()
         self._pace = turn.made if self._pace == 0 else 0.8 * self._pace + 0.2 * turn.made
-        self._shown_until = max(now, self._shown_until) + len(frames) / self.stream.fps
+        if self.stream.frames > self.again:
+            self._shown_until = max(now, self._shown_until) + len(frames) / self.stream.fps
         point, latents = self.stream.session.point, self.stream.latent
         assert latents is not None
         applied = point.applied[-1]
@@ -278,7 +242,7 @@ class LiveSession:
         self.stream.restore(state)
         self.points.drop_after(state.frames)
         self.film.truncate(state.frames)
-        self._unsaved, self._shown_until = 0, 0.0
+        self._unsaved, self._shown_until, self.again = 0, 0.0, state.frames
         self.rewinds += 1
         self.timings = {}
         self._lost = False

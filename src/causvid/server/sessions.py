@@ -5,6 +5,7 @@ Everything here belongs to the event loop.
 
 import asyncio
 import logging
+import random
 import secrets
 import shutil
 import time
@@ -16,15 +17,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
-from causvid.engine.request import GenerationRequest
-from causvid.server.camera import Camera
 from causvid.server.errors import Busy
 from causvid.server.film import Film
-from causvid.server.journal import Header, Journal
-from causvid.server.lease import Elsewhere, Lease, holder
+from causvid.server.journal import Journal
+from causvid.server.lease import Elsewhere, abandoned, holder
 from causvid.server.live import LiveSession, Shared
+from causvid.server.opener import LEASE, Opener, check_open
 from causvid.server.protocol import SessionRequest
-from causvid.server.uploads import keep
 
 T = TypeVar("T")
 log = logging.getLogger("causvid.server")
@@ -32,8 +31,6 @@ SLEEP = 15.0
 """Seconds without a reader after which a session goes to disk and leaves its place."""
 GRACE = 2.0
 """The same where somebody waits for a place: a reader that has lost its connection is back sooner."""
-LEASE = "lease"
-"""File in a session's folder, locked by the server that has it open."""
 RETRY_AFTER = 5
 """Seconds after which it is worth asking for a place again."""
 
@@ -55,7 +52,11 @@ class Sessions:
     clients: dict[str, str] = field(default_factory=dict)
     _starting: int = 0
     _asking: Counter[str] = field(default_factory=Counter)
+    _opener: Opener = field(init=False)
     _locks: WeakValueDictionary[str, asyncio.Lock] = field(default_factory=WeakValueDictionary)
+
+    def __post_init__(self) -> None:
+        self._opener = Opener(self.shared, self.folder, self.find, self.address)
 
     async def create(
         self, request: SessionRequest, client: str, queued: Callable[[int], Awaitable[None]]
@@ -70,7 +71,7 @@ class Sessions:
         try:
             await self._place(queued)
             identifier = f"session_{secrets.token_urlsafe(18)}"
-            return await self._begin(lambda: self._create(identifier, request, client), client)
+            return await self._begin(lambda: self._opener.create(identifier, request, client), client)
         finally:
             self._asking[client] -= 1
             self._asking += Counter()  # forget those who ask for nothing
@@ -87,10 +88,33 @@ class Sessions:
                 return self.open[identifier]
             folder = self._folder(identifier)
             self._check_here(folder)
-            _check_open(Journal.open(folder), identifier)
+            check_open(Journal.open(folder), identifier)
             await self._place(queued)
             # It may have been closed in the queue, so that its journal is read again.
-            return await self._begin(lambda: self._reopen(identifier, Journal.open(folder)), client)
+            return await self._begin(lambda: self._opener.reopen(identifier), client)
+
+    async def adopt(self, address: str) -> int:
+        """Continue what a server that died had open, where places are free; return how many sessions that is.
+
+        Servers that do the same at once share them: each takes one after the other, in an order of its own.
+        """
+        count = 0
+        folders = await asyncio.to_thread(abandoned, self.folder, LEASE, address)
+        for folder in random.sample(folders, len(folders)):
+            if self.waiting or len(self.open) + self._starting >= self.places:
+                break
+            with suppress(ValueError, OSError, Elsewhere):
+                count += await self._adopt(folder)
+        return count
+
+    async def _adopt(self, folder: Path) -> bool:
+        async with self._locks.setdefault(folder.name, asyncio.Lock()):
+            if folder.name in self.open:
+                return False
+            client = Journal.open(folder).header.client
+            self._starting += 1
+            await self._begin(lambda: self._opener.reopen(folder.name, expected=True), client)
+            return True
 
     async def fork(self, session: LiveSession, position: int | None) -> LiveSession:
         """Fork an open session; the fork is paused, and needs a place as any other.
@@ -107,23 +131,7 @@ class Sessions:
             raise Busy("no place is free for a fork: close a session", RETRY_AFTER)
         self._starting += 1
         identifier = f"session_{secrets.token_urlsafe(18)}"
-        parent = session.journal.header
-
-        def work() -> LiveSession:
-            (folder := self.folder / identifier).mkdir(parents=True)
-            try:
-                for name in parent.files.values():
-                    keep(session.journal.folder / name, folder / name)
-                header = parent.model_copy(update={"parent": session.identifier, "created": time.time()})
-                fork = session.fork(position, identifier, Journal.create(folder, header))
-                fork.lease = self._take(folder)
-                fork.start()
-                return fork
-            except BaseException:
-                shutil.rmtree(folder, ignore_errors=True)
-                raise
-
-        return await self._begin(work, client)
+        return await self._begin(lambda: self._opener.fork(session, position, identifier), client)
 
     async def close(self, identifier: str) -> None:
         """End a session for good; its film stays until it expires.
@@ -190,64 +198,6 @@ class Sessions:
         folder = self._folder(identifier)
         self._check_here(folder)
         return Journal.open(folder), Film(folder, only_read=True)
-
-    # In the model's thread.
-
-    def _create(self, identifier: str, request: SessionRequest, client: str) -> LiveSession:
-        pipeline = self.shared.pipeline
-        folder = self.folder / identifier
-        folder.mkdir(parents=True)
-        try:
-            files = {}
-            for name, kind in (("image", "image"), ("after", "video"), ("source", "video")):
-                wanted = getattr(request, name)
-                if wanted is not None and not (name == "source" and wanted == "camera"):
-                    file = self.find(wanted, kind)
-                    files[name] = name + file.suffix
-                    keep(file, folder / files[name])
-            camera = Camera() if request.source == "camera" else None
-            stream = pipeline.stream(self._request(request, folder, files, camera))
-            shape = stream.session.geometry.shape
-            journal = Journal.create(folder, Header(request=request, client=client, files=files, shape=shape))
-            session = LiveSession(identifier, self.shared, stream, journal, film=Film(folder), camera=camera)
-            session.lease = self._take(folder)
-            session.start()
-            return session
-        except BaseException:
-            shutil.rmtree(folder, ignore_errors=True)
-            raise
-
-    def _reopen(self, identifier: str, journal: Journal) -> LiveSession:
-        _check_open(journal, identifier)
-        if journal.header.request.source == "camera":
-            raise ValueError("the session followed a camera, and has ended with its connection")
-        lease = self._take(journal.folder)
-        try:
-            session = self._resumed(identifier, Journal.open(journal.folder))
-        except BaseException:
-            lease.release()
-            raise
-        session.lease = lease
-        session.start()
-        return session
-
-    def _resumed(self, identifier: str, journal: Journal) -> LiveSession:
-        pipeline, header = self.shared.pipeline, journal.header
-        film = Film(journal.folder)
-        stream = pipeline.resume(journal.state) if journal.state.exists() else None
-        if stream is None or film.position < stream.frames:
-            if header.parent is not None:
-                raise ValueError(f"session {identifier} has lost a part of its film, from frame {film.position}")
-            # What its film has lost is made again from the start, under the same changes.
-            stream = pipeline.stream(self._request(header.request, journal.folder, header.files, None))
-        film.truncate(stream.frames)
-        return LiveSession(identifier, self.shared, stream, journal, film=film, camera=None)
-
-    def _request(
-        self, request: SessionRequest, folder: Path, files: dict[str, str], camera: Camera | None
-    ) -> GenerationRequest:
-        values = dict(request) | {name: folder / file for name, file in files.items()}
-        return GenerationRequest.make(**values | ({} if camera is None else {"source": camera}))
 
     # Places.
 
@@ -329,9 +279,6 @@ class Sessions:
             raise LookupError(f"there is no session {identifier}")
         return folder
 
-    def _take(self, folder: Path) -> Lease:
-        return Lease.take(folder / LEASE, self.address)
-
     def _check_here(self, folder: Path) -> None:
         """Refuse what another server has open."""
         address = holder(folder / LEASE)
@@ -349,8 +296,3 @@ async def _finish(work: Coroutine[Any, Any, T]) -> T:
 
 def _held(folder: Path) -> bool:
     return holder(folder / LEASE) is not None
-
-
-def _check_open(journal: Journal, identifier: str) -> None:
-    if journal.header.closed:
-        raise ValueError(f"session {identifier} is closed: its film can be exported")

@@ -58,7 +58,9 @@ def decode_h264(units: Sequence[bytes]) -> Frames:
     codec = av.CodecContext.create("h264", "r")
     assert isinstance(codec, av.VideoCodecContext)
     packets = [*map(av.Packet, units), None]
-    return np.stack([frame.to_ndarray(format="rgb24") for packet in packets for frame in codec.decode(packet)])
+    return np.stack(
+        [frame.to_ndarray(format="rgb24", threads=1) for packet in packets for frame in codec.decode(packet)]
+    )
 
 
 @cache
