@@ -1,4 +1,6 @@
-"""Simulate sessions on replicas from measured chunk times: `python benchmarks/capacity.py RECORD`.
+"""Simulate sessions on replicas from measured chunk times.
+
+    python benchmarks/capacity.py docs/benchmarks/replicas.json docs/benchmarks/nano.json --page docs/deployment.md
 
 A replica makes one chunk at a time, for the session that has waited longest; a session wants its next chunk shortly
 before it has shown the last. Replicas share nothing, so that one is simulated for all.
@@ -11,11 +13,13 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 TABLE = (1, 10, 100, 1_000, 10_000)
+MARK = "<!-- benchmarks/capacity.py -->"
+LEAD, PACES = 0.1, 1.4  # as `causvid.server.live` has them
 FILL = 0.8
 """Of a replica's time that is planned for."""
 
@@ -78,19 +82,41 @@ def _row(forecast: Forecast) -> dict[str, float]:
 
 
 def main(
-    record: Annotated[Path, typer.Argument(help="What benchmarks/replicas.py wrote.")],
+    records: Annotated[list[Path], typer.Argument(help="What benchmarks/replicas.py or causvid bench wrote.")],
     price: Annotated[float, typer.Option(help="Of one replica's device, an hour.")] = 1.0,
+    page: Annotated[Path | None, typer.Option(help="Write the tables between its two marks.")] = None,
 ) -> None:
-    """Print the table up to 10,000 sessions."""
-    measured = json.loads(record.read_text(encoding="utf-8"))["replicas"]
-    rows = plan(measured["times"], shown=measured["shown"], lead=measured["lead"])
-    print("| sessions | replicas | sessions each | chunk every (mean) | p95 | busy | cost an hour |")
-    print("|---|---|---|---|---|---|---|")
-    for row in rows:
-        print(
-            f"| {row['sessions']:,} | {row['replicas']:,} | {row['each']} | {row['mean']:.2f} s | {row['p95']:.2f} s "
-            f"| {row['busy']:.0%} | {price * row['replicas']:,g} |"
-        )
+    """Print a table up to 10,000 sessions for each record."""
+    text = "\n\n".join(table(json.loads(record.read_text(encoding="utf-8")), price=price) for record in records)
+    if page is None:
+        print(text)
+        return
+    before, _, rest = page.read_text(encoding="utf-8").partition(MARK)
+    _, _, after = rest.partition(MARK)
+    page.write_text(f"{before}{MARK}\n{text}\n{MARK}{after}", encoding="utf-8")
+
+
+def table(record: dict[str, Any], *, price: float) -> str:
+    """Return what was measured, in a line, and a row for each number of sessions."""
+    if "replicas" in record:
+        found = record["replicas"]
+        times, shown, lead = found["times"], found["shown"], found["lead"]
+    else:
+        (whole,) = (row["ms"] / 1000 for row in record["stages"] if row["stage"] == "whole chunk")
+        times, shown = [whole], whole * record["times real time"]
+        lead = LEAD + PACES * whole
+    lines = [
+        f"`{record['command']}`: a chunk plays {shown:.2f} s and is made in {statistics.mean(times):.3f} s.",
+        "",
+        "| sessions | replicas | sessions each | chunk every (mean) | p95 | busy | cost an hour |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {row['sessions']:,} | {row['replicas']:,} | {row['each']} | {row['mean']:.2f} s | {row['p95']:.2f} s "
+        f"| {row['busy']:.0%} | {price * row['replicas']:,g} |"
+        for row in plan(times, shown=shown, lead=lead)
+    ]
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from typing import Annotated, Any
 
 import httpx
 import typer
-from capacity import simulate
+from capacity import LEAD, PACES, simulate
 from websockets.asyncio.client import connect
 from websockets.exceptions import WebSocketException
 
@@ -32,7 +32,6 @@ from causvid.engine.memory import describe_machine
 PROMPTS = ("a violet swan moving to the left over a lake", "a red fish hopping on a meadow")
 START = 240.0
 """Seconds for a server to be ready."""
-LEAD, PACES = 0.1, 1.4  # as `causvid.server.live` has them
 
 
 @dataclass
