@@ -60,6 +60,7 @@ def test_a_vote_is_kept_when_the_page_is_loaded_again(page: Path, tmp_path: Path
         tab.goto((page / PAGE).as_uri())
         tab.wait_for_function("document.getElementById('left').readyState >= 2")
         tab.click("[data-vote=left]")
+        tab.wait_for_function("document.getElementById('place').textContent.includes('1 voted on')")
         tab.reload()
         assert "Pair 2 of 2, 1 voted on" in tab.inner_text("#place")
         tab.click("#back")

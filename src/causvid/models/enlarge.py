@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from causvid.models.overlap import bend, leaky_conv
+from causvid.nn.autocast import without_autocast
 
 REACH = 2
 """Pixels on either side that bicubic interpolation sees."""
@@ -42,7 +43,7 @@ class Enlarge(nn.Module):
         x = bend(x + place)
         for layer in others:
             x = bend(layer(x))
-        with torch.autocast(frames.device.type, enabled=False):
+        with without_autocast(frames.device):
             plain = F.conv2d(F.pad(frames, (REACH,) * 4, mode="replicate"), bicubic(self.magnify).to(frames))
         return F.pixel_shuffle(plain + self.last(x), self.magnify)
 

@@ -12,7 +12,6 @@ Source: Wan (2503.20314). Modulation is per latent frame, since chunks differ in
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import cast
 
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 
 from causvid.config import TransformerConfig
 from causvid.models.block import Block, layer_norm, modulate
+from causvid.nn.autocast import without_autocast
 from causvid.nn.cache import KVCache, Room
 from causvid.nn.rope import Rotation, precise, rotation
 from causvid.nn.visibility import FULL, Visibility
@@ -61,13 +61,6 @@ def timestep_embedding(sigma: Tensor, dim: int) -> Tensor:
     rates = torch.exp(-math.log(10_000) * torch.arange(half, dtype=dtype, device=sigma.device) / half)
     angles = (1000 * sigma).to(dtype)[..., None] * rates
     return torch.cat((angles.cos(), angles.sin()), dim=-1).float()
-
-
-def _without_autocast(device: torch.device) -> AbstractContextManager[object]:
-    """Keep what runs inside in the type of its weights."""
-    if torch.amp.is_autocast_available(device.type):
-        return torch.autocast(device.type, enabled=False)
-    return nullcontext()
 
 
 def _patches(x: Tensor, p: int) -> Tensor:
@@ -196,7 +189,7 @@ class Transformer(nn.Module):
                 return made
 
         tokens = self.enter(x)
-        with _without_autocast(x.device):
+        with without_autocast(x.device):
             time, modulation = self.condition(timestep_embedding(sigma, self.config.freq_dim))
         for index, block in enumerate(self.blocks):
             history = () if room is None else (room.keys[index], room.values[index], room.mask)
