@@ -19,18 +19,24 @@ from causvid.nn.cache import Room
 from causvid.nn.rope import Rotation
 
 FILE = "pass.pt2"
-OPTIONS = {"freezing": True, "cpp.enable_kernel_profile": True}
-"""Weights become constants, packed for their products; a profile names what runs inside."""
+OPTIONS = {"freezing": True}
+"""Weights become constants, packed for their products."""
+NAMED = {"cpp.enable_kernel_profile": True}
+"""A profile names what runs inside, which costs a nano pass a quarter of its time."""
 
 
 class InductorPasses:
-    """Runs passes of one stream with a full cache; several streams at once, and other streams, run as they did."""
+    """Runs passes of one stream with a full cache; several streams at once, and other streams, run as they did.
 
-    def __init__(self, model: Transformer) -> None:
+    named: a profile can tell what runs inside; slower.
+    """
+
+    def __init__(self, model: Transformer, *, named: bool = False) -> None:
         self._pass = _Pass(model)
+        self._options = OPTIONS | (NAMED if named else {})
         self._config = model.config
         here = torch.backends.cpu.get_cpu_capability(), _instructions(), torch.get_num_threads()
-        self._graphs = Graphs(self._pass, write=self._write, read=_read, made_by=("inductor", *OPTIONS, *here))
+        self._graphs = Graphs(self._pass, write=self._write, read=_read, made_by=("inductor", *self._options, *here))
         self._usable = True
 
     def __call__(self, x: Tensor, sigma: Tensor, text: TextKeys, at: Rotation, room: Room) -> Tensor | None:
@@ -57,7 +63,7 @@ class InductorPasses:
         print("note: compiling passes of this size, which takes a minute; the next start reads them", file=sys.stderr)
         with torch.inference_mode(False), torch.no_grad():
             program = torch.export.export(self._pass, tuple(torch.zeros(x.shape, dtype=x.dtype) for x in inputs))
-            aoti_compile_and_package(program, package_path=str(folder / FILE), inductor_configs=OPTIONS)
+            aoti_compile_and_package(program, package_path=str(folder / FILE), inductor_configs=self._options)
 
 
 class _Pass(nn.Module):
