@@ -61,12 +61,13 @@ class TransformerStage(StageConfig):
     """A stage that trains transformers.
 
     recompute: compute blocks again in the backward pass instead of keeping what they computed (activation
-    checkpointing): a third more work for a fraction of the memory.
+    checkpointing): a third more work for a fraction of the memory. optimizer: what moves the matrices of blocks.
     """
 
     changeable: ClassVar[Any] = {"steps", "recompute"}
 
     recompute: bool = False
+    optimizer: Literal["adamw", "muon"] = "adamw"
 
 
 class PixelStage(StageConfig):

@@ -320,7 +320,7 @@ def test_recomputed_blocks_have_the_same_gradients(stage: str, chain: Chain, cha
         module = list(built.modules.values())[-1 if stage == "dmd" else 0]
         chain.step(built)
         (chosen,) = [one for one in built.objectives if module in one.modules.values()]
-        state = chosen.optimizer.state_dict()["state"]
+        state = chosen.optimizers["optimizer"].state_dict()["state"]
         trained.append([moments["exp_avg"] for moments in state.values()])
         calls.append("forward" in vars(module.blocks[0]))
     assert calls == [False, True] and any(float(part.abs().max()) > 0 for part in trained[0])

@@ -21,7 +21,7 @@ def objective(model: nn.Module, loss: Loss, *, updates: int = 1, **settings: flo
     """Return an objective that plain gradient descent optimises."""
     given = {"steps": 9, "learning_rate": 0.1, "warmup": 0, "cooldown": 0, "max_norm": 1e9, **settings}
     toy = Objective("toy", loss, {"model": model}, StageConfig.make(**given), updates=updates)
-    toy.optimizer = torch.optim.SGD(toy.parameters)
+    toy.optimizers = {"optimizer": torch.optim.SGD(toy.parameters)}
     return toy
 
 
@@ -55,7 +55,9 @@ def test_four_micro_batches_of_two_are_one_of_eight(max_norm: float, tmp_path: P
 def test_the_gradient_of_a_stage_is_the_mean_over_its_micro_batches(chain, changed) -> None:
     (student,) = chain.build("ode", changed("ode", accumulate=2, max_norm=1e9)).objectives
     seen: list[torch.Tensor] = []
-    student.optimizer.register_step_pre_hook(lambda *_: seen.extend(p.grad.clone() for p in student.parameters))
+    student.optimizers["optimizer"].register_step_pre_hook(
+        lambda *_: seen.extend(p.grad.clone() for p in student.parameters)
+    )
     micros: list[Micro] = []
 
     def loss(micro: Micro) -> tuple[torch.Tensor, Metrics]:
@@ -125,3 +127,21 @@ def test_metrics_are_named_for_their_objective_where_there_are_several(tmp_path:
     assert set(take_step(stage, Run(tmp_path), 0)) == {"loss", "spread", "grad_norm"}
     stage = Stage("toy", 1, {}, lambda: None, [one, one])
     assert set(take_step(stage, Run(tmp_path), 0)) == {"toy_loss", "toy_spread", "toy_grad_norm"}
+
+
+def test_muon_turns_block_matrices_by_its_rate_and_adamw_the_rest(chain, changed) -> None:
+    preset = changed("teacher", optimizer="muon", warmup=0)
+    stage = chain.build("teacher", preset)
+    (teacher,) = stage.objectives
+    assert set(stage.state) >= {"teacher optimizer", "teacher muon"}
+    blocks = {name: p for name, p in stage.modules["model"].blocks.named_parameters() if p.ndim == 2}
+    optimise(teacher, "teacher", chain.run(), 0)  # the head begins silent, so blocks have no gradient yet
+    before = {name: p.detach().clone() for name, p in blocks.items()}
+    optimise(teacher, "teacher", chain.run(), 1)
+    rate = preset.recipe.teacher.learning_rate
+    for name, p in blocks.items():
+        turned = (p.detach() - before[name]) / (0.2 * rate * max(p.shape) ** 0.5)
+        # Five Newton-Schulz iterations bring singular values near one, but not those that were next to nothing.
+        assert 0.6 < float(torch.linalg.matrix_norm(turned, 2)) < 1.3, name
+    moved = {id(p) for group in teacher.optimizers["optimizer"].param_groups for p in group["params"]}
+    assert moved == {id(p) for p in teacher.parameters} - {id(p) for p in blocks.values()}

@@ -73,7 +73,7 @@ class Stage:
         """Return everything that must survive an interruption: modules, optimizers and averages."""
         parts: dict[str, Stateful] = dict(self.modules)
         for objective in self.objectives:
-            parts[f"{objective.name} optimizer"] = objective.optimizer
+            parts |= {f"{objective.name} {name}": one for name, one in objective.optimizers.items()}
             averages = objective.averages
             parts |= {f"{name} average": averages[one] for name, one in objective.modules.items() if one in averages}
         return parts

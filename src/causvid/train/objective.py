@@ -12,8 +12,10 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
-from causvid.recipe import StageConfig
+from causvid.models.transformer import Transformer
+from causvid.recipe import StageConfig, TransformerStage
 from causvid.seeding import step_generator
 from causvid.train.distributed import Ranks, average_buffers, clip_gradients, gather, is_sharded, local, unsharded
 from causvid.train.run import Run
@@ -87,7 +89,7 @@ class Objective:
 
     def __post_init__(self) -> None:
         self.parameters = [p for module in self.modules.values() for p in module.parameters() if p.requires_grad]
-        self.optimizer = adamw(self.parameters, self.config)
+        self.optimizers = optimizers(self.modules.values(), self.parameters, self.config)
         averaged = self.modules.values() if self.has_average and self.config.ema else ()
         self.averages = {module: Ema(module, self.config.ema) for module in averaged}
         self._gathered: dict[nn.Module, dict[str, Tensor]] = {}
@@ -126,12 +128,14 @@ def optimise(objective: Objective, stage: str, run: Run, step: int) -> Metrics:
             objective.then()
             losses.append({"loss": loss.detach(), **metrics})
         norm = clip_gradients(objective.parameters, config.max_norm, run.ranks)
-        for group in objective.optimizer.param_groups:
-            group["lr"] = learning_rate(config, step, objective.rate)
-        objective.optimizer.step()
+        for optimizer in objective.optimizers.values():
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(config, step, objective.rate)
+            optimizer.step()
         for module in objective.modules.values():
             average_buffers(module, run.ranks)
-        objective.optimizer.zero_grad(set_to_none=True)  # no gradients in memory while others are computed
+        for optimizer in objective.optimizers.values():
+            optimizer.zero_grad(set_to_none=True)  # no gradients in memory while others are computed
         for average in objective.averages.values():
             average.update()
         rows.append({**_mean(losses), "grad_norm": norm.detach()})
@@ -144,6 +148,36 @@ def learning_rate(config: StageConfig, step: int, base: float | None = None) -> 
     warm = min(1.0, (step + 1) / max(1, config.warmup))
     left = (config.steps - step) / max(1.0, config.cooldown * config.steps)
     return rate * warm * min(1.0, left)
+
+
+def optimizers(
+    modules: Iterable[nn.Module], parameters: Sequence[nn.Parameter], config: StageConfig
+) -> dict[str, torch.optim.Optimizer]:
+    """Make what moves a stage's parameters, by the name its state has in a checkpoint.
+
+    Muon moves the matrices inside transformer blocks at AdamW's learning rate, by the scale of Liu et al. (2502.16982,
+    equation 4); AdamW moves the rest.
+
+    Raises:
+        ValueError: if Muon is asked for and the matrices are spread over processes.
+    """
+    if not isinstance(config, TransformerStage) or config.optimizer == "adamw":
+        return {"optimizer": adamw(parameters, config)}
+    inside = {
+        id(parameter)
+        for module in modules
+        if isinstance(module, Transformer)
+        for parameter in module.blocks.parameters()
+        if parameter.ndim == 2
+    }
+    matrices = [parameter for parameter in parameters if id(parameter) in inside]
+    if any(isinstance(parameter, DTensor) for parameter in matrices):
+        raise ValueError('optimizer="muon" needs whole matrices: train in one process, or with optimizer="adamw"')
+    others = [parameter for parameter in parameters if id(parameter) not in inside]
+    muon = torch.optim.Muon(
+        matrices, lr=config.learning_rate, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw"
+    )
+    return {"optimizer": adamw(others, config), "muon": muon}
 
 
 def adamw(parameters: Iterable[nn.Parameter], config: StageConfig) -> torch.optim.AdamW:
