@@ -37,7 +37,12 @@ class Settings(BaseModel):
 
 
 class TransformerConfig(Settings):
-    """Sizes of the transformer; `patch` is the spatial patch edge in latent cells."""
+    """Sizes of the transformer; `patch` is the spatial patch edge in latent cells.
+
+    predicts: what its last layer says; published models say the velocity. A narrow transformer with many numbers to a
+    token learns sooner to say x0, whatever its callers ask for, which is always the velocity: noise need not pass
+    through all of its layers then (Li & He, 2511.13720).
+    """
 
     dim: Width
     heads: Count
@@ -49,6 +54,7 @@ class TransformerConfig(Settings):
     patch: Annotated[int, Field(ge=1, le=16)] = 2
     freq_dim: Width = 256
     eps: Annotated[float, Field(gt=0, le=1)] = 1e-6
+    predicts: Literal["velocity", "x0"] = "velocity"
 
     @property
     def head_dim(self) -> int:

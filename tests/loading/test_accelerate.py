@@ -90,7 +90,7 @@ def test_a_compiled_pass_is_the_plain_one_and_writes_the_same_tail(
 ) -> None:
     monkeypatch.setenv("CAUSVID_CACHE", str(tmp_path / "cache"))
     torch.manual_seed(1)
-    config = small_pipeline().bundle.transformer.config.model_copy(update={"layers": 1})
+    config = small_pipeline().bundle.transformer.config.model_copy(update={"layers": 1, "predicts": "x0"})
     model = Transformer(config).eval()
     for p in model.parameters():
         p.normal_(std=0.2)

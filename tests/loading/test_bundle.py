@@ -104,6 +104,23 @@ def test_a_saved_student_opens_in_diffusers(tmp_path: Path) -> None:
     assert (mine - theirs).norm() / theirs.norm() < 1e-4
 
 
+def test_a_bundle_and_diffusers_scheduler_know_what_is_predicted(tmp_path: Path) -> None:
+    from diffusers import UniPCMultistepScheduler
+
+    a = bundle()
+    clean = Transformer(TRANSFORMER.model_copy(update={"predicts": "x0"}))
+    clean.load_state_dict(a.transformer.state_dict())
+    save(replace(a, transformer=clean.eval()), tmp_path / "it")
+    read = load_bundle(tmp_path / "it")
+    assert read.transformer.config.predicts == "x0" and read.teacher is not None
+    assert read.teacher.config.predicts == "velocity"
+    stated = json.loads((tmp_path / "it" / "transformer" / "config.json").read_text())["prediction_type"]
+    scheduler = UniPCMultistepScheduler(prediction_type=stated, use_flow_sigmas=True)
+    scheduler.set_timesteps(4)
+    said = torch.randn(2, 4, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(scheduler.convert_model_output(said, sample=torch.zeros(2, 4)), said)
+
+
 def test_a_bundle_is_replaced_but_nothing_else_is(tmp_path: Path) -> None:
     save(bundle(0), tmp_path / "it")
     save(bundle(1), tmp_path / "it")

@@ -152,6 +152,7 @@ def test_options_that_do_not_fit_are_refused_and_nothing_appears(tmp_path: Path)
     folder = base(tmp_path / "base")
     other = transformer(NARROW.model_copy(update={"text_dim": 12}))
     save_transformer(tmp_path / "other", other)
+    save_transformer(tmp_path / "clean", transformer(NARROW.model_copy(update={"predicts": "x0"})))
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").touch()
     before = sorted(tmp_path.rglob("*"))
@@ -164,6 +165,8 @@ def test_options_that_do_not_fit_are_refused_and_nothing_appears(tmp_path: Path)
         ("it", "new", {"to": "causvid"}, "new is not a .pt file"),
         ("it", "mine", {"to": "wan"}, "mine exists: choose another"),
         ("it", "new.pt", {"to": "causvid"}, "has no place for head_dim=24: its readers assume 128"),
+        ("clean", "new", {"to": "wan"}, "cannot say that a model predicts x0"),
+        ("clean", "new.pt", {"to": "causvid"}, "cannot say that a model predicts x0"),
         ("nothing", "new", {"to": "wan"}, "nothing is missing"),
         ("base/vae", "new", {"to": "wan"}, "is a tiny autoencoder"),
         (

@@ -187,6 +187,7 @@ def test_one_prompt_serves_a_batch(model):
         ({"dim": 16, "heads": 1, "layers": 3, "in_channels": 3, "out_channels": 5}, (6, 4)),
         ({"patch": 1, "freq_dim": 12, "ffn_dim": 8}, (3, 5)),
         ({"patch": 3, "in_channels": 20, "text_dim": 3}, (9, 6)),
+        ({"predicts": "x0"}, (4, 6)),
     ],
 )
 def test_every_size_comes_from_the_configuration(changes, size):
@@ -199,6 +200,16 @@ def test_every_size_comes_from_the_configuration(changes, size):
     cache = new_cache(model, x, 4)
     parts = [model(x[:, p], sigma[:, p], text, cache=cache, commit=True) for p in (slice(0, 1), slice(1, 4))]
     assert distance(torch.cat(parts, 1), out) < 1e-5
+
+
+def test_what_is_said_as_x0_is_returned_as_the_velocity_towards_it(model):
+    other = make(CONFIG.model_copy(update={"predicts": "x0"}))
+    x, sigma = draw(3)
+    sigma[0, 0], sigma[1, 2] = 0.0, 1.0
+    text = prompt(model)
+    x0 = model(x, sigma, text)  # the same weights
+    expected = (x - x0) / sigma.clamp_min(0.05)[..., None, None, None]
+    torch.testing.assert_close(other(x, sigma, text), expected)
 
 
 @pytest.mark.parametrize(("window", "sink"), [(3, 0), (2, 1)])

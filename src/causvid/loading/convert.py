@@ -16,7 +16,7 @@ from causvid.loading.bundle import CARD, INDEX, REPORT, SAMPLES, write_settings
 from causvid.loading.layout import find_layout
 from causvid.loading.names import Spelling, foreign_name, foreign_shape, shapes
 from causvid.loading.spec import ModelSpec
-from causvid.loading.wan_config import to_diffusers_config, to_wan_config
+from causvid.loading.wan_config import check_predicts_velocity, to_diffusers_config, to_wan_config
 from causvid.loading.weights import HEAD_DIM, Sniffed, sniff, working_dtype
 
 Target = Literal["diffusers", "wan", "causvid", "bundle"]
@@ -88,6 +88,7 @@ def _write_folder(folder: Path, found: Sniffed, to: Spelling, dtype: torch.dtype
 
 
 def _write_training_file(target: Path, found: Sniffed, dtype: torch.dtype | None) -> None:
+    check_predicts_velocity(found.config, "causvid")
     if found.config.head_dim != HEAD_DIM:
         raise ValueError(
             f"to=causvid has no place for head_dim={found.config.head_dim}: its readers assume "

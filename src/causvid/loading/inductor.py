@@ -74,7 +74,7 @@ class _Pass(nn.Module):
         self.model = model
 
     def forward(self, x: Tensor, embedding: Tensor, cos: Tensor, sin: Tensor, *layers: Tensor) -> Tensor:
-        """Return the velocity `[B, F, C, H, W]`.
+        """Return what `leave` returns `[B, F, C, H, W]`.
 
         layers: of each block in turn the text's keys `[B, M, N, K]`, then its values, then the history's keys and the
         chunk's behind them `[B, L, N, K]`, then their values.

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import ValidationError
 
@@ -11,6 +11,8 @@ from causvid.config import TransformerConfig, one_line
 from causvid.files.checkpoint import read_json
 
 CONFIG = "config.json"
+PREDICTION = "prediction_type"
+_SAID: Mapping[Literal["velocity", "x0"], str] = {"velocity": "flow_prediction", "x0": "sample"}
 
 
 @dataclass(frozen=True)
@@ -53,13 +55,28 @@ _FORMATS = {
 
 
 def to_diffusers_config(config: TransformerConfig) -> dict[str, Any]:
-    """Return what diffusers' `WanTransformer3DModel` has in its `config.json`."""
-    return _write(config, "WanTransformer3DModel", rope_max_seq_len=1024)
+    """Return what diffusers' `WanTransformer3DModel` has in its `config.json`.
+
+    That a model predicts x0 is said in the words of diffusers' schedulers, which have to be told.
+    """
+    written = _write(config, "WanTransformer3DModel", rope_max_seq_len=1024)
+    return written if config.predicts == "velocity" else written | {PREDICTION: _SAID[config.predicts]}
 
 
 def to_wan_config(config: TransformerConfig) -> dict[str, Any]:
-    """Return what Wan 2.1's original `WanModel` has in its `config.json`, and what it leaves out if that is unusual."""
+    """Return what Wan 2.1's original `WanModel` has in its `config.json`, and what it leaves out if that is unusual.
+
+    Raises:
+        ValueError: if the model predicts something else than `WanModel` does.
+    """
+    check_predicts_velocity(config, "wan")
     return _write(config, "WanModel", text_len=512)
+
+
+def check_predicts_velocity(config: TransformerConfig, to: str) -> None:
+    """Raise `ValueError` if a format cannot say what a model predicts."""
+    if config.predicts != "velocity":
+        raise ValueError(f"to={to} cannot say that a model predicts {config.predicts}: use to=diffusers")
 
 
 def read_config(folder: Path) -> TransformerConfig | None:
@@ -111,5 +128,9 @@ def _parse(settings: Mapping[str, Any], format: _Format) -> TransformerConfig:
         sizes["dim"] = sizes["heads"] * sizes.pop("head_dim")
     match settings["patch_size"]:
         case [1, int(height), int(width)] if height == width:
-            return TransformerConfig(**sizes, patch=height, eps=settings.get("eps", 1e-6))
+            eps, said = settings.get("eps", 1e-6), settings.get(PREDICTION, _SAID["velocity"])
+            predicts = next((ours for ours, theirs in _SAID.items() if theirs == said), None)
+            if predicts is None:
+                raise ValueError(f"{PREDICTION}={said!r} is not supported, expected one of {', '.join(_SAID.values())}")
+            return TransformerConfig(**sizes, patch=height, eps=eps, predicts=predicts)
     raise ValueError(f"patch_size={settings['patch_size']} is not supported, expected [1, p, p]")

@@ -34,7 +34,7 @@ class CachedPass(nn.Module):
         past_keys: Tensor,
         past_values: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the velocity `[B, F, C, H, W]`, and keys and values of the chunk, `[D, B, L, N, K]` each.
+        """Return what `leave` returns `[B, F, C, H, W]`, and keys and values of the chunk, `[D, B, L, N, K]` each.
 
         Args:
             x: latents `[B, F, C, H, W]`. embedding: sigma's sinusoid, `[B, F, E]`.
@@ -52,5 +52,5 @@ class CachedPass(nn.Module):
             tokens = block.complete(tokens, levels, heads, text_keys[index], text_values[index])
             keys.append(k)
             values.append(v)
-        velocity = self.model.leave(tokens, time, x.shape[3] // self.model.config.patch)
-        return velocity, torch.stack(keys), torch.stack(values)
+        said = self.model.leave(tokens, time, x.shape[3] // self.model.config.patch)
+        return said, torch.stack(keys), torch.stack(values)

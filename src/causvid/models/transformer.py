@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from causvid.config import TransformerConfig
+from causvid.flow import velocity_from_x0
 from causvid.models.block import Block, layer_norm, modulate
 from causvid.nn.autocast import without_autocast
 from causvid.nn.cache import KVCache, Room
@@ -46,10 +47,12 @@ class TextKeys:
         return cls(tuple(torch.cat(k) for k in keys), tuple(torch.cat(v) for v in values))
 
 
+LEAST_SIGMA = 0.05
+"""Where x0 is predicted, the velocity of a cleaner frame is that of one so noisy, lest it be anything."""
 CachedRun = Callable[[Tensor, Tensor, TextKeys, Rotation, Room], Tensor | None]
-"""Does what a pass with a full cache does: latents, sigma, text, rotation and room to a velocity, the tail written.
+"""Does what a pass with a full cache does: latents, sigma, text, rotation and room to what `leave` returns.
 
-It returns None for sizes that it does not serve, having written nothing."""
+The tail is written. It returns None for sizes that it does not serve, having written nothing."""
 
 
 def timestep_embedding(sigma: Tensor, dim: int) -> Tensor:
@@ -186,7 +189,7 @@ class Transformer(nn.Module):
             if made is not None:
                 if commit:
                     cache.commit(frames)
-                return made
+                return self._velocity(made, x, sigma)
 
         tokens = self.enter(x)
         with without_autocast(x.device):
@@ -196,7 +199,7 @@ class Transformer(nn.Module):
             tokens = block(tokens, modulation, text.keys[index], text.values[index], at, *history, spans=spans)
         if commit and cache is not None:
             cache.commit(frames)
-        return self.leave(tokens, time, height // p).to(x.dtype)
+        return self._velocity(self.leave(tokens, time, height // p), x, sigma).to(x.dtype)
 
     def enter(self, x: Tensor) -> Tensor:
         """Return the tokens `[B, F, T, D]` of latents `[B, F, C, H, W]`."""
@@ -210,7 +213,13 @@ class Transformer(nn.Module):
         return time, self.time_modulation(time).float().unflatten(-1, (6, -1))
 
     def leave(self, tokens: Tensor, time: Tensor, rows: int) -> Tensor:
-        """Return the velocity `[B, F, C, H, W]` that tokens `[B, F, T, D]` in so many rows say."""
+        """Return what tokens `[B, F, T, D]` in so many rows say: velocity or x0, `[B, F, C, H, W]`."""
         shift, scale = (self.head_modulation[:, None].float() + time.float()[:, :, None]).unbind(2)
         out: Tensor = self.head(modulate(layer_norm(tokens, self.config.eps), shift, scale, tokens))
         return _unpatched(out, rows, self.config.patch)
+
+    def _velocity(self, said: Tensor, x: Tensor, sigma: Tensor) -> Tensor:
+        """Return the velocity that what the last layer said stands for."""
+        if self.config.predicts == "velocity":
+            return said
+        return velocity_from_x0(x, said, sigma.clamp_min(LEAST_SIGMA))
