@@ -270,6 +270,8 @@ class Roles:
             tokenizer = new_tokenizer(world_of(self.preset))
             model = TextEncoder.create(self.preset.text, tokenizer, generator=generator)
         model.to(self.run.device)
+        if self.run.compiles:
+            model.encoder.compile(dynamic=False)
         return shard(model, self.run.ranks, self.run.device) if self.sharded else model
 
     def text_encoder(self) -> TextEncoder:

@@ -34,9 +34,9 @@ class Run:
     """Where, on what and how long: what the person who starts a stage decides.
 
     deadline: stop with a checkpoint, to be resumed, once `time.monotonic()` is past it; None runs to the end.
-    compiled: compile the blocks of transformers that are trained; None does on CUDA. On a CPU it halves the time of a
-    step and costs half a minute for every shape of batch. ranks: the processes that train together. log: who draws the
-    metrics as curves; None is TensorBoard, where it is installed.
+    compiled: compile what is trained of transformers and text encoders; None does on CUDA. On a CPU it halves the time
+    of a step and costs half a minute for every shape of batch. ranks: the processes that train together. log: who draws
+    the metrics as curves; None is TensorBoard, where it is installed.
     """
 
     folder: Path
