@@ -59,7 +59,7 @@ def test_an_update_takes_what_the_plan_says(
     weights = Transformer(preset.transformer)
     weights.initialise(torch.Generator().manual_seed(0))
     for name in ("teacher", "student_ode"):
-        save_weights(weights, folder / f"{name}.safetensors")
+        save_weights(weights.state_dict(), folder / f"{name}.safetensors")
     built, run = STAGES[stage](preset, Run(folder)), Run(folder)
     take_step(built, run, 0)  # now the optimizer has its moments
     measured = max(

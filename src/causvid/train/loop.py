@@ -163,10 +163,10 @@ def train(stage: Stage, run: Run) -> bool:
             if over:
                 break
             if stage.sample and samples:
-                _in_main_process(stage, run, partial(stage.sample, folder, done))
+                _sample(stage, run, partial(stage.sample, folder, done))
                 sampled_at = time.monotonic()
     if stage.sample:
-        _in_main_process(stage, run, partial(stage.sample, folder, done))
+        _sample(stage, run, partial(stage.sample, folder, done))
     if done >= stage.steps:
         _in_main_process(stage, run, stage.finish)
     return done >= stage.steps
@@ -177,8 +177,17 @@ def _measured(stage: Stage, run: Run, step: int) -> dict[str, float]:
     return {name: float(value) for name, value in take_step(stage, run, step).items()}
 
 
+def _sample(stage: Stage, run: Run, act: Callable[[], None]) -> None:
+    """Make samples: in the main process or, where weights are sharded, in all, of which the main one writes."""
+    if stage.is_whole:
+        _in_main_process(stage, run, act)
+    else:
+        act()
+        run.ranks.wait()
+
+
 def _in_main_process(stage: Stage, run: Run, act: Callable[[], None]) -> None:
-    """Do what needs whole weights, or must be done once; other processes wait."""
+    """Do what must be done once, with whole weights; other processes wait."""
     with ExitStack() as stack:
         for objective in stage.objectives:
             stack.enter_context(objective.gathered(run.ranks))

@@ -1,5 +1,6 @@
 """The recipe: its stages by name, one at a time or all as one resumable chain that ends in a bundle."""
 
+import gc
 import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -71,7 +72,11 @@ def run_in_turn(names: Iterable[str], preset: Preset, where: Run) -> bool:
         if where.compiles:
             # A compiled block has room for few graphs, and those of an earlier stage are of no more use.
             torch.compiler.reset()
-        if (number and where.is_over) or not train(STAGES[name](preset, where), where):
+        if number and where.is_over:
+            return False
+        done = train(STAGES[name](preset, where), where)
+        gc.collect()  # a stage's functions refer to one another, and hold its weights
+        if not done:
             return False
     return True
 
