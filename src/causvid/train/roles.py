@@ -37,6 +37,7 @@ from causvid.recipe import LoraStage
 from causvid.seeding import lend_seed, step_generator
 from causvid.train.distributed import shard
 from causvid.train.lora import Trained, read_trained, train_all, train_lora
+from causvid.train.objective import half_is_fast
 from causvid.train.run import RESULTS, Run, copy_weights, load_weights, needed, save_weights
 from causvid.worlds.storybook import World
 
@@ -238,6 +239,11 @@ class Roles:
             model = base.autoencoder
         model = model.to(self.run.device).eval().requires_grad_(False)
         return channels_last(model) if isinstance(model, TinyAutoencoder) else model
+
+    def decoder(self) -> TinyAutoencoder | WanAutoencoder:
+        """Return the autoencoder for samples, the last use of it: in bf16 where products are, so that it takes half."""
+        model = self.autoencoder()
+        return model.to(torch.bfloat16) if half_is_fast(self.run.device) else model
 
     def autoencoder_to_refine(self) -> TinyAutoencoder:
         """Return the autoencoder as it was before stage `decoder`, frozen; new where only its preset magnifies.

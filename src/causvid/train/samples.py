@@ -3,11 +3,12 @@
 Letters: B clips, F latent frames, C channels, h w latent rows and columns, T pixel frames, H W.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -30,24 +31,25 @@ COLUMNS = 4
 SCALE = 2
 
 
-def write_samples(pixels: Tensor, captions: Sequence[str], folder: Path, *, fps: float, stills: int = 5) -> None:
-    """Write clips, uint8 `[B, T, H, W, 3]`, as `samples.png`, each over its caption, and as `samples.mp4`.
+def write_samples(
+    pixels: Iterable[Tensor], captions: Sequence[str], folder: Path, *, fps: float, stills: int = 5
+) -> None:
+    """Write clips, uint8 `[T, H, W, 3]`, as `samples.png`, each over its caption, and as `samples.mp4`.
 
     The video has whole rows of four only. It is left out for single frames and where PyAV is not installed.
     """
-    clips = pixels.numpy()
-    sheet = contact_sheet(list(clips), captions, columns=2, stills=min(stills, len(clips[0])), scale=SCALE)
+    clips = [clip.numpy() for clip in pixels]
+    sheet = contact_sheet(clips, captions, columns=2, stills=min(stills, len(clips[0])), scale=SCALE)
     sheet.save(folder / "samples.png")
     if len(clips[0]) == 1 or find_spec("av") is None:
         return
     columns = min(COLUMNS, len(clips))
-    whole_rows = clips[: len(clips) - len(clips) % columns]
-    count, length, height, width, channels = whole_rows.shape
-    grid = whole_rows.reshape(count // columns, columns, length, height, width, channels)
-    tiles = grid.transpose(2, 0, 3, 1, 4, 5).reshape(length, count // columns * height, columns * width, channels)
-    _, height, width, _ = tiles.shape
+    rows = len(clips) // columns
+    height, width = rows * clips[0].shape[1], columns * clips[0].shape[2]
     with VideoWriter(folder / "samples.mp4", fps=fps, height=height, width=width, scale=SCALE) as writer:
-        writer.write(tiles)
+        for frame in zip(*clips[: rows * columns], strict=True):  # one at a time: a whole video is a second copy
+            grid = (np.concatenate(frame[row * columns : (row + 1) * columns], axis=1) for row in range(rows))
+            writer.write(np.concatenate(list(grid))[None])
 
 
 def decoded(autoencoder: Autoencoder, latents: Tensor) -> Tensor:
@@ -65,8 +67,7 @@ def write_decoded(
 ) -> None:
     """Decode batches of latents and write the samples, in the main process."""
     if run.ranks.is_main:
-        with autocast(run.device):
-            clips = torch.cat([decoded(autoencoder, part) for part in latents])
+        clips = [clip for part in latents for clip in decoded(autoencoder, part)]
         write_samples(clips, captions, folder, fps=preset.generation.fps)
 
 
@@ -89,7 +90,7 @@ def student_sampler(
     """
     preset, run, g = roles.preset, roles.run, roles.preset.generation
     embedding = embed_captions(text, prompts, run.device)  # now, so that the encoder need not stay in memory
-    autoencoder = roles.autoencoder()
+    autoencoder = roles.decoder()
     layout = chunk_layout(g.first + 2 * (g.clip_frames - g.first), g.first, g.chunk)
     channels, height, width = latent_size(preset)
     window = min(g.window, sum(layout))  # no more room than a video takes

@@ -27,7 +27,7 @@ def teacher_stage(preset: Preset, run: Run) -> Stage:
     """Train teacher and text encoder; the result is the average of their weights."""
     config, g = required(preset.recipe.teacher, "teacher"), preset.generation
     roles = Roles(preset, run, sharded=True)
-    dataset, autoencoder = roles.dataset(), roles.autoencoder()
+    dataset, autoencoder = roles.dataset(), roles.decoder()
     model, text = roles.new_teacher(), roles.new_text_encoder()
     split_tokens(model, part_of(run.ranks), tokens=tokens_of_frame(preset))
     if config.recompute:
