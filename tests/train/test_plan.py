@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from causvid.engine.plan import sketch_preset
 from causvid.models.transformer import Transformer
 from causvid.preset import Preset, load_preset
 from causvid.recipe import cut
+from causvid.train import samples
 from causvid.train.loop import take_step
 from causvid.train.objective import half_is_fast, optimise
 from causvid.train.plan import Training, plan_training
@@ -70,6 +72,36 @@ def test_an_update_takes_what_the_plan_says(
     )
     planned = plan_training(sketch_preset(preset), choice).moments[UPDATE]
     print(f"{stage} {student_input} {recompute}: {planned} planned, {measured} measured, {planned / measured - 1:+.1%}")
+    assert planned == pytest.approx(measured, rel=0.1)
+
+
+@pytest.mark.parametrize("lora", [None, 4])
+@pytest.mark.parametrize("batch", [2, 12])
+def test_samples_take_what_the_plan_says(
+    lora: int | None,
+    batch: int,
+    chain: Chain,
+    changed: Callable[..., Preset],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    preset = changed("dmd", batch=batch, lora=None if lora is None else {"rank": lora})
+    built = STAGES["dmd"](preset, Run(chain.copy(tmp_path / "run", checkpoints=False)))
+    assert built.sample is not None
+    latents: list[Any] = []
+    monkeypatch.setattr(samples, "write_decoded", lambda coder, made, *_: latents.extend([coder, *made]))
+    generating = partial(built.sample, tmp_path, 1)
+
+    def decoding() -> None:
+        coder, *made = latents
+        assert len([clip for part in made for clip in samples.decoded(coder, part)]) == samples.SAMPLES
+
+    measured = peaks_with_gradients(generating, decoding)
+    frames = preset.generation.clip_frames
+    choice = Training("dmd", batch=batch, frames=frames, lora=lora, half=half_is_fast(CPU), rollout=True)
+    moments = plan_training(sketch_preset(preset), choice).moments
+    planned = [moments["generating samples"], moments["decoding samples"]]
+    print(f"{lora} {batch}: {planned} planned, {measured} measured")
     assert planned == pytest.approx(measured, rel=0.1)
 
 

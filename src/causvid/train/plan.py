@@ -5,7 +5,7 @@ Letters: B batch, F latent frames, C h w a latent frame, M text tokens.
 What stays is counted from sizes. What each phase of an update takes is counted by running it, on tensors without
 contents, for two transformers of few blocks: the memory of a phase grows by as much with every further block. So are
 the moments between updates: samples, which are rolled out in place and decoded a latent frame at a time, and writing.
-The start's weights while they load, a bundle while it is written and videos that are decoded are in the host's memory.
+The start's weights while they load, and a bundle while it is written, are in the host's memory and not counted.
 """
 
 from collections.abc import Callable
@@ -23,6 +23,8 @@ from causvid.engine.rollout import rollout
 from causvid.engine.solver import guided_velocity
 from causvid.flow import Velocity, flow_matching_loss, x0_from_velocity
 from causvid.loading.lora import Pair, changed
+from causvid.media.writer import quantised
+from causvid.models.autoencoder import pixel_frames
 from causvid.models.transformer import Transformer
 from causvid.nn.chunks import chunk_layout
 from causvid.nn.visibility import Visibility
@@ -94,6 +96,8 @@ def plan_training(sketch: Sketch, choice: Training) -> Plan:
         frozen -= block * sketch.config.layers // 2 // share
     both = roles * trained + learnt
     update, sample = _computed(sketch, choice)
+    sides = _sides(sketch)
+    latents = FULL * SAMPLES * _sampled(sketch, choice) * sketch.autoencoder.latent_channels * sides[0] * sides[1]
     update += learnt  # the text encoder's gradients
     if share > 1:
         numbers = block // FULL
@@ -113,8 +117,8 @@ def plan_training(sketch: Sketch, choice: Training) -> Plan:
     moments = {
         "embedding captions": alone,
         "an update: gradients and activations": update,
-        "generating samples": sample,
-        "decoding samples": _decoding(sketch, choice),
+        "generating samples": sample + latents,
+        "decoding samples": _decoding(sketch, choice) + latents,
         "writing the weights": 0 if choice.lora is None else _merging(model, choice.lora),
     }
     return Plan(parts=parts, moments=moments)
@@ -147,9 +151,12 @@ def _decoding(sketch: Sketch, choice: Training) -> int:
     def decode() -> None:
         state = None
         for _ in range(min(_sampled(sketch, choice), STEADY)):
-            _, state = coder.decode_chunk(latent, state)
+            pixels, state = coder.decode_chunk(latent, state)
+            quantised(pixels)
 
-    return peak_bytes(decode)
+    g = sketch.generation
+    videos = SAMPLES * pixel_frames(_sampled(sketch, choice)) * g.height * g.width * 3
+    return peak_bytes(decode) + videos
 
 
 def _computed(sketch: Sketch, choice: Training) -> tuple[int, int]:
