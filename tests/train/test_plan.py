@@ -107,11 +107,11 @@ def test_samples_take_what_the_plan_says(
 
 def test_a_lora_and_recomputing_save_memory_and_more_clips_take_it(sketch) -> None:
     plain = Training("ode", batch=4, frames=7)
-    peak = plan_training(sketch, plain).peak
+    update = plan_training(sketch, plain).moments[UPDATE]
     lora = plan_training(sketch, replace(plain, lora=4))
     assert lora.parts[WEIGHTS] < plan_training(sketch, plain).parts[WEIGHTS] / 10 < lora.parts["frozen weights"]
-    assert plan_training(sketch, replace(plain, recompute=True)).peak < peak
-    assert plan_training(sketch, replace(plain, batch=16)).peak > 2 * peak
+    assert plan_training(sketch, replace(plain, recompute=True)).moments[UPDATE] < update
+    assert plan_training(sketch, replace(plain, batch=16)).moments[UPDATE] > 2 * update
 
 
 def test_what_cannot_be_planned_is_refused_in_a_line(sketch, capsys: pytest.CaptureFixture[str]) -> None:

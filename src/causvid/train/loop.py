@@ -18,6 +18,7 @@ from rich import progress as bars
 from rich.console import Console
 from torch import nn
 
+from causvid.engine.memory import release
 from causvid.interrupt import gentle_interrupt
 from causvid.train.alarm import CriticAlarm
 from causvid.train.checkpoint import METRICS, Checkpoints, Progress, Stateful, open_log, read_rows
@@ -182,12 +183,14 @@ def _sample(stage: Stage, run: Run, act: Callable[[], None]) -> None:
     if stage.is_whole:
         _in_main_process(stage, run, act)
     else:
+        release()
         act()
         run.ranks.wait()
 
 
 def _in_main_process(stage: Stage, run: Run, act: Callable[[], None]) -> None:
     """Do what must be done once, with whole weights; other processes wait."""
+    release()  # an allocator keeps gigabytes of an update
     with ExitStack() as stack:
         for objective in stage.objectives:
             stack.enter_context(objective.gathered(run.ranks))

@@ -1,6 +1,5 @@
 """The recipe: its stages by name, one at a time or all as one resumable chain that ends in a bundle."""
 
-import gc
 import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -9,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from causvid.engine.memory import release
 from causvid.preset import Preset
 from causvid.staging import only_process
 from causvid.train.autoencoder import autoencoder_stage, decoder_stage
@@ -75,7 +75,7 @@ def run_in_turn(names: Iterable[str], preset: Preset, where: Run) -> bool:
         if number and where.is_over:
             return False
         done = train(STAGES[name](preset, where), where)
-        gc.collect()  # a stage's functions refer to one another, and hold its weights
+        release()
         if not done:
             return False
     return True
