@@ -163,7 +163,7 @@ def train(stage: Stage, run: Run) -> bool:
                 raise KeyboardInterrupt
             if over:
                 break
-            if stage.sample and samples:
+            if stage.sample and samples and not ends:
                 _sample(stage, run, partial(stage.sample, folder, done))
                 sampled_at = time.monotonic()
     if stage.sample:
