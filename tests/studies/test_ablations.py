@@ -41,7 +41,7 @@ def test_variants_are_trained_and_measured_beside_their_run(tmp_path: Path, monk
     import ablations
 
     for module in (ode, dmd):  # pictures of what students make take longer than their training
-        monkeypatch.setattr(module, "student_sampler", lambda *_: None)
+        monkeypatch.setattr(module, "student_sampler", lambda *_, **__: None)
     folder = tmp_path / "run"
     assert stages.run("all", load_preset("test"), Run(folder))
     before = weights(folder)

@@ -1,5 +1,6 @@
 """A student trained as LoRA: the base stays as it is, the run resumes as if unbroken, and others read the files."""
 
+import copy
 import shutil
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from causvid.engine.memory import peak_with_gradients
 from causvid.loading.lora import merge_lora, read_lora
 from causvid.loading.names import to_foreign
 from causvid.loading.wan_config import to_diffusers_config
@@ -16,7 +18,8 @@ from causvid.preset import Preset
 from causvid.recipe import LoraStage
 from causvid.train.lora import train_lora
 from causvid.train.roles import Roles
-from causvid.train.run import Run
+from causvid.train.run import Run, save_weights
+from causvid.train.stages import STAGES
 
 pytest.importorskip("peft")
 
@@ -61,6 +64,31 @@ def test_the_student_is_the_teacher_and_its_lora(trained: Path, preset: Preset) 
         merge_lora(merged, read_lora(trained / "student_lora" / file))
         for name, value in merged.state_dict().items():
             torch.testing.assert_close(value, student[name], rtol=0, atol=1e-6, msg=name)
+
+
+def test_the_student_is_merged_and_sampled_without_a_second_one(
+    chain, trained: Path, preset: Preset, tmp_path: Path
+) -> None:
+    roles = Roles(preset, chain.run())
+    student = roles.student("teacher", LoraStage(rank=4, alpha=6))
+    with torch.no_grad():
+        for parameter in student.weights.parameters():
+            parameter.normal_(generator=torch.Generator().manual_seed(0))
+    own = Roles(preset, Run(tmp_path))
+    wrote = peak_with_gradients(lambda: own.save_student("dmd", student, student.weights.state_dict()))
+    merged = copy.deepcopy(roles.teacher())
+    merge_lora(merged, read_lora(tmp_path / "student_lora" / "adapter_model.safetensors"))
+    save_weights(merged.state_dict(), tmp_path / "whole")
+    assert (tmp_path / "student.safetensors").read_bytes() == (tmp_path / "whole").read_bytes()
+    sizes = [tensor.nbytes for tensor in merged.state_dict().values()]
+    assert wrote < 5 * max(sizes) < sum(sizes)
+
+    stage = STAGES["dmd"](preset, Run(trained))
+    sampled = stage.objectives[1].modules["student"]
+    before = {name: value.clone() for name, value in sampled.state_dict().items()}
+    assert stage.sample is not None
+    stage.sample(tmp_path, 1)
+    assert all(torch.equal(value, before[name]) for name, value in sampled.state_dict().items())
 
 
 def test_an_interrupted_lora_resumes_as_if_unbroken(chain, trained: Path, preset: Preset, tmp_path: Path) -> None:
@@ -114,5 +142,5 @@ def test_another_rank_after_ode_is_refused(chain, trained: Path, preset: Preset)
 def test_a_new_lora_changes_nothing(chain, preset: Preset) -> None:
     teacher = Roles(preset, chain.run()).teacher()
     lora = train_lora(teacher, LoraStage(rank=2), torch.Generator().manual_seed(0))
-    whole = lora.whole(lora.weights)
-    assert all(torch.equal(value, whole.state_dict()[name]) for name, value in teacher.state_dict().items())
+    own = teacher.state_dict()
+    assert all(torch.equal(value, own[name]) for name, value in lora.read(lora.weights.state_dict())(list(own)))

@@ -1,6 +1,7 @@
 """An objective is optimised as its loss over the whole batch says, however the batch is cut."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -118,6 +119,21 @@ def test_the_averaged_module_is_the_latest_one_unless_there_is_an_average(ema: f
     averaged = toy.averaged(model)
     assert not averaged.training and averaged is not model
     assert torch.equal(averaged.weight, model.weight) == (ema == 0)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_an_average_is_shown_in_place_and_exchanged_back(fails: bool, tmp_path: Path) -> None:
+    model = linear().train()
+    toy = objective(model, lambda micro: (model.weight.sum(), {}), ema=0.5)
+    optimise(toy, "toy", Run(tmp_path), 0)
+    own, average = (({k: v.clone() for k, v in state.items()}) for state in (model.state_dict(), toy.state(model)))
+    assert not torch.equal(own["weight"], average["weight"])
+    with suppress(KeyboardInterrupt), toy.shown(model):
+        assert torch.equal(model.weight, average["weight"]) and not model.training
+        if fails:
+            raise KeyboardInterrupt
+    assert torch.equal(model.weight, own["weight"]) and model.training
+    assert torch.equal(toy.state(model)["weight"], average["weight"])
 
 
 def test_metrics_are_named_for_their_objective_where_there_are_several(tmp_path: Path) -> None:

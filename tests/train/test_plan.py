@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from causvid.engine.plan import sketch_preset
 from causvid.models.transformer import Transformer
 from causvid.preset import Preset, load_preset
 from causvid.recipe import cut
+from causvid.train import samples
 from causvid.train.loop import take_step
 from causvid.train.objective import half_is_fast, optimise
 from causvid.train.plan import Training, plan_training
@@ -59,7 +61,7 @@ def test_an_update_takes_what_the_plan_says(
     weights = Transformer(preset.transformer)
     weights.initialise(torch.Generator().manual_seed(0))
     for name in ("teacher", "student_ode"):
-        save_weights(weights, folder / f"{name}.safetensors")
+        save_weights(weights.state_dict(), folder / f"{name}.safetensors")
     built, run = STAGES[stage](preset, Run(folder)), Run(folder)
     take_step(built, run, 0)  # now the optimizer has its moments
     measured = max(
@@ -73,13 +75,43 @@ def test_an_update_takes_what_the_plan_says(
     assert planned == pytest.approx(measured, rel=0.1)
 
 
+@pytest.mark.parametrize("lora", [None, 4])
+@pytest.mark.parametrize("batch", [2, 12])
+def test_samples_take_what_the_plan_says(
+    lora: int | None,
+    batch: int,
+    chain: Chain,
+    changed: Callable[..., Preset],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    preset = changed("dmd", batch=batch, lora=None if lora is None else {"rank": lora})
+    built = STAGES["dmd"](preset, Run(chain.copy(tmp_path / "run", checkpoints=False)))
+    assert built.sample is not None
+    latents: list[Any] = []
+    monkeypatch.setattr(samples, "write_decoded", lambda coder, made, *_: latents.extend([coder, *made]))
+    generating = partial(built.sample, tmp_path, 1)
+
+    def decoding() -> None:
+        coder, *made = latents
+        assert len([clip for part in made for clip in samples.decoded(coder, part)]) == samples.SAMPLES
+
+    measured = peaks_with_gradients(generating, decoding)
+    frames = preset.generation.clip_frames
+    choice = Training("dmd", batch=batch, frames=frames, lora=lora, half=half_is_fast(CPU), rollout=True)
+    moments = plan_training(sketch_preset(preset), choice).moments
+    planned = [moments["generating samples"], moments["decoding samples"]]
+    print(f"{lora} {batch}: {planned} planned, {measured} measured")
+    assert planned == pytest.approx(measured, rel=0.1)
+
+
 def test_a_lora_and_recomputing_save_memory_and_more_clips_take_it(sketch) -> None:
     plain = Training("ode", batch=4, frames=7)
-    peak = plan_training(sketch, plain).peak
+    update = plan_training(sketch, plain).moments[UPDATE]
     lora = plan_training(sketch, replace(plain, lora=4))
     assert lora.parts[WEIGHTS] < plan_training(sketch, plain).parts[WEIGHTS] / 10 < lora.parts["frozen weights"]
-    assert plan_training(sketch, replace(plain, recompute=True)).peak < peak
-    assert plan_training(sketch, replace(plain, batch=16)).peak > 2 * peak
+    assert plan_training(sketch, replace(plain, recompute=True)).moments[UPDATE] < update
+    assert plan_training(sketch, replace(plain, batch=16)).moments[UPDATE] > 2 * update
 
 
 def test_what_cannot_be_planned_is_refused_in_a_line(sketch, capsys: pytest.CaptureFixture[str]) -> None:

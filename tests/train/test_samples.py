@@ -6,6 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
+from causvid.media import to_bytes
 from causvid.train.samples import write_samples
 
 
@@ -18,7 +19,7 @@ def test_clips_move_side_by_side(count, rows, columns, tmp_path):
     av = pytest.importorskip("av")
     levels = clips(count, 5) * torch.linspace(0.2, 1, count)[:, None, None, None, None]
     for _ in range(2):  # the second time over the first
-        write_samples(levels, ["a red fish"] * count, tmp_path, fps=8)
+        write_samples(to_bytes(levels), ["a red fish"] * count, tmp_path, fps=8)
     with av.open(str(tmp_path / "samples.mp4")) as video:
         frames = [frame.to_ndarray(format="rgb24") for frame in video.decode(video=0)]
     assert len(frames) == 5 and frames[0].shape == (2 * 16 * rows, 2 * 24 * columns, 3)
@@ -28,8 +29,8 @@ def test_clips_move_side_by_side(count, rows, columns, tmp_path):
 
 
 def test_single_frames_and_machines_without_pyav_get_the_sheet_alone(tmp_path, monkeypatch):
-    write_samples(clips(4, 1), ["a red fish"] * 4, tmp_path, fps=8)
+    write_samples(to_bytes(clips(4, 1)), ["a red fish"] * 4, tmp_path, fps=8)
     monkeypatch.setitem(sys.modules, "av", None)
-    write_samples(clips(4, 5), ["a red fish"] * 4, tmp_path, fps=8)
+    write_samples(to_bytes(clips(4, 5)), ["a red fish"] * 4, tmp_path, fps=8)
     assert [path.name for path in tmp_path.iterdir()] == ["samples.png"]
     assert Image.open(tmp_path / "samples.png").size[0] > 200

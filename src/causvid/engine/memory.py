@@ -5,6 +5,8 @@ while they live gives the peak of the real computation, whatever the code does, 
 reads the peak of a device, or of the process where that is the CPU.
 """
 
+import ctypes
+import gc
 import os
 import platform
 import resource
@@ -13,6 +15,7 @@ import time
 import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -102,6 +105,26 @@ class _FlashAttention(TorchFunctionMode):
         if func is functional.scaled_dot_product_attention:
             return torch.empty_like(args[0])
         return func(*args, **(kwargs or {}))
+
+
+def release() -> None:
+    """Free what nothing refers to, and return free pages to the system.
+
+    A session is part of a circle (it and its task know each other), as a stage of training is, and holds tensors, whose
+    size Python's collector does not see: left to itself, it comes late.
+    """
+    gc.collect()
+    if (trim := _malloc_trim()) is not None:
+        trim(0)
+
+
+@cache
+def _malloc_trim() -> Any:
+    """Return glibc's function, or None for another C library."""
+    try:
+        return ctypes.CDLL(None).malloc_trim
+    except (OSError, AttributeError):
+        return None
 
 
 @dataclass(frozen=True)

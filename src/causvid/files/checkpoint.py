@@ -28,7 +28,7 @@ PICKLE = 64 * 2**20
 
 _USUAL = ("diffusion_pytorch_model.safetensors", "model.safetensors")
 _SHARD = re.compile(r"-\d{5}-of-\d{5}\.")
-_TYPES = {
+TYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
     "F16": torch.float16,
@@ -238,9 +238,9 @@ def _tensors(file: Path, format: Format) -> dict[str, dict[str, Entry]]:
         raise ValueError(f"{file} holds no tensors")
     for name, stored in slices.items():
         dtype = stored.get_dtype()
-        if dtype not in _TYPES:
-            raise ValueError(f"{file}: {name} is of type {dtype}, expected one of {', '.join(_TYPES)}")
-        entries[name] = Entry(torch.Size(stored.get_shape()), _TYPES[dtype])
+        if dtype not in TYPES:
+            raise ValueError(f"{file}: {name} is of type {dtype}, expected one of {', '.join(TYPES)}")
+        entries[name] = Entry(torch.Size(stored.get_shape()), TYPES[dtype])
     return {"": entries}
 
 

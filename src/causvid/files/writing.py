@@ -7,20 +7,22 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from causvid.files.checkpoint import INDEX, Entry
+from causvid.files.checkpoint import INDEX, TYPES, Entry
 from causvid.files.format import check_header
 from causvid.staging import NEW, OLD, staging
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 SHARD_BYTES = 5 * 10**9
 CHECKSUM = "crc32"
+_CODES = {dtype: code for code, dtype in TYPES.items()}
+_ORDER = ("I64", "F64", "C64", "F32", "I32", "BF16", "F16", "I16", "F8_E4M3", "F8_E5M2", "I8", "U8", "BOOL")
+"""Of tensors in a file by type, as safetensors writes them: large ones first, so that each is aligned."""
 Read = Callable[[Sequence[str]], Iterable[tuple[str, Tensor]]]
 
 
@@ -84,19 +86,61 @@ def _naming(target: Path) -> Iterator[None]:
 
 
 def write_tensors(file: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write a safetensors file that appears whole or not at all; tensors may share memory and be on any device.
-
-    Its metadata carry a checksum of everything else in it.
+    """Write a safetensors file as `stream_tensors` does; tensors may share memory and be on any device.
 
     Raises:
         OSError: if it cannot be written.
     """
-    # Copies, since safetensors refuses tensors that share memory, as a text encoder's embedding does under two names.
-    contiguous = torch.contiguous_format
-    whole = {name: part.detach().to("cpu", copy=True, memory_format=contiguous) for name, part in tensors.items()}
+    entries = {name: Entry(tensor.shape, tensor.dtype) for name, tensor in tensors.items()}
+    stream_tensors(file, entries, lambda names: ((name, tensors[name]) for name in names), metadata)
+
+
+def stream_tensors(file: Path, entries: Mapping[str, Entry], read: Read, metadata: Mapping[str, str]) -> None:
+    """Write a safetensors file that appears whole or not at all, one tensor in memory at a time.
+
+    Its metadata carry a checksum of everything else in it.
+
+    Args:
+        entries: name → shape and type of all tensors. read: yields them, in the order of the names it gets.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
     with new_file(file) as place:
-        save_file(whole, place, metadata={**metadata, CHECKSUM: checksum(whole, metadata)})
+        _write(place, entries, read, metadata, with_checksum=True)
         place.chmod(0o644)
+
+
+def _write(
+    place: Path, entries: Mapping[str, Entry], read: Read, metadata: Mapping[str, str], *, with_checksum: bool = False
+) -> None:
+    stored = {**metadata, **({CHECKSUM: "0" * 8} if with_checksum else {})}
+    header: dict[str, Any] = {"__metadata__": stored}
+    end = 0
+    for name in sorted(entries, key=lambda name: (_ORDER.index(_CODES[entries[name].dtype]), name)):
+        begin, end = end, end + entries[name].bytes
+        shape = list(entries[name].shape)
+        header[name] = {"dtype": _CODES[entries[name].dtype], "shape": shape, "data_offsets": [begin, end]}
+    with place.open("wb") as file:
+        data = _write_header(file, header)
+        crc = _begin_checksum(metadata)
+        for name, tensor in read(sorted(entries)):
+            tensor = tensor.detach().to("cpu", memory_format=torch.contiguous_format)
+            assert Entry(tensor.shape, tensor.dtype) == entries[name]
+            file.seek(data + header[name]["data_offsets"][0])
+            file.write(_bytes(tensor))
+            crc = _add_to_checksum(crc, name, tensor) if with_checksum else crc
+        if with_checksum:  # known only now, and as long as what stands in its place
+            stored[CHECKSUM] = f"{crc:08x}"
+            file.seek(0)
+            _write_header(file, header)
+
+
+def _write_header(file: IO[bytes], header: Mapping[str, Any]) -> int:
+    """Write the header of a safetensors file; return where its data begin."""
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text = text.ljust(-(-len(text) // 8) * 8)
+    return file.write(len(text).to_bytes(8, "little") + text)
 
 
 def read_tensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -120,12 +164,22 @@ def read_tensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 def checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
     """Return a CRC-32 of metadata, names, types, shapes and values."""
-    crc = zlib.crc32(json.dumps(dict(metadata), sort_keys=True).encode())
+    crc = _begin_checksum(metadata)
     for name in sorted(tensors):
-        tensor = tensors[name]
-        crc = zlib.crc32(f"{name} {tensor.dtype} {list(tensor.shape)}".encode(), crc)
-        crc = zlib.crc32(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data, crc)
+        crc = _add_to_checksum(crc, name, tensors[name])
     return f"{crc:08x}"
+
+
+def _begin_checksum(metadata: Mapping[str, str]) -> int:
+    return zlib.crc32(json.dumps(dict(metadata), sort_keys=True).encode())
+
+
+def _add_to_checksum(crc: int, name: str, tensor: Tensor) -> int:
+    return zlib.crc32(_bytes(tensor), zlib.crc32(f"{name} {tensor.dtype} {list(tensor.shape)}".encode(), crc))
+
+
+def _bytes(tensor: Tensor) -> memoryview:
+    return tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
 def write_weights(
@@ -135,7 +189,7 @@ def write_weights(
 
     Args:
         file: the name of the weights, where they are one file; transformers has another than diffusers.
-        entries: name → shape and type of all weights. read: yields those of some names; memory holds one shard.
+        entries: name → shape and type of all weights. read: yields those of some names; memory holds one at a time.
     """
     from huggingface_hub import split_torch_state_dict_into_shards
 
@@ -148,7 +202,7 @@ def write_weights(
         max_shard_size=SHARD_BYTES,
     )
     for shard, names in plan.filename_to_tensors.items():
-        save_file(dict(read(names)), folder / shard, metadata={"format": "pt"})
+        _write(folder / shard, {name: entries[name] for name in names}, read, {"format": "pt"})
     if plan.is_sharded:
         index = {"metadata": plan.metadata, "weight_map": plan.tensor_to_filename}
         write_json(folder / f"{file}{INDEX}", index)
@@ -161,7 +215,7 @@ def write_state(
     entries = {name: Entry(tensor.shape, dtype) for name, tensor in state.items()}
 
     def read(names: Sequence[str]) -> Iterator[tuple[str, Tensor]]:
-        return ((name, state[name].detach().to("cpu", dtype).contiguous()) for name in names)
+        return ((name, state[name].to(dtype)) for name in names)
 
     write_weights(folder, settings, entries, read, file=file)
 

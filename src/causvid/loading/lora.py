@@ -9,7 +9,7 @@ Source: LoRA (2106.09685), section 4.1; scale = alpha / sqrt(r) where peft's set
 import logging
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -100,11 +100,17 @@ def merge_loras(model: Transformer, loras: Sequence[tuple[Lora, float]]) -> None
             changes.setdefault(name, []).append((part, strength))
     for name, parts in changes.items():
         weight = model.get_parameter(name)
-        total = weight.float()
-        for part, strength in parts:
-            change = part.product() if isinstance(part, Pair) else part.float()
-            total = total + strength * change.to(weight.device).view_as(weight)
-        weight.copy_(total)
+        weight.copy_(changed(weight, parts))
+
+
+@torch.no_grad()
+def changed(weight: Tensor, parts: Iterable[tuple[Pair | Tensor, float]]) -> Tensor:
+    """Return a weight with what LoRAs change it by, each at its strength, rounded once."""
+    total = weight.float()
+    for part, strength in parts:
+        change = part.product() if isinstance(part, Pair) else part.float()
+        total = total + strength * change.to(weight.device).view_as(weight)
+    return total.to(weight.dtype)
 
 
 def _section(checkpoint: Checkpoint) -> str:

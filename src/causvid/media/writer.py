@@ -190,11 +190,18 @@ class _FrameFiles:
     def abandon(self) -> None: ...
 
 
+def quantised(pixels: "Tensor") -> "Tensor":
+    """Convert pixels `[..., 3, H, W]` in [0, 1] to uint8 `[..., H, W, 3]` where they are."""
+    import torch
+
+    return (pixels.clamp(0, 1) * 255).round().to(torch.uint8).movedim(-3, -1).contiguous()
+
+
 def to_bytes(pixels: "Tensor") -> "Tensor":
     """Convert pixels `[..., 3, H, W]` in [0, 1] to uint8 `[..., H, W, 3]` on the CPU."""
     import torch
 
-    frames = (pixels.clamp(0, 1) * 255).round().to(torch.uint8).movedim(-3, -1).contiguous().cpu()
+    frames = quantised(pixels).cpu()
     # A tensor made in inference mode never allows in-place changes; one made of its memory outside does.
     with torch.inference_mode(False):
         return torch.from_numpy(frames.numpy())

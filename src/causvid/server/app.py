@@ -13,6 +13,7 @@ from fastapi.responses import JSONResponse
 from fastapi.staticfiles import StaticFiles
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 
+from causvid.engine.memory import release
 from causvid.pipeline import Pipeline
 from causvid.server import batch, connection, errors, relay, routes
 from causvid.server.batch import Batch
@@ -21,7 +22,7 @@ from causvid.server.jobs import SERVERS
 from causvid.server.live import LiveSession, Shared
 from causvid.server.logs import RequestLog
 from causvid.server.measure import measure
-from causvid.server.memory import release, settle
+from causvid.server.memory import settle
 from causvid.server.metrics import CONTENT_TYPE, Metrics
 from causvid.server.scheduler import Scheduler
 from causvid.server.security import Guard, check_settings

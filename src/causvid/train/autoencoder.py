@@ -14,6 +14,7 @@ from causvid.config import AutoencoderConfig
 from causvid.data.renders import captions_of, clip_batches, render_batch
 from causvid.engine.solver import guided_velocity, solve
 from causvid.flow import add_noise, randn_like
+from causvid.media import to_bytes
 from causvid.models.autoencoder_loss import autoencoder_loss, reconstruction_loss
 from causvid.preset import Preset
 from causvid.recipe import required
@@ -98,14 +99,14 @@ def autoencoder_stage(preset: Preset, run: Run) -> Stage:
         averaged = objective.averaged(model)
         both = torch.stack((pixels, averaged.decode(averaged.encode(pixels))), dim=1).flatten(0, 1)
         texts = [text for prompt in captions_of(preset, scenes) for text in (prompt, "decoded")]
-        write_samples(both, texts, folder, fps=preset.generation.fps, stills=3)
+        write_samples(to_bytes(both), texts, folder, fps=preset.generation.fps, stills=3)
 
     objective = Objective("autoencoder", loss, {"model": model}, config)
     return Stage(
         "autoencoder",
         config.steps,
         config.lasting(),
-        finish=lambda: save_weights(objective.averaged(model), run.result("autoencoder")),
+        finish=lambda: save_weights(objective.state(model), run.result("autoencoder")),
         objectives=[objective],
         sample=sample,
     )
@@ -153,14 +154,14 @@ def decoder_stage(preset: Preset, run: Run) -> Stage:
         latents = denoised(pixels, prompts, config.strength, generator)
         both = torch.stack((pixels, objective.averaged(model).decode(latents)), dim=1).flatten(0, 1)
         texts = [text for prompt in prompts for text in (prompt, "decoded")]
-        write_samples(both, texts, folder, fps=preset.generation.fps)
+        write_samples(to_bytes(both), texts, folder, fps=preset.generation.fps)
 
     objective = Objective("decoder", loss, {"model": model}, config)
     return Stage(
         "decoder",
         config.steps,
         config.lasting(),
-        finish=lambda: save_weights(objective.averaged(model), run.result("decoder")),
+        finish=lambda: save_weights(objective.state(model), run.result("decoder")),
         objectives=[objective],
         sample=sample,
     )

@@ -3,6 +3,8 @@
 Where the teacher was trained to be causal, its score and the critic's are causal too.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -48,11 +50,18 @@ def dmd_stage(preset: Preset, run: Run) -> Stage:
     real_latents = config.student_input == "data" or config.image > 0
     dataset, text = roles.dataset(real=real_latents), roles.text_encoder()
     embeddings, null = roles.embeddings(dataset, text), embed_captions(text, [""], run.device)
+
+    @contextmanager
+    def present() -> Iterator[Transformer]:
+        with objective.shown(trained.weights):
+            yield trained.model
+
     sampler = student_sampler(
         roles,
         text,
-        lambda: trained.whole(objective.averaged(trained.weights)),
+        present,
         sample_prompts(preset, dataset.captions),
+        batch=config.batch,
     )
     del text  # it may be larger than a device's share of the rest
     trained, teacher, scored = roles.student(config.start, config.lora), roles.teacher(), roles.critic(config.lora)
@@ -151,7 +160,7 @@ def dmd_stage(preset: Preset, run: Run) -> Stage:
         "dmd",
         config.steps,
         config.lasting(),
-        finish=lambda: roles.save_student("dmd", trained, objective.averaged(trained.weights)),
+        finish=lambda: roles.save_student("dmd", trained, objective.state(trained.weights)),
         objectives=[critic_objective, objective],
         sample=sampler,
     )

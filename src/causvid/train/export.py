@@ -1,6 +1,7 @@
 """The end of the recipe: everything a run trained becomes one bundle."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,14 +13,17 @@ from causvid.config import GenerationConfig
 from causvid.engine.memory import describe_machine
 from causvid.evaluate.card import write_card
 from causvid.evaluate.report import EvaluationReport
-from causvid.loading.assemble import load_bundle
+from causvid.loading.assemble import assemble
 from causvid.loading.bundle import REPORT, Bundle, read_settings, save_bundle
 from causvid.loading.layout import find_layout
+from causvid.loading.spec import ModelSpec
+from causvid.models.transformer import Transformer
 from causvid.opening import read_text
 from causvid.preset import Preset
+from causvid.seeding import without_contents
 from causvid.train.checkpoint import last_row
 from causvid.train.roles import Roles
-from causvid.train.run import ORDER, Run
+from causvid.train.run import ORDER, Run, load_weights
 
 OF_THE_STUDENT = {"pairs", "ode", "dmd"}
 """Stages whose work is in no other weights than the student's."""
@@ -49,8 +53,11 @@ def export_bundle(
     Raises:
         ValueError: naming the stage whose result is missing.
     """
-    roles = Roles(preset, run)
-    transformer, autoencoder, text_encoder = roles.transformer(student), roles.autoencoder(), roles.text_encoder()
+    roles = Roles(preset, replace(run, device=torch.device("cpu"), compiled=False))
+    with without_contents():
+        transformer = Transformer(preset.transformer)
+    load_weights(transformer, run.result(student), made_by=student, mapped=True)
+    autoencoder, text_encoder = roles.autoencoder(), roles.text_encoder()
     measured = _measured(folder, preset.generation, transformer, autoencoder, text_encoder)
     bundle = Bundle(
         transformer=transformer,
@@ -77,13 +84,13 @@ def _measured(
         return None
     try:
         report = EvaluationReport.model_validate_json(read_text(folder / REPORT))
-        bundle = load_bundle(folder)
+        bundle = assemble(ModelSpec(model=str(folder), dtype="fp16", accelerate="none"))
     except ValueError:  # what is damaged is replaced
         return None
     stored = {"model": bundle.transformer, "decoder": bundle.autoencoder, "text": bundle.text_encoder}
     trained = {"model": transformer, "decoder": autoencoder, "text": text_encoder}
     old, new = nn.ModuleDict(stored).state_dict(), nn.ModuleDict(trained).state_dict()
-    same = old.keys() == new.keys() and all(torch.equal(old[name], new[name].cpu().half().float()) for name in old)
+    same = old.keys() == new.keys() and all(torch.equal(old[name].half(), new[name].half()) for name in old)
     return report if same and bundle.generation == generation else None
 
 

@@ -18,6 +18,7 @@ from rich import progress as bars
 from rich.console import Console
 from torch import nn
 
+from causvid.engine.memory import release
 from causvid.interrupt import gentle_interrupt
 from causvid.train.alarm import CriticAlarm
 from causvid.train.checkpoint import METRICS, Checkpoints, Progress, Stateful, open_log, read_rows
@@ -162,11 +163,11 @@ def train(stage: Stage, run: Run) -> bool:
                 raise KeyboardInterrupt
             if over:
                 break
-            if stage.sample and samples:
-                _in_main_process(stage, run, partial(stage.sample, folder, done))
+            if stage.sample and samples and not ends:
+                _sample(stage, run, partial(stage.sample, folder, done))
                 sampled_at = time.monotonic()
     if stage.sample:
-        _in_main_process(stage, run, partial(stage.sample, folder, done))
+        _sample(stage, run, partial(stage.sample, folder, done))
     if done >= stage.steps:
         _in_main_process(stage, run, stage.finish)
     return done >= stage.steps
@@ -177,8 +178,19 @@ def _measured(stage: Stage, run: Run, step: int) -> dict[str, float]:
     return {name: float(value) for name, value in take_step(stage, run, step).items()}
 
 
+def _sample(stage: Stage, run: Run, act: Callable[[], None]) -> None:
+    """Make samples: in the main process or, where weights are sharded, in all, of which the main one writes."""
+    if stage.is_whole:
+        _in_main_process(stage, run, act)
+    else:
+        release()
+        act()
+        run.ranks.wait()
+
+
 def _in_main_process(stage: Stage, run: Run, act: Callable[[], None]) -> None:
-    """Do what needs whole weights, or must be done once; other processes wait."""
+    """Do what must be done once, with whole weights; other processes wait."""
+    release()  # an allocator keeps gigabytes of an update
     with ExitStack() as stack:
         for objective in stage.objectives:
             stack.enter_context(objective.gathered(run.ranks))

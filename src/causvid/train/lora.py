@@ -18,8 +18,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from causvid.files.writing import new_folder, read_tensors, write_json
-from causvid.loading.lora import Lora, Pair, merge_lora
+from causvid.files.checkpoint import Entry
+from causvid.files.writing import Read, new_folder, read_tensors, write_json
+from causvid.loading.lora import Pair, changed
 from causvid.loading.names import foreign_name
 from causvid.models.transformer import Transformer
 from causvid.recipe import LoraStage
@@ -35,24 +36,25 @@ _PARAMETER = re.compile(r"(?P<layer>.+)\.lora_(?P<side>A|B)\.default\.weight")
 class Trained:
     """A transformer in training. model: what a loss runs. weights: what is optimised and averaged.
 
-    whole: turns weights, or an average of them, into a transformer of its own. save: writes a LoRA's files into a
-    folder; None where all weights are trained.
+    entries: name → shape and type of what the whole transformer has. read: yields that, given the state of the weights
+    or an average of it, a tensor at a time. save: writes a LoRA's files into a folder; None where all weights are
+    trained.
     """
 
     model: Transformer
     weights: nn.Module
-    whole: Callable[[nn.Module], Transformer]
-    save: Callable[[nn.Module, Path], None] | None = None
+    entries: Mapping[str, Entry]
+    read: Callable[[Mapping[str, Tensor]], Read]
+    save: Callable[[Mapping[str, Tensor], Path], None] | None = None
 
 
 def train_all(model: Transformer) -> Trained:
     """Train every weight of a transformer."""
 
-    def whole(weights: nn.Module) -> Transformer:
-        assert isinstance(weights, Transformer)
-        return weights
+    def read(state: Mapping[str, Tensor]) -> Read:
+        return lambda names: ((name, state[name]) for name in names)
 
-    return Trained(model, model, whole)
+    return Trained(model, model, _entries(model), read)
 
 
 def train_lora(
@@ -81,14 +83,19 @@ def train_lora(
     if begin is not None:
         _begin(weights, begin)
 
-    def whole(weights: nn.Module) -> Transformer:
-        merged = copy.deepcopy(base)
-        pairs = _pairs(weights).items()
-        scale = settings.scale / settings.rank
-        merge_lora(merged, Lora(Path("lora"), [(f"{name}.weight", Pair(*pair, scale)) for name, pair in pairs]))
-        return merged
+    def read(state: Mapping[str, Tensor]) -> Read:
+        scale, own = settings.scale / settings.rank, base.state_dict()
+        parts = {f"{name}.weight": [(Pair(*pair, scale), 1.0)] for name, pair in _pairs(state).items()}
+        return lambda names: ((name, changed(own[name], parts.get(name, ()))) for name in names)
 
-    return Trained(model, weights, whole, lambda weights, folder: save_lora(folder, _pairs(weights), settings))
+    def save(state: Mapping[str, Tensor], folder: Path) -> None:
+        save_lora(folder, _pairs(state), settings)
+
+    return Trained(model, weights, _entries(base), read, save)
+
+
+def _entries(model: Transformer) -> dict[str, Entry]:
+    return {name: Entry(tensor.shape, tensor.dtype) for name, tensor in model.state_dict().items()}
 
 
 def save_lora(folder: Path, pairs: Mapping[str, tuple[Tensor, Tensor]], settings: LoraStage) -> None:
@@ -118,10 +125,10 @@ def read_trained(folder: Path) -> dict[str, Tensor] | None:
     return read_tensors(file)[0] if file.is_file() else None
 
 
-def _pairs(weights: nn.Module) -> dict[str, tuple[Tensor, Tensor]]:
+def _pairs(state: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
     """Return down and up of every layer, by our names."""
     sides: dict[str, dict[str, Tensor]] = {}
-    for name, tensor in weights.state_dict().items():
+    for name, tensor in state.items():
         match = _PARAMETER.fullmatch(name.replace("/", "."))
         assert match is not None
         sides.setdefault(match["layer"], {})[match["side"]] = tensor
@@ -130,7 +137,7 @@ def _pairs(weights: nn.Module) -> dict[str, tuple[Tensor, Tensor]]:
 
 @torch.no_grad()
 def _begin(weights: nn.Module, begin: Mapping[str, Tensor]) -> None:
-    for layer, pair in _pairs(weights).items():
+    for layer, pair in _pairs(weights.state_dict()).items():
         name = foreign_name(f"{layer}.weight", "diffusers").removesuffix(".weight")
         for side, tensor in zip("AB", pair, strict=True):
             stored = begin.get(f"base_model.model.{name}.lora_{side}.weight")

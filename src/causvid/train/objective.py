@@ -94,6 +94,41 @@ class Objective:
         self.averages = {module: Ema(module, self.config.ema) for module in averaged}
         self._gathered: dict[nn.Module, dict[str, Tensor]] = {}
 
+    def state(self, module: nn.Module) -> dict[str, Tensor]:
+        """Return the state that `averaged` has, without a copy."""
+        if is_sharded(module):
+            return self._gathered[module]
+        own = module.state_dict()
+        average = self.averages[module].weights if module in self.averages else own
+        return {name: average[name].to(tensor.dtype) for name, tensor in own.items()}
+
+    @contextmanager
+    def shown(self, *modules: nn.Module) -> Iterator[None]:
+        """Exchange the averages of modules' weights for what is trained until the block ends, a tensor at a time.
+
+        All processes that share sharded weights must enter.
+        """
+        training = [module.training for module in modules]
+        for module in modules:
+            self._exchange(module.eval())
+        try:
+            yield
+        finally:
+            for module, trains in zip(modules, training, strict=True):
+                self._exchange(module.train(trains))
+
+    @torch.no_grad()
+    def _exchange(self, module: nn.Module) -> None:
+        average = self.averages[module].weights if module in self.averages else {}
+        state = module.state_dict() if average else {}
+        for name, tensor in state.items():
+            if not tensor.is_floating_point():
+                continue
+            own, other = local(tensor), local(average[name])
+            before = own.clone()
+            own.copy_(other)
+            other.copy_(before)
+
     def averaged(self, module: M) -> M:
         """Return a copy of a module with the average of its weights, ready for use; a sharded one inside `gathered`."""
         if is_sharded(module):

@@ -3,7 +3,8 @@
 Letters: B batch, N clips, S levels of the student and then the clean end, F latent frames, C channels, h w.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +15,7 @@ from causvid.data.shards import Shards
 from causvid.distill import draw_chunk_levels, draw_clean_first, gather_states, ode_loss
 from causvid.engine.solver import guided_velocity, held, solve
 from causvid.flow import schedule, x0_from_velocity
+from causvid.models.transformer import Transformer
 from causvid.preset import Preset
 from causvid.recipe import required
 from causvid.seeding import step_generator
@@ -109,11 +111,18 @@ def ode_stage(preset: Preset, run: Run) -> Stage:
     roles, store = Roles(preset, run, sharded=config.lora is None), TrajectoryStore.open(preset, run)
     text = roles.text_encoder()
     embeddings = embed_captions(text, store.captions, run.device)
+
+    @contextmanager
+    def present() -> Iterator[Transformer]:
+        with objective.shown(trained.weights):
+            yield trained.model
+
     sampler = student_sampler(
         roles,
         text,
-        lambda: trained.whole(objective.averaged(trained.weights)),
+        present,
         sample_prompts(preset, store.captions),
+        batch=config.batch,
     )
     del text  # it may be larger than a device's share of the rest
     trained = roles.student("teacher", config.lora)
@@ -140,7 +149,7 @@ def ode_stage(preset: Preset, run: Run) -> Stage:
         "ode",
         config.steps,
         config.lasting(),
-        finish=lambda: roles.save_student("ode", trained, objective.averaged(trained.weights)),
+        finish=lambda: roles.save_student("ode", trained, objective.state(trained.weights)),
         objectives=[objective],
         sample=sampler,
     )

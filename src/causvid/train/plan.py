@@ -3,7 +3,9 @@
 Letters: B batch, F latent frames, C h w a latent frame, M text tokens.
 
 What stays is counted from sizes. What each phase of an update takes is counted by running it, on tensors without
-contents, for two transformers of few blocks: the memory of a phase grows by as much with every further block.
+contents, for two transformers of few blocks: the memory of a phase grows by as much with every further block. So are
+the moments between updates: samples, which are rolled out in place and decoded a latent frame at a time, and writing.
+The start's weights while they load, and a bundle while it is written, are in the host's memory and not counted.
 """
 
 from collections.abc import Callable
@@ -15,17 +17,21 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from causvid.distill import critic_loss, student_loss
-from causvid.engine.memory import peaks_with_gradients, weight_bytes
+from causvid.engine.memory import peak_bytes, peaks_with_gradients, weight_bytes
 from causvid.engine.plan import Plan, Sketch
 from causvid.engine.rollout import rollout
 from causvid.engine.solver import guided_velocity
 from causvid.flow import Velocity, flow_matching_loss, x0_from_velocity
+from causvid.loading.lora import Pair, changed
+from causvid.media.writer import quantised
+from causvid.models.autoencoder import pixel_frames
 from causvid.models.transformer import Transformer
 from causvid.nn.chunks import chunk_layout
 from causvid.nn.visibility import Visibility
 from causvid.seeding import without_contents
 from causvid.train.distributed import recompute_blocks
 from causvid.train.lora import LAYERS
+from causvid.train.samples import SAMPLES
 from causvid.train.sequence import Part, split_tokens
 from causvid.train.stepwise import Stepwise
 
@@ -34,6 +40,8 @@ MOMENTS = 2 * FULL
 """Of Adam, for each weight."""
 FEW = (1, 2)
 """Blocks of the transformers that are run."""
+STEADY = 4
+"""Latent frames after which decoding one more takes no more memory."""
 Kind = Literal["teacher", "ode", "dmd"]
 Phase = Callable[[], None]
 
@@ -87,11 +95,16 @@ def plan_training(sketch: Sketch, choice: Training) -> Plan:
     if frozen and share > 1 and choice.half:
         frozen -= block * sketch.config.layers // 2 // share
     both = roles * trained + learnt
-    update = _update(sketch, choice) + learnt  # and the text encoder's gradients
+    update, sample = _computed(sketch, choice)
+    sides = _sides(sketch)
+    latents = FULL * SAMPLES * _sampled(sketch, choice) * sketch.autoencoder.latent_channels * sides[0] * sides[1]
+    update += learnt  # the text encoder's gradients
     if share > 1:
         numbers = block // FULL
         width = HALF if choice.half else FULL
-        # A block that is gathered, the next one on its way, and gradients of one before they are summed in fp32.
+        # A block that is gathered, the next one on its way, and what is in no block.
+        sample += weights - block * sketch.config.layers + numbers * 3 * width
+        # And gradients of a block before they are summed in fp32.
         update += trained + weights - block * sketch.config.layers + numbers * (3 * width + width + FULL)
     parts = {
         "weights in training": both,
@@ -100,30 +113,70 @@ def plan_training(sketch: Sketch, choice: Training) -> Plan:
         "averages of weights": trained + learnt if choice.average else 0,
     }
     alone = 0 if learnt else max(0, text - sum(parts.values()))  # before any of them is there
-    parts["autoencoder"] = weight_bytes(sketch.autoencoder, torch.float32)
-    whole = weights if choice.lora is not None else 0  # what a LoRA is merged into, to be shown and written
+    parts["autoencoder"] = weight_bytes(sketch.autoencoder, torch.bfloat16 if choice.half else torch.float32)
     moments = {
         "embedding captions": alone,
         "an update: gradients and activations": update,
-        "writing the student": whole,
+        "generating samples": sample + latents,
+        "decoding samples": _decoding(sketch, choice) + latents,
+        "writing the weights": 0 if choice.lora is None else _merging(model, choice.lora),
     }
     return Plan(parts=parts, moments=moments)
 
 
+def _layers(model: Transformer) -> dict[str, nn.Linear]:
+    """Return what a LoRA is trained of."""
+    return {
+        name: part for name, part in model.named_modules() if isinstance(part, nn.Linear) and LAYERS.fullmatch(name)
+    }
+
+
 def _lora_numbers(model: Transformer, rank: int) -> int:
-    layers = [part for name, part in model.named_modules() if isinstance(part, nn.Linear) and LAYERS.fullmatch(name)]
-    return sum(rank * (layer.in_features + layer.out_features) for layer in layers)
+    return sum(rank * (layer.in_features + layer.out_features) for layer in _layers(model).values())
 
 
-def _update(sketch: Sketch, choice: Training) -> int:
-    """Return the bytes that an update takes at most; gradients that are sharded are left out."""
+def _merging(model: Transformer, rank: int) -> int:
+    """Return the bytes that merging a LoRA takes, one weight after another."""
+    weight = max((layer.weight for layer in _layers(model).values()), key=Tensor.numel)
+    rows, columns = weight.shape
+    pair = Pair(weight.new_empty(rank, columns), weight.new_empty(rows, rank), 1.0)
+    return peak_bytes(lambda: changed(weight, [(pair, 1.0)]))
+
+
+def _decoding(sketch: Sketch, choice: Training) -> int:
+    """Return the bytes that decoding samples takes at most."""
+    coder = sketch.autoencoder.to(torch.bfloat16 if choice.half else torch.float32)
+    latent = torch.empty(min(choice.batch, SAMPLES), 1, coder.latent_channels, *_sides(sketch), device="meta")
+
+    def decode() -> None:
+        state = None
+        for _ in range(min(_sampled(sketch, choice), STEADY)):
+            pixels, state = coder.decode_chunk(latent, state)
+            quantised(pixels)
+
+    g = sketch.generation
+    videos = SAMPLES * pixel_frames(_sampled(sketch, choice)) * g.height * g.width * 3
+    return peak_bytes(decode) + videos
+
+
+def _computed(sketch: Sketch, choice: Training) -> tuple[int, int]:
+    """Return the bytes that an update, without gradients that are sharded, and generating samples take at most."""
     few, more = (_phases(sketch, choice, blocks) for blocks in FEW)
     growth = [(large - small) / (FEW[1] - FEW[0]) for small, large in zip(few, more, strict=True)]
-    return round(max(one + rate * (sketch.config.layers - FEW[0]) for one, rate in zip(few, growth, strict=True)))
+    *update, sample = (
+        round(one + rate * (sketch.config.layers - FEW[0])) for one, rate in zip(few, growth, strict=True)
+    )
+    return max(update), sample
+
+
+def _sampled(sketch: Sketch, choice: Training) -> int:
+    """Return the latent frames of a sample."""
+    first = sketch.generation.first
+    return choice.frames if choice.stage == "teacher" else first + 2 * (choice.frames - first)
 
 
 def _phases(sketch: Sketch, choice: Training, blocks: int) -> list[int]:
-    """Return the bytes that each phase of an update takes at most, with so many blocks."""
+    """Return the bytes that each phase of an update takes at most, with so many blocks, and then a sample."""
     with FakeTensorMode(), torch.autocast("cpu", torch.bfloat16, enabled=choice.half, cache_enabled=False):
         config = sketch.config.model_copy(update={"layers": blocks})
         student, teacher, critic = (Transformer(config) for _ in range(3))
@@ -146,7 +199,8 @@ def _phases(sketch: Sketch, choice: Training, blocks: int) -> list[int]:
                     parameter.register_post_accumulate_grad_hook(_forget)
         updates = _updates(sketch, choice, student, teacher, critic)
         times = 2 if choice.accumulates else 1  # the second time, there are gradients already
-        return [peak for phases in updates for peak in peaks_with_gradients(*phases * times)]
+        peaks = [peak for phases in updates for peak in peaks_with_gradients(*phases * times)]
+        return [*peaks, *peaks_with_gradients(torch.no_grad()(_sampling(sketch, choice, student)))]
 
 
 def _alone(together: int) -> Part | None:
@@ -249,6 +303,29 @@ def _updates(
     }[choice.stage]
 
 
+def _sampling(sketch: Sketch, choice: Training, student: Transformer) -> Phase:
+    """Return what generates the samples of a batch, by a step a chunk; of a teacher, by a step."""
+    g, count = sketch.generation, min(choice.batch, SAMPLES)
+    shape = (count, sketch.autoencoder.latent_channels, *_sides(sketch))
+    embedding = torch.empty(count, sketch.tokens, sketch.config.text_dim)
+    frames = _sampled(sketch, choice)
+
+    def solve() -> None:
+        keys, null = student.encode_text(embedding), student.encode_text(embedding)
+        x, sigma = torch.empty(count, frames, *shape[1:]), torch.empty(count, frames)
+        guided_velocity(student, keys, null, guidance=2.0)(x, sigma)
+
+    def roll_out() -> None:
+        keys = student.encode_text(embedding)
+        cache = student.new_cache(
+            batch=count, height=shape[2], width=shape[3], window=min(g.window, frames), sink=g.sink
+        )
+        layout, generator = chunk_layout(frames, g.first, g.chunk), torch.Generator()
+        list(rollout(student, keys, cache, chunks=layout, shape=shape, sigmas=(1.0,), generator=generator))
+
+    return solve if choice.stage == "teacher" else roll_out
+
+
 class _Lora(nn.Module):
     """A linear layer with what peft adds to it, whose starting weights cannot be drawn without contents."""
 
@@ -264,7 +341,5 @@ class _Lora(nn.Module):
 
 
 def _add_lora(model: Transformer, rank: int) -> None:
-    for name in [
-        name for name, part in model.named_modules() if isinstance(part, nn.Linear) and LAYERS.fullmatch(name)
-    ]:
-        model.set_submodule(name, _Lora(model.get_submodule(name), rank))  # type: ignore[arg-type]
+    for name, layer in _layers(model).items():
+        model.set_submodule(name, _Lora(layer, rank))

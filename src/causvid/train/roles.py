@@ -18,14 +18,14 @@ from causvid.data.renders import corpus, world_of
 from causvid.data.set_models import autoencoder_marks, same_marks, text_marks
 from causvid.data.storybook import StorybookDataset
 from causvid.data.video_set import VideoSet
-from causvid.files.writing import new_folder
+from causvid.files.writing import new_folder, stream_tensors
 from causvid.flow import warped_steps
 from causvid.loading.assemble import assemble, load_autoencoder
 from causvid.loading.bundle import Bundle
 from causvid.loading.spec import ModelSpec
 from causvid.loading.text import load_text_encoder, save_text_encoder
 from causvid.models.subword import train_subword_tokenizer
-from causvid.models.text import TextEncoder, train_tokenizer
+from causvid.models.text import EncoderOnDemand, TextEncoder, train_tokenizer
 from causvid.models.tiny_autoencoder import TinyAutoencoder
 from causvid.models.tokenizer import Tokenizer
 from causvid.models.transformer import Transformer
@@ -37,6 +37,7 @@ from causvid.recipe import LoraStage
 from causvid.seeding import lend_seed, step_generator
 from causvid.train.distributed import shard
 from causvid.train.lora import Trained, read_trained, train_all, train_lora
+from causvid.train.objective import half_is_fast
 from causvid.train.run import RESULTS, Run, copy_weights, load_weights, needed, save_weights
 from causvid.worlds.storybook import World
 
@@ -121,9 +122,10 @@ class Roles:
 
     @cached_property
     def base(self) -> Bundle | None:
-        """The model that the preset starts from, on the CPU."""
+        """The model that the preset starts from, on the CPU; its text encoder is read when it is asked for."""
         start = self.preset.start
-        return None if start is None else assemble(ModelSpec(model=start, dtype="fp32", accelerate="none"))
+        spec = ModelSpec(model=start, dtype="fp32", accelerate="none", text_encoder="release")
+        return None if start is None else assemble(spec)
 
     def dataset(self, *, one_size: bool = False, real: bool = True) -> Dataset:
         """Open what the preset trains on: its set, or what stage `data` rendered of its world.
@@ -208,11 +210,11 @@ class Roles:
             compile_blocks(trained.model)
         return trained
 
-    def save_student(self, stage: str, trained: Trained, weights: nn.Module) -> None:
-        """Write what a stage made of the student: whole, and the LoRA beside it if it is one."""
+    def save_student(self, stage: str, trained: Trained, state: Mapping[str, Tensor]) -> None:
+        """Write what a stage made of the student: whole, a tensor at a time, and the LoRA beside it if it is one."""
         if trained.save is not None:
-            trained.save(weights, self.run.lora(stage))
-        save_weights(trained.whole(weights), self.run.result(stage))
+            trained.save(state, self.run.lora(stage))
+        stream_tensors(self.run.result(stage), trained.entries, trained.read(state), {})
 
     def new_autoencoder(self) -> TinyAutoencoder:
         """Make an autoencoder to train: untrained, or with the weights of `start_autoencoder` or `start`."""
@@ -234,9 +236,14 @@ class Roles:
             model = TinyAutoencoder(self.preset.autoencoder_sizes)
             load_weights(model, self.run.result(stage), made_by=stage)
         else:
-            model = copy.deepcopy(base.autoencoder)
+            model = base.autoencoder
         model = model.to(self.run.device).eval().requires_grad_(False)
         return channels_last(model) if isinstance(model, TinyAutoencoder) else model
+
+    def decoder(self) -> TinyAutoencoder | WanAutoencoder:
+        """Return the autoencoder for samples, the last use of it: in bf16 where products are, so that it takes half."""
+        model = self.autoencoder()
+        return model.to(torch.bfloat16) if half_is_fast(self.run.device) else model
 
     def autoencoder_to_refine(self) -> TinyAutoencoder:
         """Return the autoencoder as it was before stage `decoder`, frozen; new where only its preset magnifies.
@@ -244,7 +251,7 @@ class Roles:
         Raises:
             ValueError: if it is Wan's, or differs otherwise from the preset's.
         """
-        model = self.autoencoder(decoder=False)
+        model = copy.deepcopy(self.autoencoder(decoder=False))
         if isinstance(model, WanAutoencoder):
             raise ValueError(f"start={self.preset.start} has Wan's autoencoder, whose decoder is not trained here")
         sizes = self.preset.autoencoder_sizes
@@ -264,7 +271,7 @@ class Roles:
         """
         if self.base is not None:
             self._check_words(self.base.text_encoder)
-            model = copy.deepcopy(self.base.text_encoder).train().requires_grad_()
+            model = _read_text_encoder(self.base).train().requires_grad_()
         else:
             generator = step_generator(self.run.seed, "text", 0)
             tokenizer = new_tokenizer(world_of(self.preset))
@@ -279,7 +286,7 @@ class Roles:
         base, place = self._base_of("teacher"), self.run.folder / RESULTS["teacher"][1]
         if base is not None:
             self._check_words(base.text_encoder)
-            encoder = base.text_encoder
+            encoder = _read_text_encoder(base)
         elif place.is_dir():
             try:
                 encoder = load_text_encoder(place, place / "tokenizer")
@@ -290,7 +297,7 @@ class Roles:
             raise ValueError(f"{place} is missing: run `causvid train teacher` first, with the same --out")
         return encoder.to(self.run.device).eval().requires_grad_(False)
 
-    def save_teacher(self, teacher: Transformer, text: TextEncoder) -> None:
+    def save_teacher(self, teacher: Mapping[str, Tensor], text: TextEncoder) -> None:
         """Write a trained teacher and its text encoder."""
         save_weights(teacher, self.run.result("teacher"))
         with new_folder(self.run.folder / RESULTS["teacher"][1]) as place:
@@ -325,6 +332,13 @@ class Roles:
         known = encoder.tokenizer.vocabulary()
         if preset.world is not None and known != new_tokenizer(world_of(preset)).vocabulary():
             raise ValueError(f"start={preset.start} knows other words than the world of preset={preset.name}")
+
+
+def _read_text_encoder(base: Bundle) -> TextEncoder:
+    """Return the text encoder of a base whose own is read for every call: one that stays while it is held."""
+    text = base.text_encoder
+    assert isinstance(text.encoder, EncoderOnDemand)
+    return TextEncoder(text.tokenizer, text.encoder.read(), max_tokens=text.max_tokens)
 
 
 def channels_last(model: TinyAutoencoder) -> TinyAutoencoder:

@@ -1,13 +1,15 @@
 """A run: its folder, seed, device and deadline; its stages in order, and the weights that they leave there."""
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from causvid.data.shards import load_tensors, save_tensors
+from causvid.data.shards import load_tensors
+from causvid.files.writing import write_tensors
 from causvid.preset import Preset
 from causvid.train.curves import Follower
 from causvid.train.distributed import Ranks
@@ -92,24 +94,24 @@ def needed(preset: Preset) -> tuple[str, ...]:
     return tuple(name for name in ORDER if name not in unused)
 
 
-def save_weights(module: nn.Module, path: Path) -> None:
-    """Write a module's weights."""
-    save_tensors(module.state_dict(), path)
+def save_weights(state: Mapping[str, Tensor], path: Path) -> None:
+    """Write the weights of a module."""
+    write_tensors(path, state, {})
 
 
-def load_weights(module: nn.Module, path: Path, *, made_by: str) -> None:
-    """Read weights into a module of the same sizes.
+def load_weights(module: nn.Module, path: Path, *, made_by: str, mapped: bool = False) -> None:
+    """Read weights into a module of the same sizes. mapped: they stay in the file, and take no memory.
 
     Raises:
         ValueError: naming the stage they are made by if they are missing or damaged, or what does not fit.
     """
     weights = load_tensors(path, made_by=made_by)
-    copy_weights({name: t.to(torch.float32) for name, t in weights.items()}, module, source=str(path))
+    copy_weights({name: t.to(torch.float32) for name, t in weights.items()}, module, source=str(path), mapped=mapped)
 
 
-def copy_weights(weights: dict[str, torch.Tensor], module: nn.Module, *, source: str) -> None:
+def copy_weights(weights: Mapping[str, Tensor], module: nn.Module, *, source: str, mapped: bool = False) -> None:
     """Load a state dict; `ValueError` names its source and what does not fit."""
     try:
-        module.load_state_dict(weights)
+        module.load_state_dict(weights, assign=mapped)
     except RuntimeError as error:
         raise ValueError(f"{source} does not fit the preset: {str(error).splitlines()[1].strip()}") from None

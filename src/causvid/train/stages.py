@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from causvid.engine.memory import release
 from causvid.preset import Preset
 from causvid.staging import only_process
 from causvid.train.autoencoder import autoencoder_stage, decoder_stage
@@ -71,7 +72,11 @@ def run_in_turn(names: Iterable[str], preset: Preset, where: Run) -> bool:
         if where.compiles:
             # A compiled block has room for few graphs, and those of an earlier stage are of no more use.
             torch.compiler.reset()
-        if (number and where.is_over) or not train(STAGES[name](preset, where), where):
+        if number and where.is_over:
+            return False
+        done = train(STAGES[name](preset, where), where)
+        release()
+        if not done:
             return False
     return True
 

@@ -1,5 +1,6 @@
 """Stage `teacher`: flow matching with full attention, or the student's, jointly with the small text encoder."""
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -16,7 +17,7 @@ from causvid.train.loop import Stage
 from causvid.train.objective import Metrics, Micro, Objective, autocast
 from causvid.train.roles import Roles, latent_size, teacher_visibility, token_mask, tokens_of_frame
 from causvid.train.run import Run
-from causvid.train.samples import sample_prompts, write_samples
+from causvid.train.samples import sample_prompts, write_decoded
 from causvid.train.sequence import part_of, split_tokens
 
 SAMPLE_STEPS = 20
@@ -26,7 +27,7 @@ def teacher_stage(preset: Preset, run: Run) -> Stage:
     """Train teacher and text encoder; the result is the average of their weights."""
     config, g = required(preset.recipe.teacher, "teacher"), preset.generation
     roles = Roles(preset, run, sharded=True)
-    dataset, autoencoder = roles.dataset(), roles.autoencoder()
+    dataset, autoencoder = roles.dataset(), roles.decoder()
     model, text = roles.new_teacher(), roles.new_text_encoder()
     split_tokens(model, part_of(run.ranks), tokens=tokens_of_frame(preset))
     if config.recompute:
@@ -57,22 +58,26 @@ def teacher_stage(preset: Preset, run: Run) -> Stage:
 
     @torch.no_grad()
     def sample(folder: Path, done: int) -> None:
-        frames = phase_at(config.phases, (done - 1) / config.steps).frames
+        phase = phase_at(config.phases, (done - 1) / config.steps)
         prompts = sample_prompts(preset, dataset.captions)
-        teacher, encoder = objective.averaged(model), objective.averaged(text)
-        keys = (teacher.encode_text(encoder.embed(texts, run.device)) for texts in (prompts, [""] * len(prompts)))
-        velocity = guided_velocity(teacher, *keys, guidance=g.guidance, visibility=visibility)
-        shape = (len(prompts), frames, *latent_size(preset))
+        shape = (len(prompts), phase.frames, *latent_size(preset))
         noise = torch.randn(shape, generator=step_generator(run.seed, "samples", 0)).to(run.device)
-        latents = solve(velocity, noise, sigmas=schedule(SAMPLE_STEPS, g.shift).tolist())[0]
-        write_samples(autoencoder.decode(latents), prompts, folder, fps=g.fps)
+        latents = []
+        eager = torch.compiler.set_stance("force_eager") if run.compiles else nullcontext()  # few graphs are kept
+        with objective.shown(model, text), autocast(run.device), eager:
+            for begin, part in zip(range(0, len(prompts), phase.batch), noise.split(phase.batch), strict=True):
+                own = prompts[begin : begin + phase.batch]
+                keys = (model.encode_text(text.embed(texts, run.device)) for texts in (own, [""] * len(own)))
+                velocity = guided_velocity(model, *keys, guidance=g.guidance, visibility=visibility)
+                latents.append(solve(velocity, part, sigmas=schedule(SAMPLE_STEPS, g.shift).tolist())[0])
+        write_decoded(autoencoder, latents, prompts, folder, preset, run)
 
     objective = Objective("teacher", loss, {"model": model, "text": text}, config)
     return Stage(
         "teacher",
         config.steps,
         config.lasting(),
-        finish=lambda: roles.save_teacher(objective.averaged(model), objective.averaged(text)),
+        finish=lambda: roles.save_teacher(objective.state(model), objective.averaged(text)),
         objectives=[objective],
         sample=sample,
     )
