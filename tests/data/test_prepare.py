@@ -296,3 +296,40 @@ def test_files_beside_videos_are_no_videos(tmp_path: Path) -> None:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     assert find_sources([tmp_path, tmp_path / "b.mp4"]) == [tmp_path / "a" / "c.webm", tmp_path / "b.mp4"]
+
+
+DEADLY = """
+import os, signal, sys
+
+def within(name):
+    frame = sys._getframe()
+    while frame is not None and frame.f_code.co_name != name:
+        frame = frame.f_back
+    return frame is not None
+
+def watch(event, arguments):
+    if event == "open" and str(arguments[0]).endswith("c_deadly.mp4") and within("{function}"):
+        os.kill(os.getpid(), signal.SIG{signal})
+
+sys.addaudithook(watch)
+"""
+
+
+@pytest.mark.parametrize(("function", "name"), [("look_at_start", "SEGV"), ("decode", "KILL")])
+def test_a_video_that_ends_its_process_is_left_out_alone(
+    function: str, name: str, tmp_path: Path, models: SetModels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "SHARD", 2)
+    for n, letter in enumerate("ad"):
+        video(tmp_path / "clips" / f"{letter}.mkv", n, frames=28)
+    run(tmp_path / "clips", tmp_path / "without", models, duplicate=-1)
+    video(tmp_path / "clips" / "c_deadly.mp4", 9, frames=28)
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(DEADLY.format(function=function, signal=name))
+    with monkeypatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(tmp_path / "site"), prepend=os.pathsep)
+        assert run(tmp_path / "clips", tmp_path / "set", models, duplicate=-1).left_out == {"process died": 1}
+    assert shards(tmp_path / "set") == shards(tmp_path / "without") and len(shards(tmp_path / "set")) == 2
+    (row,) = csv.DictReader((tmp_path / "set" / "left_out.csv").open(newline=""))
+    assert row["source"].endswith("c_deadly.mp4") and row["detail"].startswith("the process that read it died")
+    assert run(tmp_path / "clips", tmp_path / "set", models, duplicate=-1).samples == 6
