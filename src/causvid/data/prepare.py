@@ -8,13 +8,14 @@ Letters: F latent frames, C channels, h w latent rows and columns.
 """
 
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from causvid.data.captions import Captions, read_prompts
-from causvid.data.lmdb_rows import DATABASE, LmdbRows
+from causvid.data.lmdb_rows import DATABASE, LmdbRows, may_list
 from causvid.data.looking import digest_of, has_content, look_at_all, write_json
 from causvid.data.pieces import Scan, cut_into_pieces
 from causvid.data.plan import Item, LeftOut, Rules, bucket_sizes, choose_pieces, count_reasons
@@ -52,6 +53,8 @@ class Prepared:
 def find_sources(places: Sequence[Path]) -> list[Path]:
     """Return the files and databases that some places name; folders are searched, in the order of their names.
 
+    A folder that must not be read is among them, so that it is reported.
+
     Raises:
         ValueError: if there are none, or a place does not exist.
     """
@@ -62,11 +65,18 @@ def find_sources(places: Sequence[Path]) -> list[Path]:
         if not place.is_dir() or (place / DATABASE).is_file():
             found.append(place)
             continue
-        files = (file for file in sorted(place.rglob("*")) if file.is_file() and not file.name.startswith("."))
-        found += [file for file in files if file.suffix.lower() not in BESIDE]
+        found += filter(_is_source, sorted(place.rglob("*")))
     if not found:
         raise ValueError(f"{', '.join(map(str, places))}: no videos in there")
     return list(dict.fromkeys(found))
+
+
+def _is_source(path: Path) -> bool:
+    if path.name.startswith("."):
+        return False
+    if os.path.isfile(path):  # pathlib's raises where the folder may be listed, but not entered
+        return path.suffix.lower() not in BESIDE
+    return os.path.isdir(path) and not may_list(path)
 
 
 def prepare(
