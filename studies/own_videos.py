@@ -22,11 +22,11 @@ CLIPS = 50
 PRINTED = re.compile(r"printed(?: in \d+ minutes)?\n\n```\n.*?```", re.DOTALL)
 
 
-def make_clips(folder: Path) -> None:
+def make_clips(folder: Path, count: int = CLIPS) -> None:
     """Write squares that cross a grey pattern, with captions beside them; two do not move, and one is there twice."""
     folder.mkdir(parents=True)
     draw = np.random.default_rng(0)
-    for n in range(CLIPS):
+    for n in range(count):
         (height, width), fps = SIZES[n % 5], RATES[n // 5 % 5]
         name = list(COLOURS)[n % 4]
         side, top = int(height * draw.uniform(0.3, 0.5)), int(height * draw.uniform(0.1, 0.4))

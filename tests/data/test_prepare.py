@@ -3,11 +3,7 @@
 import csv
 import errno
 import os
-import signal
-import subprocess
-import sys
 import tarfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -165,22 +161,6 @@ def test_an_interrupted_run_goes_on_and_ends_the_same(
         assert (tmp_path / "whole" / file).read_bytes() == (tmp_path / "broken" / file).read_bytes(), file
 
 
-@pytest.mark.slow
-def test_a_process_killed_at_any_moment_goes_on(clips: Path, tmp_path: Path, toy_bundle: Path) -> None:
-    def command(out: str) -> list[str]:
-        options = ["--out", str(tmp_path / out), "--model", str(toy_bundle), "--caption", "{name}", "--device", "cpu"]
-        return [sys.executable, "-m", "causvid.cli", "data", "prepare", str(clips), *options, "--workers", "2"]
-
-    subprocess.run(command("whole"), check=True, capture_output=True)
-    for seconds in (3, 6, 9, 12):
-        process = subprocess.Popen(command("broken"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        time.sleep(seconds)
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
-    subprocess.run(command("broken"), check=True, capture_output=True)
-    assert shards(tmp_path / "whole") == shards(tmp_path / "broken") and shards(tmp_path / "whole")
-
-
 def test_a_full_disk_is_one_line_and_keeps_what_was_made(
     clips: Path, tmp_path: Path, models: SetModels, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -296,3 +276,67 @@ def test_files_beside_videos_are_no_videos(tmp_path: Path) -> None:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     assert find_sources([tmp_path, tmp_path / "b.mp4"]) == [tmp_path / "a" / "c.webm", tmp_path / "b.mp4"]
+
+
+def test_a_folder_that_must_not_be_read_is_reported(tmp_path: Path, models: SetModels, monkeypatch) -> None:
+    video(tmp_path / "clips" / "a.mp4", 1)
+    (tmp_path / "clips" / "closed").mkdir()
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path).name != "closed")  # for root, all are open
+    assert run(tmp_path / "clips", tmp_path / "set", models).left_out == {"unreadable": 1}
+    assert "clips/closed,0,unreadable,no permission to read" in (tmp_path / "set" / "left_out.csv").read_text()
+
+
+DEADLY = """
+import os, signal, sys
+
+def within(name):
+    frame = sys._getframe()
+    while frame is not None and frame.f_code.co_name != name:
+        frame = frame.f_back
+    return frame is not None
+
+def watch(event, arguments):
+    if event == "open" and str(arguments[0]).endswith("c_deadly.mp4") and within("{function}"):
+        os.kill(os.getpid(), signal.SIG{signal})
+
+sys.addaudithook(watch)
+"""
+
+
+@pytest.mark.parametrize(("function", "name"), [("look_at_start", "SEGV"), ("decode", "KILL")])
+def test_a_video_that_ends_its_process_is_left_out_alone(
+    function: str, name: str, tmp_path: Path, models: SetModels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "SHARD", 2)
+    for n, letter in enumerate("ad"):
+        video(tmp_path / "clips" / f"{letter}.mkv", n, frames=28)
+    run(tmp_path / "clips", tmp_path / "without", models, duplicate=-1)
+    video(tmp_path / "clips" / "c_deadly.mp4", 9, frames=28)
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(DEADLY.format(function=function, signal=name))
+    with monkeypatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(tmp_path / "site"), prepend=os.pathsep)
+        assert run(tmp_path / "clips", tmp_path / "set", models, duplicate=-1).left_out == {"process died": 1}
+    assert shards(tmp_path / "set") == shards(tmp_path / "without") and len(shards(tmp_path / "set")) == 2
+    (row,) = csv.DictReader((tmp_path / "set" / "left_out.csv").open(newline=""))
+    assert row["source"].endswith("c_deadly.mp4") and row["detail"].startswith("the process that read it died")
+    assert run(tmp_path / "clips", tmp_path / "set", models, duplicate=-1).samples == 6
+
+
+def test_shards_are_read_by_webdataset(clips: Path, tmp_path: Path, models: SetModels, monkeypatch) -> None:
+    webdataset = pytest.importorskip("webdataset")
+    monkeypatch.setattr(module, "SHARD", 3)
+    run(clips, tmp_path / "set", models)
+    data = VideoSet.open(tmp_path / "set", models.generation, size=(4, 4, 6), device=CPU)
+    files = [str(tmp_path / "set" / shard.file) for shard in data.manifest.shards]
+    found = list(webdataset.WebDataset(files, shardshuffle=False).decode("rgb8"))
+    assert [row["__key__"] for row in found] == [f"{n:08d}" for n in range(4)]
+    counts = [sum(row["__url__"] == file for row in found) for file in files]
+    assert counts == [shard.samples for shard in data.manifest.shards] == [3, 1]
+    for row, sample in zip(found, data.samples, strict=True):
+        ends = [end for end in row if not end.startswith("__")]
+        assert ends == ["latents.npy", "text.npy", "txt", "json", "jpg"]
+        assert sample.latents is not None and row["txt"] == data.captions[sample.caption]
+        np.testing.assert_array_equal(row["latents.npy"], sample.latents.array(sample.crc[0]))
+        np.testing.assert_array_equal(row["text.npy"], sample.text.array(sample.crc[1]))
+        assert row["json"]["size"] == list(sample.size) and row["jpg"].shape[2] == 3

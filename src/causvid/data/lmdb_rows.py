@@ -6,6 +6,7 @@ Source: https://github.com/tianweiy/CausVid: keys `latents_shape` (numbers with 
 `prompts_<n>_data` (UTF-8).
 """
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 DATABASE = "data.mdb"
+
+
+def may_list(folder: Path) -> bool:
+    """Tell whether files in a folder can be found and read."""
+    return os.access(folder, os.R_OK | os.X_OK)
 
 
 @dataclass(frozen=True)
@@ -29,8 +35,10 @@ class LmdbRows:
         """Open a folder for reading.
 
         Raises:
-            ValueError: if the package is not installed, or the folder has another layout.
+            ValueError: if the package is not installed, or the folder has another layout or must not be read.
         """
+        if not may_list(path):
+            raise ValueError(f"no permission to read {path}")
         try:
             import lmdb
         except ImportError:

@@ -3,13 +3,12 @@
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
 from causvid.data.scan import Look, look_at_part, look_at_start, look_through
-from causvid.data.workers import in_order, reading_processes
+from causvid.data.workers import Readers, reading_processes
 from causvid.files.writing import new_file
 from causvid.opening import read_text
 
@@ -26,11 +25,11 @@ def look_at_all(
 
     identities: by what each video is known again when it has changed. work: the folder in which results are kept.
     """
-    with reading_processes(workers) as pool:
+    with reading_processes(workers) as readers:
 
         def run(calls: Sequence[Call], before: int, total: int) -> list[Seen]:
             files = [work / f"scan_{_key(identities[call.args[0]], call)}.json" for call in calls]
-            return _run(pool, workers, calls, files, lambda done: advance(before + done, total))
+            return _run(readers, calls, files, lambda done: advance(before + done, total))
 
         videos = list(identities)
         starts = run([partial(look_at_start, video, fps=fps) for video in videos], 0, len(videos))
@@ -51,17 +50,12 @@ def look_at_all(
         return seen | dict(zip(unsteady, whole, strict=True))
 
 
-def _run(
-    pool: ProcessPoolExecutor,
-    workers: int,
-    calls: Sequence[Call],
-    files: Sequence[Path],
-    advance: Callable[[int], None],
-) -> list[Seen]:
+def _run(readers: Readers, calls: Sequence[Call], files: Sequence[Path], advance: Callable[[int], None]) -> list[Seen]:
     """Return the results of calls, of which those that have a file are read from there."""
     missing = [n for n, file in enumerate(files) if not has_content(file)]
     done, errors = len(calls) - len(missing), dict[int, str]()
-    for n, found in zip(missing, in_order(pool, workers, (partial(_safely, calls[n]) for n in missing)), strict=True):
+    looks = readers.in_order(partial(_safely, calls[n]) for n in missing)
+    for n, found in zip(missing, looks, strict=True):
         if isinstance(found, str):
             errors[n] = found  # not kept: what cannot be read today may be mended by tomorrow
         else:
@@ -76,8 +70,8 @@ def _run(
 def _safely(call: Call) -> Seen:
     try:
         return call()
-    except (ValueError, OSError) as error:
-        return " ".join(str(error).split())
+    except Exception as error:  # what a codec raises for a file that is damaged is of any kind
+        return " ".join(str(error).split()) or type(error).__name__
 
 
 def _joined(parts: Sequence[Seen]) -> Look:

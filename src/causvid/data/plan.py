@@ -17,6 +17,7 @@ from pydantic import Field
 from causvid.config import Settings
 from causvid.data.pieces import MARKS, Scan
 from causvid.data.scan import HASH
+from causvid.data.workers import DIED
 
 Kind = Literal["video", "latents", "lmdb", "prompts"]
 WIDEST = 2.5
@@ -92,7 +93,7 @@ def choose_pieces(
     items, left_out, seen = list[Item](), list[LeftOut](), SeenMarks()
     for source, found in scans.items():
         if isinstance(found, str):
-            left_out.append(LeftOut(source, "unreadable", found))
+            left_out.append(LeftOut(source, "process died" if found == DIED else "unreadable", found))
             continue
         try:
             caption = caption_of(source)

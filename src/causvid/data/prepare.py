@@ -8,22 +8,23 @@ Letters: F latent frames, C channels, h w latent rows and columns.
 """
 
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from causvid.data.captions import Captions, read_prompts
-from causvid.data.lmdb_rows import DATABASE, LmdbRows
+from causvid.data.lmdb_rows import DATABASE, LmdbRows, may_list
 from causvid.data.looking import digest_of, has_content, look_at_all, write_json
 from causvid.data.pieces import Scan, cut_into_pieces
 from causvid.data.plan import Item, LeftOut, Rules, bucket_sizes, choose_pieces, count_reasons
 from causvid.data.set_models import SetModels
 from causvid.data.set_report import write_report
-from causvid.data.set_samples import decoding, make_samples
+from causvid.data.set_samples import NotDecodedError, decoding, make_samples
 from causvid.data.tar import digest, write_shard
 from causvid.data.video_set import FORMAT, MANIFEST, Manifest, ShardFacts
-from causvid.data.workers import in_order, reading_processes
+from causvid.data.workers import reading_processes
 from causvid.engine.latents import load_latents
 from causvid.engine.request import LATENTS
 from causvid.files.writing import new_file
@@ -52,6 +53,8 @@ class Prepared:
 def find_sources(places: Sequence[Path]) -> list[Path]:
     """Return the files and databases that some places name; folders are searched, in the order of their names.
 
+    A folder that must not be read is among them, so that it is reported.
+
     Raises:
         ValueError: if there are none, or a place does not exist.
     """
@@ -62,11 +65,18 @@ def find_sources(places: Sequence[Path]) -> list[Path]:
         if not place.is_dir() or (place / DATABASE).is_file():
             found.append(place)
             continue
-        files = (file for file in sorted(place.rglob("*")) if file.is_file() and not file.name.startswith("."))
-        found += [file for file in files if file.suffix.lower() not in BESIDE]
+        found += filter(_is_source, sorted(place.rglob("*")))
     if not found:
         raise ValueError(f"{', '.join(map(str, places))}: no videos in there")
     return list(dict.fromkeys(found))
+
+
+def _is_source(path: Path) -> bool:
+    if path.name.startswith("."):
+        return False
+    if os.path.isfile(path):  # pathlib's raises where the folder may be listed, but not entered
+        return path.suffix.lower() not in BESIDE
+    return os.path.isdir(path) and not may_list(path)
 
 
 def prepare(
@@ -93,24 +103,23 @@ def prepare(
         raise ValueError(f"out={out} is not empty and no set: choose another folder")
     with only_process(out):
         (out / WORK).mkdir(exist_ok=True)
-        items, left_out = _decide(sources, out / WORK, models, captions, rules, workers, stage)
-        if not items:
-            reasons = ", ".join(f"{name} {count}" for name, count in count_reasons(left_out).items())
-            first = f"; {left_out[0].source}: {left_out[0].detail or left_out[0].reason}" if left_out else ""
-            raise ValueError(f"no clip is left to train on ({reasons}{first})")
-        return _write(items, left_out, out, models, rules, workers, stage)
+        scans = _scan(sources, out / WORK, models, rules, workers, stage)
+        while True:
+            items, left_out = _decide(sources, scans, models, captions, rules)
+            if not items:
+                reasons = ", ".join(f"{name} {count}" for name, count in count_reasons(left_out).items())
+                first = f"; {left_out[0].source}: {left_out[0].detail or left_out[0].reason}" if left_out else ""
+                raise ValueError(f"no clip is left to train on ({reasons}{first})")
+            try:
+                return _write(items, left_out, out, models, rules, workers, stage)
+            except NotDecodedError as error:
+                scans[error.source] = error.why  # shards before its first clip stay as they are
 
 
-def _decide(
-    sources: Sequence[Path],
-    work: Path,
-    models: SetModels,
-    captions: Captions,
-    rules: Rules,
-    workers: int,
-    stage: Stage,
-) -> tuple[list[Item], list[LeftOut]]:
-    """Return the samples of a set, in the order of the sources, and what is left out."""
+def _scan(
+    sources: Sequence[Path], work: Path, models: SetModels, rules: Rules, workers: int, stage: Stage
+) -> dict[Path, Scan | str]:
+    """Return what the videos among the sources hold, in their order, or the line that says why they cannot be read."""
     g = models.generation
     videos = [source for source in sources if _kind(source) == "video"]
     identities = {video: _identity(video) for video in videos}
@@ -126,7 +135,15 @@ def _decide(
         video: look if isinstance(look, str) else cut_into_pieces(look, fps=g.fps, frames=length, cuts=rules.cuts)
         for video, look in ((video, seen.get(video, "it is there no more")) for video in videos)
     }
-    scans |= {video: "it changed while it was read" for video, was in identities.items() if was != _identity(video)}
+    changed = [video for video, was in identities.items() if was != _identity(video)]
+    return scans | dict.fromkeys(changed, "it changed while it was read")
+
+
+def _decide(
+    sources: Sequence[Path], scans: Mapping[Path, Scan | str], models: SetModels, captions: Captions, rules: Rules
+) -> tuple[list[Item], list[LeftOut]]:
+    """Return the samples of a set, in the order of the sources, and what is left out."""
+    g = models.generation
     edge = models.autoencoder.spatial_factor * 2  # of patches of 2 x 2 latent positions
     sizes = bucket_sizes(g.height, g.width, edge) if rules.buckets else [(g.height, g.width)]
 
@@ -184,14 +201,14 @@ def _write(
     """Make the shards that are not there yet, then the report, then the manifest."""
     g, marks = models.generation, models.marks
     advance, facts = stage("encoding clips"), list[ShardFacts]()
-    with reading_processes(workers) as pool:
+    with reading_processes(workers) as readers:
         for n, first in enumerate(range(0, len(items), SHARD)):
             part = items[first : first + SHARD]
             file, record = out / f"shard_{n:06d}.tar", out / WORK / f"shard_{n:06d}.json"
             made_of = digest_of([marks, g.fps, g.clip_frames, [[_identity(i.source), asdict(i)] for i in part]])
             known = json.loads(read_text(record)) if has_content(record) else {}
             if known.get("made_of") != made_of or not file.is_file() or digest(file) != known["facts"]["sha256"]:
-                decoded = in_order(pool, workers, decoding(part, models))
+                decoded = readers.in_order(decoding(part, models))
                 write_shard(file, make_samples(part, first, decoded, models, lambda d: advance(d, len(items))))
                 size = file.stat().st_size
                 known = {"facts": {"file": file.name, "samples": len(part), "bytes": size, "sha256": digest(file)}}

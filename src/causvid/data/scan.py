@@ -98,7 +98,7 @@ def decode(
     steady: seek to a key frame before a clip; else read from the beginning.
 
     Raises:
-        ValueError, OSError: if the video is shorter than it was, or cannot be read any more.
+        ValueError, OSError: if the video is shorter than it looked, or cannot be read any more.
     """
     clips, at, stream = [], 0, None
     for start in starts:
@@ -108,7 +108,7 @@ def decode(
         clip = list(islice(stream, start - at, start - at + frames))
         at = start + frames
         if len(clip) < frames:
-            raise ValueError(f"{source} has changed while it was read: run the same command again")
+            raise ValueError(f"frames {at - frames} to {at - 1} of {source} cannot be decoded")
         clips.append(np.stack(clip))
     return clips
 

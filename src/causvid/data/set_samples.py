@@ -8,6 +8,7 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,17 @@ from causvid.models.autoencoder import pixel_frames
 
 RUN_BYTES = 2**26
 """Most bytes of clips that a process decodes in one pass, one clip at least; some passes wait in memory."""
+Decoded = list[Any] | str
+"""Clips, or the line that says why they cannot be decoded."""
+
+
+class NotDecodedError(Exception):
+    """A video that could be looked through cannot be decoded; `why` is a line."""
+
+    def __init__(self, source: Path, why: str) -> None:
+        """Name the video."""
+        super().__init__(source, why)
+        self.source, self.why = source, why
 
 
 def _runs(part: Sequence[Item], frames: int) -> Iterator[list[Item]]:
@@ -34,27 +46,42 @@ def _runs(part: Sequence[Item], frames: int) -> Iterator[list[Item]]:
         yield from (same[n : n + run] for n in range(0, len(same), run))
 
 
-def decoding(part: Sequence[Item], models: SetModels) -> Iterator["partial[list[Any]]"]:
+def decoding(part: Sequence[Item], models: SetModels) -> Iterator["partial[Decoded]"]:
     """Yield the calls that decode the videos of a shard, in order."""
     frames = pixel_frames(models.generation.clip_frames)
     for run in _runs(part, frames):
         first, starts = run[0], [item.start for item in run]
         if first.kind == "video":
             call = partial(decode, first.source, starts, height=first.size[0], width=first.size[1])
-            yield partial(call, fps=models.generation.fps, frames=frames, steady=first.steady)
+            yield partial(_decode, partial(call, fps=models.generation.fps, frames=frames, steady=first.steady))
+
+
+def _decode(call: "partial[list[Any]]") -> Decoded:
+    try:
+        return call()
+    except OSError:  # a drive that is gone is no fault of this video
+        raise
+    except Exception as error:  # what a codec raises for a file that is damaged is of any kind
+        return " ".join(str(error).split()) or type(error).__name__
 
 
 def make_samples(
     part: Sequence[Item],
     first: int,
-    decoded: Iterator[list[Any]],
+    decoded: Iterator[Decoded],
     models: SetModels,
     advance: Callable[[int], None],
 ) -> Iterator[tuple[str, dict[str, bytes]]]:
-    """Yield the samples of a shard, whose first is sample number `first` of the set."""
+    """Yield the samples of a shard, whose first is sample number `first` of the set.
+
+    Raises:
+        NotDecodedError: if a video cannot be decoded.
+    """
     number = first
     for run in _runs(part, pixel_frames(models.generation.clip_frames)):
         clips = next(decoded) if run[0].kind == "video" else [None] * len(run)
+        if isinstance(clips, str):
+            raise NotDecodedError(run[0].source, clips)
         for item, frames in zip(run, clips, strict=True):
             yield f"{number:08d}", _members(item, frames, models)
             number += 1
