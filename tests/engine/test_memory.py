@@ -1,5 +1,8 @@
 """What is counted without contents is what the same computation takes with them."""
 
+import platform
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -100,3 +103,34 @@ def test_the_machine_names_its_gpu_where_one_was_used(monkeypatch: pytest.Monkey
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"Card {device.index}")
     assert describe_machine("cuda:1") == f"Card 1; {describe_machine()}"
     assert describe_machine("cpu") == describe_machine()
+
+
+GAPS = """
+import sys
+import torch
+from causvid.engine.memory import map_large_blocks
+
+def resident_mib():
+    lines = open("/proc/self/status").read().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS")) >> 10
+
+if sys.argv[1] == "mapped":
+    map_large_blocks()
+torch.empty(2**24, dtype=torch.uint8)  # freed at once: glibc learns to keep blocks of that size
+before = resident_mib()
+large, small = [], []
+for _ in range(24):
+    large.append(torch.ones(2**23, dtype=torch.uint8))
+    small.append(torch.ones(2**12, dtype=torch.uint8))
+large.clear()
+print(resident_mib() - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="it is glibc that keeps freed blocks")
+def test_mapped_blocks_go_back_to_the_system_when_they_are_freed() -> None:
+    kept = [
+        int(subprocess.run([sys.executable, "-c", GAPS, how], capture_output=True, text=True, check=True).stdout)
+        for how in ("heap", "mapped")
+    ]
+    assert kept[1] < 16 < 96 < kept[0]

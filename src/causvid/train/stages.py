@@ -8,7 +8,8 @@ from pathlib import Path
 
 import torch
 
-from causvid.engine.memory import release
+from causvid.engine.memory import map_large_blocks, release, weight_bytes
+from causvid.models.transformer import Transformer
 from causvid.preset import Preset
 from causvid.staging import only_process
 from causvid.train.autoencoder import autoencoder_stage, decoder_stage
@@ -33,6 +34,8 @@ STAGES: dict[str, Callable[[Preset, Run], Stage]] = {
     "dmd": dmd_stage,
 }
 BUNDLE = "bundle"
+LARGE = 2**30
+"""Bytes of a transformer's weights from which memory is scarcer than time."""
 
 
 def run(name: str, preset: Preset, where: Run, *, with_teacher: bool = True) -> bool:
@@ -68,6 +71,10 @@ def _run(stages: Sequence[str], preset: Preset, where: Run, *, with_teacher: boo
 
 def run_in_turn(names: Iterable[str], preset: Preset, where: Run) -> bool:
     """Run stages one after another until the run's deadline; return whether all are done."""
+    with torch.device("meta"):
+        weights = weight_bytes(Transformer(preset.transformer))
+    if where.device.type == "cpu" and weights > LARGE:
+        map_large_blocks()
     for number, name in enumerate(names):
         if where.compiles:
             # A compiled block has room for few graphs, and those of an earlier stage are of no more use.
