@@ -1,6 +1,5 @@
 """What a study notes down as it measures: tables, targets and pictures, written as Markdown and JSON."""
 
-import io
 import platform
 import shlex
 import sys
@@ -17,8 +16,6 @@ from causvid.evaluate.adherence import Tally
 from causvid.evaluate.card import share, table, target_section
 from causvid.evaluate.report import POINTS, Target, points
 from causvid.pipeline import Pipeline
-
-PICTURE_BYTES = 300_000
 
 
 class Row(Settings):
@@ -49,7 +46,7 @@ class Section(Settings):
         columns = list(dict.fromkeys(name for row in self.rows for name in (*row.readings, *row.numbers)))
         rows = [[row.name, *map(row.cell, columns)] for row in self.rows]
         parts = [f"## {self.title}", self.about, table(["", *columns], rows)]
-        return "\n\n".join([*parts, *([f"![{self.title}]({self.picture}.png)"] if self.picture else [])])
+        return "\n\n".join([*parts, *([f"![{self.title}]({self.picture}.webp)"] if self.picture else [])])
 
 
 class Notebook(BaseModel):
@@ -79,7 +76,7 @@ class Notebook(BaseModel):
         """Write pictures, the numbers as JSON, and the report into a folder."""
         folder.mkdir(parents=True, exist_ok=True)
         for name, picture in (pictures or {}).items():
-            (folder / f"{name}.png").write_bytes(_png(picture))
+            picture.save(folder / f"{name}.webp", quality=85)
         made, device = pipeline.bundle.provenance, pipeline.bundle.transformer.patch_in.weight.device
         source = (
             f"Model: {made.get('preset')}, finished {made.get('finished')}. Machine: {describe_machine(device)}. "
@@ -100,13 +97,3 @@ def share_within(tally: Tally | None) -> str:
         return "–"
     low, high = tally.interval
     return f"{share(tally)}, {100 * low:.0f}–{100 * high:.0f}"
-
-
-def _png(picture: Image) -> bytes:
-    """Return a picture as PNG, reduced until it is small enough for a repository."""
-    while True:
-        file = io.BytesIO()
-        picture.save(file, "PNG", optimize=True)
-        if file.tell() < PICTURE_BYTES:
-            return file.getvalue()
-        picture = picture.resize((picture.width * 4 // 5, picture.height * 4 // 5))

@@ -9,7 +9,7 @@ def test_the_study_of_streams_writes_a_report(toy_bundle: Path, tmp_path: Path) 
 
     streams.main(tmp_path / "report", model=str(toy_bundle), prompts=1, minutes=0.1, device="cpu")
     text = (tmp_path / "report" / "README.md").read_text()
-    pictures = {path.stem for path in (tmp_path / "report").glob("*.png")}
+    pictures = {path.stem for path in (tmp_path / "report").glob("*.webp")}
     assert pictures == {"extension", "image", "prompt", "video"} and text.count("](") == 4
     measured = json.loads((tmp_path / "report" / "report.json").read_text())
     assert len(measured["sections"]) == 7 and len(measured["targets"]) >= 16
