@@ -42,6 +42,21 @@ def test_weights_are_shared_by_processes_and_activations_are_not(sketch) -> None
     assert two.peak > one.peak / 2
 
 
+def test_muon_has_one_moment_of_a_matrix_where_adam_has_two(
+    sketch, chain: Chain, changed: Callable[..., Preset]
+) -> None:
+    planned, taken = [], []
+    for optimizer in ("adamw", "muon"):
+        choice = Training("teacher", batch=1, frames=1, muon=optimizer == "muon")
+        planned.append(plan_training(sketch, choice).parts["moments of the optimizer"])
+        built = chain.build("teacher", changed("teacher", optimizer=optimizer))
+        chain.step(built)
+        states = [state for one in built.objectives[0].optimizers.values() for state in one.state.values()]
+        moments = (part for state in states for part in state.values())
+        taken.append(sum(part.numel() * 4 for part in moments if isinstance(part, torch.Tensor) and part.ndim))
+    assert planned[0] - planned[1] == taken[0] - taken[1] > 0
+
+
 @pytest.mark.parametrize(
     ("stage", "student_input"), [("teacher", None), ("ode", None), ("dmd", "data"), ("dmd", "rollout")]
 )

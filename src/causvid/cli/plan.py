@@ -137,6 +137,7 @@ def _plan_training(
         accumulates=own is not None and own.accumulate * settings["sequence_parallel"] > settings["ranks"],
         together=settings.pop("sequence_parallel"),
         average=own is None or own.ema > 0,
+        muon=getattr(own, "optimizer", "adamw") == "muon",
         lora=settings.pop("lora_rank") or None,
         **settings,
     )

@@ -51,7 +51,8 @@ class Training:
     """What decides the memory of a stage: its clips, how many processes share it, and how it is trained.
 
     batch, frames: of a micro-batch. together: how many of the processes share each clip. lora: rank. half: products are
-    bf16, as on CUDA. rollout: the student's clips in stage `dmd` are rolled out, not noised data.
+    bf16, as on CUDA. rollout: the student's clips in stage `dmd` are rolled out, not noised data. muon: it moves the
+    matrices of blocks, with one moment where Adam has two.
     """
 
     stage: Kind
@@ -65,6 +66,7 @@ class Training:
     average: bool = True
     half: bool = True
     rollout: bool = False
+    muon: bool = False
 
 
 def plan_training(sketch: Sketch, choice: Training) -> Plan:
@@ -95,6 +97,7 @@ def plan_training(sketch: Sketch, choice: Training) -> Plan:
     if frozen and share > 1 and choice.half:
         frozen -= block * sketch.config.layers // 2 // share
     both = roles * trained + learnt
+    matrices = low or FULL * sum(p.numel() for p in model.blocks.parameters() if p.ndim == 2) // share
     update, sample = _computed(sketch, choice)
     sides = _sides(sketch)
     latents = FULL * SAMPLES * _sampled(sketch, choice) * sketch.autoencoder.latent_channels * sides[0] * sides[1]
@@ -109,7 +112,7 @@ def plan_training(sketch: Sketch, choice: Training) -> Plan:
     parts = {
         "weights in training": both,
         "frozen weights": frozen,
-        "moments of the optimizer": MOMENTS // FULL * both,
+        "moments of the optimizer": MOMENTS // FULL * both - (roles * matrices if choice.muon else 0),
         "averages of weights": trained + learnt if choice.average else 0,
     }
     alone = 0 if learnt else max(0, text - sum(parts.values()))  # before any of them is there
