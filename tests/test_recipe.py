@@ -61,6 +61,15 @@ def changed(stage: str, name: str, value: Any) -> dict[str, Any]:
     return settings
 
 
+@pytest.mark.parametrize("stage", ["ode", "dmd"])
+def test_muon_is_refused_where_a_lora_is_trained(stage: str) -> None:
+    settings = changed(stage, "optimizer", "muon")
+    Preset.model_validate(settings)
+    settings["train"][stage]["lora"] = {"rank": 4}
+    with pytest.raises(ValidationError, match="optimizer=muon is for whole matrices"):
+        Preset.model_validate(settings)
+
+
 @pytest.mark.parametrize(("stage", "name", "value"), [*((s, *case) for s in STAGES for case in EVERY), *SOME])
 def test_a_setting_out_of_its_bounds_is_refused_by_name(stage: str, name: str, value: Any) -> None:
     with pytest.raises(ValidationError, match=rf"train\.{stage}\b(.|\n)*{name}"):

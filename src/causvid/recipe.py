@@ -69,6 +69,12 @@ class TransformerStage(StageConfig):
     recompute: bool = False
     optimizer: Literal["adamw", "muon"] = "adamw"
 
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if self.optimizer == "muon" and getattr(self, "lora", None) is not None:
+            raise ValueError("optimizer=muon is for whole matrices: leave it out where a lora is trained")
+        return self
+
 
 class PixelStage(StageConfig):
     """A stage that trains on rendered clips of `frames` pixel frames, 1 + 4k of them.

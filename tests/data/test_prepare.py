@@ -3,6 +3,7 @@
 import csv
 import errno
 import os
+import shutil
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -102,6 +103,17 @@ def test_clips_are_cut_filtered_captioned_and_encoded(clips: Path, tmp_path: Pat
     assert names[:5] == [f"00000000.{end}" for end in ("latents.npy", "text.npy", "txt", "json", "jpg")]
     report = (tmp_path / "set" / "report.md").read_text()
     assert "4 clips of 3 sources" in report and (tmp_path / "set" / "contact_sheet.png").is_file()
+
+
+def test_a_set_among_its_videos_is_no_source_and_unknown_words_are_noted(
+    clips: Path, tmp_path: Path, models: SetModels
+) -> None:
+    folder = tmp_path / "all"
+    shutil.copytree(clips, folder)
+    done = run(folder, folder / "set", models)
+    first = shards(folder / "set")
+    assert run(folder, folder / "set", models) == done and shards(folder / "set") == first
+    assert done.unknown == models.text.unknown_words("a red a, a red b, a red cut") != []
 
 
 def test_latents_are_those_of_the_decoded_clip(tmp_path: Path, models: SetModels) -> None:

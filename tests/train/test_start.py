@@ -21,7 +21,7 @@ from causvid.loading.spec import ModelSpec
 from causvid.pipeline import Pipeline
 from causvid.preset import Preset
 from causvid.train.export import provenance
-from causvid.train.loop import take_step
+from causvid.train.loop import take_step, train
 from causvid.train.roles import Roles
 from causvid.train.run import Run, needed
 from causvid.train.stages import STAGES
@@ -100,10 +100,20 @@ def test_a_bundle_of_another_world_is_refused(start: Start, tmp_path: Path) -> N
 
 
 def test_a_bundle_of_another_size_is_refused_in_one_line(chain, start: Start, tmp_path: Path) -> None:
-    smaller = chain.preset.transformer.model_copy(update={"ffn_dim": 64})
-    with pytest.raises(ValueError, match=r"start=.* does not fit the preset: size mismatch") as error:
-        Roles(start(transformer=smaller, start_at="pairs"), Run(tmp_path)).teacher()
-    assert "\n" not in str(error.value)
+    own = chain.preset.transformer.ffn_dim
+    other = chain.preset.transformer.model_copy(update={"ffn_dim": 64, "predicts": "x0"})
+    line = rf"transformer: ffn_dim=64, predicts=x0, but start=.* has ffn_dim={own}, predicts=velocity$"
+    with pytest.raises(ValueError, match=line):
+        Roles(start(transformer=other, start_at="pairs"), Run(tmp_path)).teacher()
+
+
+def test_a_student_of_an_earlier_teacher_is_not_passed_off_as_a_later_ones(chain, changed, tmp_path: Path) -> None:
+    folder, steps = chain.copy(tmp_path / "run"), chain.preset.recipe.teacher.steps
+    for stage in ("pairs", "ode", "dmd"):
+        with pytest.raises(
+            ValueError, match=rf"teacher_steps={steps + 1}, but .*{stage}.* was started with {steps}: use"
+        ):
+            train(STAGES[stage](changed("teacher", steps=steps + 1), Run(folder)), Run(folder))
 
 
 # --- a recipe for latents of any origin

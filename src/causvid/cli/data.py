@@ -11,6 +11,8 @@ from causvid.cli.options import DeviceOption, ModelOption, Options, find_device,
 from causvid.data.captions import Captions, read_table
 from causvid.data.plan import Rules
 
+SHOWN = 8
+"""Words that a note lists."""
 RuleOptions = Annotated[dict[str, Any], Options(Rules)]
 Sources = Annotated[
     list[Path], typer.Argument(help="Videos, latents, LMDBs, lists of prompts (.txt), or folders of videos.")
@@ -53,3 +55,6 @@ def prepare(
         done = prepare(sources, out, models, captions=texts, rules=checked, workers=count, stage=stage)
     left_out = ", ".join(f"{name} {count}" for name, count in done.left_out.items())
     print(f"{out}: {done.samples} clips" + (f"; left out: {left_out} (left_out.csv)" if left_out else ""))
+    if done.unknown:
+        some = ", ".join(map(repr, done.unknown[:SHOWN])) + (", …" if len(done.unknown) > SHOWN else "")
+        print(f"note: the text encoder does not know {some}: captions that differ in these alone are one to the model")

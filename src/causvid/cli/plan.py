@@ -115,7 +115,8 @@ def _plan_training(
 
     if spec.model is None or not (spec.model in preset_names() or spec.model.endswith(".toml")):
         given = "no model" if spec.model is None else f"model={spec.model}"
-        raise ValueError(f"{given}: --train plans a preset, {', '.join(preset_names())} or a .toml file")
+        names = ", ".join(preset_names())
+        raise ValueError(f"{given}: --train plans a preset, given as --model: {names} or a .toml file")
     preset = load_preset(spec.model)
     own = getattr(preset.train, stage) if preset.train is not None else None
     changes = {name: value for name, value in size.items() if value is not None}

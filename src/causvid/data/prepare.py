@@ -43,11 +43,12 @@ Stage = Callable[[str], Callable[[int, int], None]]
 
 @dataclass(frozen=True)
 class Prepared:
-    """A finished set: how many samples, and what was left out."""
+    """A finished set: its samples, what was left out, and words of captions that the text encoder does not know."""
 
     folder: Path
     samples: int
     left_out: Mapping[str, int]
+    unknown: Sequence[str]
 
 
 def find_sources(places: Sequence[Path]) -> list[Path]:
@@ -96,7 +97,8 @@ def prepare(
     Raises:
         ValueError: if nothing is left to train on, or the folder is in use. OSError: if it cannot be written.
     """
-    sources = find_sources(places)
+    inside = out.resolve()
+    sources = [source for source in find_sources(places) if inside not in source.resolve().parents]
     if out.exists() and not out.is_dir():
         raise ValueError(f"out={out} is a file: expected a folder")
     if out.is_dir() and any(out.iterdir()) and not (out / WORK).is_dir():
@@ -231,7 +233,8 @@ def _write(
     )
     with new_file(out / MANIFEST) as place:
         place.write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    return Prepared(out, len(items), reasons)
+    words = " ".join(sorted({item.caption for item in items}))
+    return Prepared(out, len(items), reasons, models.text.unknown_words(words))
 
 
 def _kind(source: Path) -> Any:

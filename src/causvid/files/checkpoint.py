@@ -26,7 +26,7 @@ INDEX = ".index.json"
 PICKLE = 64 * 2**20
 """Most bytes of the pickle in a PyTorch file, which describes its tensors."""
 
-_USUAL = ("diffusion_pytorch_model.safetensors", "model.safetensors")
+_USUAL = ("diffusion_pytorch_model.safetensors", "model.safetensors", "pytorch_lora_weights.safetensors")
 _SHARD = re.compile(r"-\d{5}-of-\d{5}\.")
 TYPES = {
     "F64": torch.float64,

@@ -78,7 +78,7 @@ def _naming(target: Path) -> Iterator[None]:
     except RuntimeError as error:
         if "PytorchStreamWriter" not in str(error) and "inline_container" not in str(error):
             raise
-        raise OSError(f"{target} cannot be written: {str(error).splitlines()[0]}; is the disk full?") from None
+        raise OSError(errno.ENOSPC, f"{target} cannot be written: no space left, or a limit is reached") from None
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise

@@ -28,6 +28,7 @@ from causvid.train.roles import (
     student_visibility,
     teacher_visibility,
     tokens_of_frame,
+    trained_before,
 )
 from causvid.train.run import Run
 from causvid.train.samples import sample_prompts, student_sampler
@@ -159,7 +160,7 @@ def dmd_stage(preset: Preset, run: Run) -> Stage:
     return Stage(
         "dmd",
         config.steps,
-        config.lasting(),
+        {**config.lasting(), **trained_before(preset)},
         finish=lambda: roles.save_student("dmd", trained, objective.state(trained.weights)),
         objectives=[critic_objective, objective],
         sample=sampler,

@@ -31,6 +31,7 @@ from causvid.train.roles import (
     student_visibility,
     teacher_visibility,
     tokens_of_frame,
+    trained_before,
 )
 from causvid.train.run import Run
 from causvid.train.samples import sample_prompts, student_sampler
@@ -70,7 +71,13 @@ def pairs_stage(preset: Preset, run: Run) -> Stage:
         shards.save(n, {"trajectory": states.half()}, prompts)
         return {"clean_std": end.std()}
 
-    return Stage("pairs", shards.count, config.lasting(), finish=lambda: shards.repair(make), make=make)
+    return Stage(
+        "pairs",
+        shards.count,
+        {**config.lasting(), **trained_before(preset)},
+        finish=lambda: shards.repair(make),
+        make=make,
+    )
 
 
 @dataclass(frozen=True)
@@ -148,7 +155,7 @@ def ode_stage(preset: Preset, run: Run) -> Stage:
     return Stage(
         "ode",
         config.steps,
-        config.lasting(),
+        {**config.lasting(), **trained_before(preset)},
         finish=lambda: roles.save_student("ode", trained, objective.state(trained.weights)),
         objectives=[objective],
         sample=sampler,

@@ -83,6 +83,12 @@ def tokens_of_frame(preset: Preset) -> int:
     return (height // preset.transformer.patch) * (width // preset.transformer.patch)
 
 
+def trained_before(preset: Preset) -> dict[str, int]:
+    """Return what stages after the teacher remember of it: trained further, it is not the teacher they began with."""
+    teacher = preset.recipe.teacher
+    return {} if teacher is None or "teacher" not in needed(preset) else {"teacher_steps": teacher.steps}
+
+
 def compile_blocks(model: Transformer) -> None:
     """Compile a transformer's blocks in place: one graph for all; a pass with a cache stays as it is."""
     for block in model.blocks:
@@ -325,6 +331,11 @@ class Roles:
     def _copy_base(self, source: nn.Module | None, model: nn.Module) -> None:
         if source is None:
             raise ValueError(f"start={self.preset.start} has no teacher")
+        if isinstance(source, Transformer):
+            own, wanted = source.config.model_dump(), self.preset.transformer.model_dump()
+            if other := ", ".join(f"{name}={value}" for name, value in wanted.items() if value != own[name]):
+                start = ", ".join(f"{name}={own[name]}" for name in wanted if wanted[name] != own[name])
+                raise ValueError(f"transformer: {other}, but start={self.preset.start} has {start}")
         copy_weights(source.state_dict(), model, source=f"start={self.preset.start}")
 
     def _check_words(self, encoder: TextEncoder) -> None:
