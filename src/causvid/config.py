@@ -39,9 +39,9 @@ class Settings(BaseModel):
 class TransformerConfig(Settings):
     """Sizes of the transformer; `patch` is the spatial patch edge in latent cells.
 
-    predicts: what its last layer says; published models say the velocity. A narrow transformer with many numbers to a
-    token learns sooner to say x0, whatever its callers ask for, which is always the velocity: noise need not pass
-    through all of its layers then (Li & He, 2511.13720).
+    predicts: what its last layer returns; of published models, the velocity. Callers get the velocity either way. A
+    narrow transformer with many numbers to a token learns x0 sooner, since noise need not pass through all of its
+    layers then (Li & He, 2511.13720).
     """
 
     dim: Width

@@ -106,7 +106,7 @@ def test_the_machine_names_its_gpu_where_one_was_used(monkeypatch: pytest.Monkey
     assert describe_machine("cpu") == describe_machine()
 
 
-GAPS = """
+FREED = """
 import sys
 import torch
 from causvid.engine.memory import map_large_blocks
@@ -130,6 +130,6 @@ def test_mapped_blocks_go_back_to_the_system_when_they_are_freed() -> None:
     heap = os.environ | {"MALLOC_MMAP_THRESHOLD_": str(2**25), "MALLOC_TRIM_THRESHOLD_": str(2**30)}
     kept = []
     for how in ("heap", "mapped"):
-        done = subprocess.run([sys.executable, "-c", GAPS, how], env=heap, capture_output=True, text=True, check=True)
+        done = subprocess.run([sys.executable, "-c", FREED, how], env=heap, capture_output=True, text=True, check=True)
         kept.append(int(done.stdout))
     assert kept[1] < 16 < 96 < kept[0]

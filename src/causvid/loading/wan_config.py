@@ -12,7 +12,7 @@ from causvid.files.checkpoint import read_json
 
 CONFIG = "config.json"
 PREDICTION = "prediction_type"
-_SAID: Mapping[Literal["velocity", "x0"], str] = {"velocity": "flow_prediction", "x0": "sample"}
+_PREDICTION_TYPES: Mapping[Literal["velocity", "x0"], str] = {"velocity": "flow_prediction", "x0": "sample"}
 
 
 @dataclass(frozen=True)
@@ -57,10 +57,10 @@ _FORMATS = {
 def to_diffusers_config(config: TransformerConfig) -> dict[str, Any]:
     """Return what diffusers' `WanTransformer3DModel` has in its `config.json`.
 
-    That a model predicts x0 is said in the words of diffusers' schedulers, which have to be told.
+    That a model predicts x0 stands there as `prediction_type`, which diffusers' schedulers have to be given.
     """
     written = _write(config, "WanTransformer3DModel", rope_max_seq_len=1024)
-    return written if config.predicts == "velocity" else written | {PREDICTION: _SAID[config.predicts]}
+    return written if config.predicts == "velocity" else written | {PREDICTION: _PREDICTION_TYPES[config.predicts]}
 
 
 def to_wan_config(config: TransformerConfig) -> dict[str, Any]:
@@ -128,9 +128,11 @@ def _parse(settings: Mapping[str, Any], format: _Format) -> TransformerConfig:
         sizes["dim"] = sizes["heads"] * sizes.pop("head_dim")
     match settings["patch_size"]:
         case [1, int(height), int(width)] if height == width:
-            eps, said = settings.get("eps", 1e-6), settings.get(PREDICTION, _SAID["velocity"])
-            predicts = next((ours for ours, theirs in _SAID.items() if theirs == said), None)
+            eps, stated = settings.get("eps", 1e-6), settings.get(PREDICTION, _PREDICTION_TYPES["velocity"])
+            predicts = next((ours for ours, theirs in _PREDICTION_TYPES.items() if theirs == stated), None)
             if predicts is None:
-                raise ValueError(f"{PREDICTION}={said!r} is not supported, expected one of {', '.join(_SAID.values())}")
+                raise ValueError(
+                    f"{PREDICTION}={stated!r} is not supported, expected one of {', '.join(_PREDICTION_TYPES.values())}"
+                )
             return TransformerConfig(**sizes, patch=height, eps=eps, predicts=predicts)
     raise ValueError(f"patch_size={settings['patch_size']} is not supported, expected [1, p, p]")

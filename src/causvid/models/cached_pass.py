@@ -52,5 +52,5 @@ class CachedPass(nn.Module):
             tokens = block.complete(tokens, levels, heads, text_keys[index], text_values[index])
             keys.append(k)
             values.append(v)
-        said = self.model.leave(tokens, time, x.shape[3] // self.model.config.patch)
-        return said, torch.stack(keys), torch.stack(values)
+        output = self.model.leave(tokens, time, x.shape[3] // self.model.config.patch)
+        return output, torch.stack(keys), torch.stack(values)

@@ -48,7 +48,7 @@ class TextKeys:
 
 
 LEAST_SIGMA = 0.05
-"""Where x0 is predicted, the velocity of a cleaner frame is that of one so noisy, lest it be anything."""
+"""Where x0 is predicted, a velocity is divided by no lower sigma: that of a clean frame has no bound."""
 CachedRun = Callable[[Tensor, Tensor, TextKeys, Rotation, Room], Tensor | None]
 """Does what a pass with a full cache does: latents, sigma, text, rotation and room to what `leave` returns.
 
@@ -213,13 +213,13 @@ class Transformer(nn.Module):
         return time, self.time_modulation(time).float().unflatten(-1, (6, -1))
 
     def leave(self, tokens: Tensor, time: Tensor, rows: int) -> Tensor:
-        """Return what tokens `[B, F, T, D]` in so many rows say: velocity or x0, `[B, F, C, H, W]`."""
+        """Return the prediction of tokens `[B, F, T, D]` in so many rows, velocity or x0: `[B, F, C, H, W]`."""
         shift, scale = (self.head_modulation[:, None].float() + time.float()[:, :, None]).unbind(2)
         out: Tensor = self.head(modulate(layer_norm(tokens, self.config.eps), shift, scale, tokens))
         return _unpatched(out, rows, self.config.patch)
 
-    def _velocity(self, said: Tensor, x: Tensor, sigma: Tensor) -> Tensor:
-        """Return the velocity that what the last layer said stands for."""
+    def _velocity(self, output: Tensor, x: Tensor, sigma: Tensor) -> Tensor:
+        """Return the velocity `[B, F, C, H, W]` of the last layer's output, which is it or x0."""
         if self.config.predicts == "velocity":
-            return said
-        return velocity_from_x0(x, said, sigma.clamp_min(LEAST_SIGMA))
+            return output
+        return velocity_from_x0(x, output, sigma.clamp_min(LEAST_SIGMA))

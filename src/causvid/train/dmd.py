@@ -160,7 +160,7 @@ def dmd_stage(preset: Preset, run: Run) -> Stage:
     return Stage(
         "dmd",
         config.steps,
-        {**config.lasting(), **trained_before(preset)},
+        config.lasting() | trained_before(preset),
         finish=lambda: roles.save_student("dmd", trained, objective.state(trained.weights)),
         objectives=[critic_objective, objective],
         sample=sampler,

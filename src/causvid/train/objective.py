@@ -5,14 +5,13 @@ returns objectives; gradients, clipping, learning rates and averages are the loo
 """
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from causvid.models.transformer import Transformer
 from causvid.recipe import StageConfig, TransformerStage
@@ -186,7 +185,7 @@ def learning_rate(config: StageConfig, step: int, base: float | None = None) -> 
 
 
 def optimizers(
-    modules: Iterable[nn.Module], parameters: Sequence[nn.Parameter], config: StageConfig
+    modules: Collection[nn.Module], parameters: Sequence[nn.Parameter], config: StageConfig
 ) -> dict[str, torch.optim.Optimizer]:
     """Make what moves a stage's parameters, by the name its state has in a checkpoint.
 
@@ -205,9 +204,9 @@ def optimizers(
         for parameter in module.blocks.parameters()
         if parameter.ndim == 2
     }
-    matrices = [parameter for parameter in parameters if id(parameter) in inside]
-    if any(isinstance(parameter, DTensor) for parameter in matrices):
+    if any(map(is_sharded, modules)):
         raise ValueError('optimizer="muon" needs whole matrices: train in one process, or with optimizer="adamw"')
+    matrices = [parameter for parameter in parameters if id(parameter) in inside]
     others = [parameter for parameter in parameters if id(parameter) not in inside]
     muon = torch.optim.Muon(
         matrices, lr=config.learning_rate, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw"

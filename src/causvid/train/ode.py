@@ -74,7 +74,7 @@ def pairs_stage(preset: Preset, run: Run) -> Stage:
     return Stage(
         "pairs",
         shards.count,
-        {**config.lasting(), **trained_before(preset)},
+        config.lasting() | trained_before(preset),
         finish=lambda: shards.repair(make),
         make=make,
     )
@@ -155,7 +155,7 @@ def ode_stage(preset: Preset, run: Run) -> Stage:
     return Stage(
         "ode",
         config.steps,
-        {**config.lasting(), **trained_before(preset)},
+        config.lasting() | trained_before(preset),
         finish=lambda: roles.save_student("ode", trained, objective.state(trained.weights)),
         objectives=[objective],
         sample=sampler,

@@ -11,6 +11,7 @@ import torch
 from causvid.engine.memory import map_large_blocks, release, weight_bytes
 from causvid.models.transformer import Transformer
 from causvid.preset import Preset
+from causvid.seeding import without_contents
 from causvid.staging import only_process
 from causvid.train.autoencoder import autoencoder_stage, decoder_stage
 from causvid.train.classifier import classifier_stage
@@ -71,10 +72,11 @@ def _run(stages: Sequence[str], preset: Preset, where: Run, *, with_teacher: boo
 
 def run_in_turn(names: Iterable[str], preset: Preset, where: Run) -> bool:
     """Run stages one after another until the run's deadline; return whether all are done."""
-    with torch.device("meta"):
-        weights = weight_bytes(Transformer(preset.transformer))
-    if where.device.type == "cpu" and weights > LARGE:
-        map_large_blocks()
+    if where.device.type == "cpu":
+        with without_contents():
+            model = Transformer(preset.transformer)
+        if weight_bytes(model) > LARGE:
+            map_large_blocks()
     for number, name in enumerate(names):
         if where.compiles:
             # A compiled block has room for few graphs, and those of an earlier stage are of no more use.
