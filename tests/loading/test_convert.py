@@ -122,6 +122,27 @@ def test_weights_are_stored_as_they_are_or_as_asked_for(tmp_path: Path) -> None:
     assert all(torch.equal(half[name], t.half()) for name, t in state.items())
 
 
+@pytest.mark.parametrize("to", ["diffusers", "wan"])
+def test_eight_bits_keep_linear_layers_within_half_a_step_of_a_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, to: Target
+) -> None:
+    start = transformer()
+    start.blocks[0].feed_forward[0].weight.data[3].zero_()  # a row without a largest value
+    save_transformer(tmp_path / "it", start)
+    monkeypatch.setattr(writing, "SHARD_BYTES", 100_000)  # so that factors are beside other weights than theirs
+    convert(tmp_path / "it", tmp_path / "small", to=to, dtype=torch.int8)
+    entries = open_checkpoint(tmp_path / "small").sections[""]
+    assert {entry.dtype for name, entry in entries.items() if f"{name}_scale" in entries} == {torch.int8}
+    assert sum(entry.bytes for entry in entries.values()) < 0.45 * sum(p.nbytes for p in start.parameters())
+    read = load_transformer(tmp_path / "small", dtype=torch.float32).state_dict()
+    for name, weight in start.state_dict().items():
+        step = weight.abs().amax(dim=-1, keepdim=True) / 127 if weight.ndim == 2 else torch.zeros(())
+        # Half a step, and what bf16, in which 8-bit weights are read, has of a value.
+        assert ((read[name] - weight).abs() <= 0.5 * step + weight.abs() / 128).all(), name
+    convert(tmp_path / "small", tmp_path / "again", to=to, dtype=torch.int8)
+    assert open_checkpoint(tmp_path / "again").sections[""] == entries
+
+
 def test_a_bundle_is_its_base_with_another_transformer(tmp_path: Path) -> None:
     student = transformer()
     save_transformer(tmp_path / "student", student)
@@ -167,6 +188,7 @@ def test_options_that_do_not_fit_are_refused_and_nothing_appears(tmp_path: Path)
         ("it", "new.pt", {"to": "causvid"}, "has no place for head_dim=24: its readers assume 128"),
         ("clean", "new", {"to": "wan"}, "cannot say that a model predicts x0"),
         ("clean", "new.pt", {"to": "causvid"}, "cannot say that a model predicts x0"),
+        ("it", "new.pt", {"to": "causvid", "dtype": torch.int8}, "dtype=int8 is not for to=causvid"),
         ("nothing", "new", {"to": "wan"}, "nothing is missing"),
         ("base/vae", "new", {"to": "wan"}, "is a tiny autoencoder"),
         (

@@ -49,7 +49,9 @@ def convert(
         typer.Option(help="diffusers' or Wan's layout, a .pt as CausVid has it, or a bundle."),
     ],
     section: SectionOption = None,
-    dtype: Annotated[Precision | None, typer.Option(help="How to store weights. Default: as they are.")] = None,
+    dtype: Annotated[
+        Precision | Literal["int8"] | None, typer.Option(help="How to store weights. Default: as they are.")
+    ] = None,
     base: Annotated[
         str | None, typer.Option(help="For a bundle: the bundle or folder of diffusers with the other parts.")
     ] = None,
@@ -60,6 +62,8 @@ def convert(
     """Write a transformer in another format. DST appears whole or not at all."""
     check_name(source, what="source")
     check_local_weights(source)
+    import torch
+
     from causvid.loading.assemble import DTYPES
     from causvid.loading.convert import convert as write
 
@@ -68,7 +72,7 @@ def convert(
         target,
         to=to,
         section=section,
-        dtype=None if dtype is None else DTYPES[dtype],
+        dtype=None if dtype is None else torch.int8 if dtype == "int8" else DTYPES[dtype],
         base=None if base is None else find(base, what="base"),
         preset=preset,
     )

@@ -20,6 +20,8 @@ from causvid.loading.wan_config import check_predicts_velocity, to_diffusers_con
 from causvid.loading.weights import HEAD_DIM, Sniffed, sniff, working_dtype
 
 Target = Literal["diffusers", "wan", "causvid", "bundle"]
+_FACTORS = "_scale"
+"""What the factors of `X.weight` are called behind it."""
 
 
 def convert(
@@ -39,7 +41,7 @@ def convert(
         to: "diffusers" and "wan" are folders of `config.json` and safetensors, "causvid" is a .pt file as training
             code saves it, "bundle" is a folder that generates: a copy of `base` with this transformer.
         section: which state dict of several, as `load_transformer` chooses.
-        dtype: how weights are stored; by default as they are.
+        dtype: how weights are stored; by default as they are. int8 is for linear layers, with a factor for every row.
         preset: how a bundle generates, where neither its base nor the names of the files decide.
 
     Raises:
@@ -55,6 +57,10 @@ def convert(
         raise ValueError(f"target={target} is not {'a .pt file' if to == 'causvid' else 'a folder'}, as to={to} makes")
     if target.exists() and not (target.is_dir() and not any(target.iterdir())):
         raise ValueError(f"target={target} exists: choose another, or remove it")
+    if dtype is torch.int8 and to == "causvid":
+        raise ValueError(
+            "dtype=int8 is not for to=causvid, whose readers know no factors: use another, or to=diffusers"
+        )
     found = sniff(source, section=section)
     found.check()
     if base is not None:
@@ -81,10 +87,33 @@ def _write_folder(folder: Path, found: Sniffed, to: Spelling, dtype: torch.dtype
     entries = {}
     for name, shape in shapes(config).items():
         kept = stored[found.names[name]].dtype
-        kept = dtype or (working_dtype(kept) if name in found.scales else kept)
-        entries[foreign_name(name, to)] = Entry(foreign_shape(name, shape, config, to), kept)
-    settings = to_wan_config(config) if to == "wan" else to_diffusers_config(config)
-    write_weights(folder, settings, entries, lambda names: _read(found, [own[name] for name in names], to, dtype))
+        kept = working_dtype(kept) if name in found.scales else kept
+        entry = Entry(foreign_shape(name, shape, config, to), kept if dtype is torch.int8 or dtype is None else dtype)
+        if dtype is torch.int8 and len(entry.shape) == 2:
+            entry = Entry(entry.shape, torch.int8)
+            entries[f"{foreign_name(name, to)}{_FACTORS}"] = Entry(entry.shape[:1], torch.float32)
+        entries[foreign_name(name, to)] = entry
+
+    def read(names: Sequence[str]) -> Iterator[tuple[str, Tensor]]:
+        if dtype is not torch.int8:
+            yield from _read(found, [own[name] for name in names], to, dtype)
+            return
+        for name in names:
+            ((bare, tensor),) = _read(found, [own[name.removesuffix(_FACTORS)]], to, None)
+            if entries[bare].dtype is torch.int8:
+                whole, factors = in_eight_bits(tensor)
+                yield name, whole if name == bare else factors
+            else:
+                yield name, tensor
+
+    write_weights(folder, to_wan_config(config) if to == "wan" else to_diffusers_config(config), entries, read)
+
+
+def in_eight_bits(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Return a matrix `[rows, columns]` as int8 and the fp32 factors `[rows]` by which its rows are multiplied."""
+    rows = weight.float()
+    factors = rows.abs().amax(dim=1).clamp_min(torch.finfo(torch.float32).tiny) / 127
+    return (rows / factors[:, None]).round().clamp(-127, 127).to(torch.int8), factors
 
 
 def _write_training_file(target: Path, found: Sniffed, dtype: torch.dtype | None) -> None:

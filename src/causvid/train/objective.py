@@ -17,6 +17,7 @@ from causvid.models.transformer import Transformer
 from causvid.recipe import StageConfig, TransformerStage
 from causvid.seeding import step_generator
 from causvid.train.distributed import Ranks, average_buffers, clip_gradients, gather, is_sharded, local, unsharded
+from causvid.train.muon import Muon
 from causvid.train.run import Run
 
 Metrics = dict[str, Tensor]
@@ -189,8 +190,7 @@ def optimizers(
 ) -> dict[str, torch.optim.Optimizer]:
     """Make what moves a stage's parameters, by the name its state has in a checkpoint.
 
-    Muon moves the matrices inside transformer blocks at AdamW's learning rate, by the scale of Liu et al. (2502.16982,
-    equation 4); AdamW moves the rest.
+    Muon moves the matrices inside transformer blocks, AdamW the rest, at one learning rate.
 
     Raises:
         ValueError: if Muon is asked for and the matrices are spread over processes.
@@ -208,9 +208,7 @@ def optimizers(
         raise ValueError('optimizer="muon" needs whole matrices: train in one process, or with optimizer="adamw"')
     matrices = [parameter for parameter in parameters if id(parameter) in inside]
     others = [parameter for parameter in parameters if id(parameter) not in inside]
-    muon = torch.optim.Muon(
-        matrices, lr=config.learning_rate, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw"
-    )
+    muon = Muon(matrices, lr=config.learning_rate, weight_decay=config.weight_decay)
     return {"optimizer": adamw(others, config), "muon": muon}
 
 
