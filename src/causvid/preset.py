@@ -49,6 +49,8 @@ class Preset(Settings):
         for phase in self.train.teacher.phases if self.train and self.train.teacher else ():
             if phase.frames > clip:
                 raise ValueError(f"train.teacher.phases: frames={phase.frames} is not from 1 to clip_frames={clip}")
+        if self.train and self.train.reader and self.train.reader.frames > clip:
+            raise ValueError(f"train.reader: frames={self.train.reader.frames} is not from 1 to clip_frames={clip}")
         return self
 
     @property

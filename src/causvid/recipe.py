@@ -123,6 +123,14 @@ class DataStage(StageSettings):
     batch: Clips = 16
 
 
+class ReaderStage(StageConfig):
+    """Training of the network that reads words off `frames` latents of a clip; width: channels of its first layer."""
+
+    batch: Clips
+    frames: Frames = 1
+    width: Count = 128
+
+
 class Phase(Settings):
     """One part of the teacher's curriculum: clips of `frames` latent frames until `until` of the stage is done."""
 
@@ -141,7 +149,8 @@ class TeacherStage(TransformerStage):
 
     causal: the teacher sees no more than the student does, with a noise level for each chunk. image: share of the clips
     whose first chunk is clean, so that the teacher can continue an image. drop_prompt: share of the prompts that are
-    replaced by the null text, for guidance.
+    replaced by the null text, for guidance. perceptual: weight of how far predicted and true latents are apart to the
+    reader, at noise levels below `perceptual_below`.
     """
 
     changeable: ClassVar[Any] = {"steps": True, "recompute": True, "phases": {"__all__": {"until"}}}
@@ -149,6 +158,8 @@ class TeacherStage(TransformerStage):
     causal: bool = False
     image: Share = 0.0
     drop_prompt: Share = 0.1
+    perceptual: Rate = 0.0
+    perceptual_below: Share = 0.93
     phases: Annotated[tuple[Phase, ...], Field(max_length=100)]
 
     @model_validator(mode="after")
@@ -246,11 +257,18 @@ class TrainConfig(Settings):
     autoencoder: AutoencoderStage | None = None
     classifier: ClassifierStage | None = None
     data: DataStage | None = None
+    reader: ReaderStage | None = None
     teacher: TeacherStage | None = None
     decoder: DecoderStage | None = None
     pairs: PairsStage | None = None
     ode: OdeStage | None = None
     dmd: DmdStage | None = None
+
+    @model_validator(mode="after")
+    def _readable(self) -> Self:
+        if self.teacher is not None and self.teacher.perceptual and self.reader is None:
+            raise ValueError(f"teacher.perceptual={self.teacher.perceptual} needs the settings of stage reader")
+        return self
 
 
 def cut(recipe: TrainConfig, count: int) -> TrainConfig:

@@ -21,6 +21,7 @@ RESULTS = {
     "autoencoder": ("autoencoder.safetensors",),
     "classifier": ("classifier_model/config.json", "classifier_model/model.safetensors"),
     "data": ("data/shard_0000.safetensors", "data/shard_0001.safetensors"),
+    "reader": ("reader.safetensors",),
     "teacher": ("teacher.safetensors", "text_encoder/model.safetensors"),
     "decoder": ("decoder.safetensors",),
     "pairs": ("pairs/shard_0000.safetensors", "pairs/shard_0001.safetensors"),

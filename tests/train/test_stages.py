@@ -21,7 +21,8 @@ from causvid.seeding import step_generator
 from causvid.train import objective, ode
 from causvid.train.speed import TIMES
 
-STEPS = {"autoencoder": 4, "classifier": 4, "data": 2, "teacher": 4, "decoder": 3, "pairs": 2, "ode": 4, "dmd": 4}
+STEPS = {"autoencoder": 4, "classifier": 4, "data": 2, "reader": 4, "teacher": 4}
+STEPS |= {"decoder": 3, "pairs": 2, "ode": 4, "dmd": 4}
 
 
 def same(a: Any, b: Any) -> bool:

@@ -27,7 +27,7 @@ from causvid.train.run import Run, needed
 from causvid.train.stages import STAGES
 
 Start = Callable[..., Preset]
-EARLIER = [f"{stage}, earlier run" for stage in ("autoencoder", "classifier", "data", "teacher", "decoder")]
+EARLIER = [f"{stage}, earlier run" for stage in ("autoencoder", "classifier", "data", "reader", "teacher", "decoder")]
 
 
 @pytest.fixture
@@ -43,9 +43,10 @@ def start(chain) -> Start:
 def test_stages_whose_result_a_model_has_are_left_out(start: Start) -> None:
     distillation = ("pairs", "ode", "dmd")
     assert needed(start(start_at="pairs")) == ("data", *distillation)
-    assert needed(start(start_at="teacher")) == ("data", "teacher", "decoder", *distillation)
-    assert needed(start(start_at="autoencoder")) == ("autoencoder", "data", "teacher", "decoder", *distillation)
-    assert needed(start(start_at="teacher", world=None, data="latents")) == ("teacher", *distillation)
+    later = ("data", "reader", "teacher", "decoder", *distillation)
+    assert needed(start(start_at="teacher")) == later
+    assert needed(start(start_at="autoencoder")) == ("autoencoder", *later)
+    assert needed(start(start_at="teacher", world=None, data="latents")) == ("reader", "teacher", *distillation)
 
 
 def test_the_teacher_trains_from_the_weights_of_the_bundle(chain, start: Start, tmp_path: Path) -> None:

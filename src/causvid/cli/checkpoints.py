@@ -7,8 +7,8 @@ import typer
 
 from causvid.cli.early import check_local_weights
 from causvid.files.hub import check_name, find
-from causvid.loading.spec import Precision
 
+Stored = Literal["fp32", "bf16", "fp16", "int8"]
 SectionOption = Annotated[
     str | None, typer.Option(help="Which state dict of several. Default: generator_ema, or else generator.")
 ]
@@ -49,9 +49,7 @@ def convert(
         typer.Option(help="diffusers' or Wan's layout, a .pt as CausVid has it, or a bundle."),
     ],
     section: SectionOption = None,
-    dtype: Annotated[
-        Precision | Literal["int8"] | None, typer.Option(help="How to store weights. Default: as they are.")
-    ] = None,
+    dtype: Annotated[Stored | None, typer.Option(help="How to store weights. Default: as they are.")] = None,
     base: Annotated[
         str | None, typer.Option(help="For a bundle: the bundle or folder of diffusers with the other parts.")
     ] = None,

@@ -12,7 +12,7 @@ from causvid.preset import StartAt, load_preset
 from causvid.recipe import cut
 
 Follower = Literal["tensorboard", "wandb", "trackio"]
-Stage = Literal["autoencoder", "classifier", "data", "teacher", "decoder", "pairs", "ode", "dmd", "all"]
+Stage = Literal["autoencoder", "classifier", "data", "reader", "teacher", "decoder", "pairs", "ode", "dmd", "all"]
 
 
 def train(

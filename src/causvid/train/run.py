@@ -14,11 +14,12 @@ from causvid.preset import Preset
 from causvid.train.curves import Follower
 from causvid.train.distributed import Ranks
 
-ORDER = ("autoencoder", "classifier", "data", "teacher", "decoder", "pairs", "ode", "dmd")
+ORDER = ("autoencoder", "classifier", "data", "reader", "teacher", "decoder", "pairs", "ode", "dmd")
 """The stages, in the order of the recipe."""
 RESULTS = {
     "autoencoder": ("autoencoder.safetensors",),
     "classifier": ("classifier_model",),
+    "reader": ("reader.safetensors",),
     "teacher": ("teacher.safetensors", "text_encoder"),
     "decoder": ("decoder.safetensors",),
     "ode": ("student_ode.safetensors",),
@@ -81,7 +82,8 @@ def needed(preset: Preset) -> tuple[str, ...]:
     """Return the stages that a preset's whole recipe is made of, in order.
 
     Left out are stages without settings, those that need a world where there is none, those whose result the preset's
-    `start` has, and ODE initialisation where the student begins with the teacher's weights.
+    `start` has, the reader where no teacher is trained, and ODE initialisation where the student begins with the
+    teacher's weights.
     """
     recipe = preset.recipe
     unused = {name for name in ORDER if getattr(recipe, name) is None}
@@ -90,7 +92,9 @@ def needed(preset: Preset) -> tuple[str, ...]:
     if preset.world is None:
         unused |= OF_A_WORLD
     if preset.start is not None:
-        unused |= {"classifier", *ORDER[: ORDER.index(preset.start_at)]} - {"data"}
+        unused |= {"classifier", *ORDER[: ORDER.index(preset.start_at)]} - {"data", "reader"}
+    if "teacher" in unused:
+        unused |= {"reader"}
     return tuple(name for name in ORDER if name not in unused)
 
 

@@ -20,6 +20,7 @@ from causvid.train.dmd import dmd_stage
 from causvid.train.export import export_bundle
 from causvid.train.loop import Stage, train
 from causvid.train.ode import ode_stage, pairs_stage
+from causvid.train.reader import reader_stage
 from causvid.train.roles import Roles
 from causvid.train.run import ORDER, Run, needed
 from causvid.train.teacher import teacher_stage
@@ -28,6 +29,7 @@ STAGES: dict[str, Callable[[Preset, Run], Stage]] = {
     "autoencoder": autoencoder_stage,
     "classifier": classifier_stage,
     "data": data_stage,
+    "reader": reader_stage,
     "teacher": teacher_stage,
     "decoder": decoder_stage,
     "pairs": pairs_stage,

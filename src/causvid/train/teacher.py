@@ -8,13 +8,21 @@ from torch import Tensor
 
 from causvid.distill import draw_clean_first
 from causvid.engine.solver import guided_velocity, solve
-from causvid.flow import add_noise, flow_matching_loss, randn_like, sample_logit_normal, schedule
+from causvid.flow import (
+    add_noise,
+    flow_matching_loss,
+    randn_like,
+    sample_logit_normal,
+    schedule,
+    x0_from_velocity,
+)
 from causvid.preset import Preset
 from causvid.recipe import phase_at, required
 from causvid.seeding import step_generator
 from causvid.train.distributed import recompute_blocks
 from causvid.train.loop import Stage
 from causvid.train.objective import Metrics, Micro, Objective, autocast
+from causvid.train.reader import perceptual_loss, trained_reader
 from causvid.train.roles import Roles, latent_size, teacher_visibility, token_mask, tokens_of_frame
 from causvid.train.run import Run
 from causvid.train.samples import sample_prompts, write_decoded
@@ -33,6 +41,7 @@ def teacher_stage(preset: Preset, run: Run) -> Stage:
     if config.recompute:
         recompute_blocks(model)
     ids_of, null_ids = (text.tokens(prompts)[0].to(run.device) for prompts in (dataset.captions, [""]))
+    reader = trained_reader(preset, run, words=len(text.tokenizer)) if config.perceptual else None
     visibility = teacher_visibility(preset)
     together = {
         frames: torch.tensor([span.stop - span.start for span in visibility.spans(frames)], device=run.device)
@@ -51,10 +60,19 @@ def teacher_stage(preset: Preset, run: Run) -> Stage:
         clean = draw_clean_first(*sigma.shape, first=g.first, share=config.image, generator=generator, device=device)
         sigma = sigma.masked_fill(clean, 0.0)
         noise = randn_like(batch.latents, generator)
+        noisy = add_noise(batch.latents, noise, sigma)
         with autocast(device):
             keys = model.encode_text(text(ids, token_mask(ids)))
-            velocity = model(add_noise(batch.latents, noise, sigma), sigma, keys, visibility=visibility)
-        return flow_matching_loss(velocity, batch.latents, noise, sigma), {"frames": torch.tensor(phase.frames)}
+            velocity = model(noisy, sigma, keys, visibility=visibility)
+        flow = flow_matching_loss(velocity, batch.latents, noise, sigma)
+        metrics = {"frames": torch.tensor(phase.frames)}
+        if reader is None:
+            return flow, metrics
+        near = (sigma > 0) & (sigma < config.perceptual_below)
+        with autocast(device):
+            apart = perceptual_loss(reader, x0_from_velocity(noisy, velocity, sigma), batch.latents, near)
+        metrics |= {"flow": flow.detach(), "perceptual": apart.detach()}
+        return flow + config.perceptual * apart, metrics
 
     @torch.no_grad()
     def sample(folder: Path, done: int) -> None:

@@ -1,0 +1,72 @@
+"""The reader learns what captions say of latents, and the teacher to predict latents that read like the true ones."""
+
+import pytest
+import torch
+from pydantic import ValidationError
+
+from causvid.preset import Preset, load_preset
+from causvid.train.reader import LatentReader, perceptual_loss
+from causvid.train.run import needed
+
+
+def reader() -> LatentReader:
+    torch.manual_seed(0)
+    model = LatentReader(16, 20, width=8)
+    model(torch.randn(32, 2, 16, 4, 6))  # statistics of a batch
+    return model.eval().requires_grad_(False)
+
+
+def test_it_learns_to_tell_what_it_has_seen(chain, changed) -> None:
+    stage = chain.build("reader", changed("reader", warmup=1, learning_rate=1e-2))
+    found = [float(chain.step(stage)["found"]) for _ in range(40)]
+    assert found[0] < 0.1 and found[-1] > 0.9
+
+
+def test_only_near_frames_count_and_only_where_they_differ() -> None:
+    model, true = reader(), torch.randn(3, 2, 16, 4, 6)
+    near = torch.tensor([[True, False], [True, True], [False, False]])
+    assert perceptual_loss(model, true, true, near) == 0
+    other = torch.where(near[:, :, None, None, None], true, torch.randn(true.shape))
+    assert perceptual_loss(model, other, true, near) == 0
+    half = perceptual_loss(model, true.lerp(torch.randn(true.shape), 0.3), true, near)
+    assert 0 < half < perceptual_loss(model, torch.randn(true.shape), true, near)
+
+
+def test_it_pulls_a_prediction_towards_what_reads_alike() -> None:
+    model, true = reader(), torch.randn(3, 1, 16, 4, 6)
+    predicted, near = torch.zeros_like(true).requires_grad_(), torch.ones(3, 1, dtype=torch.bool)
+    before = perceptual_loss(model, predicted, true, near)
+    (gradient,) = torch.autograd.grad(before, predicted)
+    assert perceptual_loss(model, predicted - 0.5 * gradient / gradient.abs().max(), true, near) < before
+
+
+def test_the_teacher_adds_it_by_its_weight_below_its_noise_level(chain, changed) -> None:
+    plain = chain.step(chain.build("teacher"))["loss"]
+    rows = [
+        chain.step(chain.build("teacher", changed("teacher", perceptual=weight, perceptual_below=below)))
+        for weight, below in ((0.1, 1.0), (0.2, 1.0), (0.1, 0.8), (0.1, 0.0))
+    ]
+    for weight, row in zip((0.1, 0.2, 0.1, 0.1), rows, strict=True):
+        torch.testing.assert_close(row["flow"], plain)
+        torch.testing.assert_close(row["loss"], row["flow"] + weight * row["perceptual"])
+    assert rows[0]["perceptual"] > rows[2]["perceptual"] > rows[3]["perceptual"] == 0
+
+
+def test_what_cannot_be_is_refused(chain, changed, tmp_path) -> None:
+    recipe = chain.preset.recipe
+    with pytest.raises(ValidationError, match=r"teacher\.perceptual=0\.1 needs the settings of stage reader"):
+        type(recipe).model_validate({"teacher": {**recipe.teacher.model_dump(), "perceptual": 0.1}})
+    chain.copy(tmp_path / "run", without=("reader",))
+    with pytest.raises(ValueError, match="run `causvid train reader` first"):
+        chain.train("teacher", tmp_path / "run", changed("teacher", perceptual=0.1))
+    long = changed("reader", frames=9).model_dump()
+    with pytest.raises(ValidationError, match="frames=9 is not from 1 to clip_frames=4"):
+        Preset.model_validate(long)
+
+
+@pytest.mark.parametrize(("begin", "reads"), [(None, True), ("teacher", True), ("decoder", False)])
+def test_it_is_trained_where_the_teacher_is(begin: str | None, reads: bool) -> None:
+    preset = load_preset("test")
+    if begin is not None:
+        preset = preset.model_copy(update={"start": "somewhere", "start_at": begin})
+    assert ("reader" in needed(preset)) is reads is ("teacher" in needed(preset))
