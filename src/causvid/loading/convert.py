@@ -84,22 +84,26 @@ def _write_folder(folder: Path, found: Sniffed, to: Spelling, dtype: torch.dtype
     """Write a new folder of `config.json` and weights."""
     config, stored = found.config, found.checkpoint.sections[found.section]
     own = {foreign_name(name, to): name for name in found.names}
+    eight = dtype is torch.int8
+    rest = None if eight else dtype
     entries = {}
     for name, shape in shapes(config).items():
         kept = stored[found.names[name]].dtype
         kept = working_dtype(kept) if name in found.scales else kept
-        entry = Entry(foreign_shape(name, shape, config, to), kept if dtype is torch.int8 or dtype is None else dtype)
-        if dtype is torch.int8 and len(entry.shape) == 2:
-            entry = Entry(entry.shape, torch.int8)
-            entries[f"{foreign_name(name, to)}{_FACTORS}"] = Entry(entry.shape[:1], torch.float32)
-        entries[foreign_name(name, to)] = entry
+        theirs, size = foreign_name(name, to), foreign_shape(name, shape, config, to)
+        entries[theirs] = Entry(size, rest or kept)
+        if eight and len(size) == 2:
+            entries |= {
+                theirs: Entry(size, torch.int8),
+                f"{theirs}{_FACTORS}": Entry(torch.Size(size[:1]), torch.float32),
+            }
 
     def read(names: Sequence[str]) -> Iterator[tuple[str, Tensor]]:
-        if dtype is not torch.int8:
-            yield from _read(found, [own[name] for name in names], to, dtype)
+        if not eight:
+            yield from _read(found, [own[name] for name in names], to, rest)
             return
         for name in names:
-            ((bare, tensor),) = _read(found, [own[name.removesuffix(_FACTORS)]], to, None)
+            ((bare, tensor),) = _read(found, [own[name.removesuffix(_FACTORS)]], to, rest)
             if entries[bare].dtype is torch.int8:
                 whole, factors = in_eight_bits(tensor)
                 yield name, whole if name == bare else factors

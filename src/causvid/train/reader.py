@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from causvid.flow import randn_like
 from causvid.models.tokenizer import END, PAD
 from causvid.preset import Preset
 from causvid.recipe import required
@@ -69,7 +70,7 @@ def reader_stage(preset: Preset, run: Run) -> Stage:
         told = torch.zeros(config.batch, len(text.tokenizer), device=device).scatter_(1, ids_of[batch.captions], 1.0)
         told[:, marks] = 0.0
         level = DISTURBED * torch.rand((config.batch, 1, 1, 1, 1), generator=generator, device=device)
-        noise = level * torch.randn(batch.latents.shape, generator=generator, device=device)
+        noise = level * randn_like(batch.latents, generator)
         with autocast(device):
             logits = model(batch.latents, noise).float()
         found = ((logits > 0) & (told > 0)).sum() / told.sum()

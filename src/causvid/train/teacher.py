@@ -8,14 +8,7 @@ from torch import Tensor
 
 from causvid.distill import draw_clean_first
 from causvid.engine.solver import guided_velocity, solve
-from causvid.flow import (
-    add_noise,
-    flow_matching_loss,
-    randn_like,
-    sample_logit_normal,
-    schedule,
-    x0_from_velocity,
-)
+from causvid.flow import add_noise, flow_matching_loss, randn_like, sample_logit_normal, schedule, x0_from_velocity
 from causvid.preset import Preset
 from causvid.recipe import phase_at, required
 from causvid.seeding import step_generator
