@@ -124,7 +124,10 @@ class DataStage(StageSettings):
 
 
 class ReaderStage(StageConfig):
-    """Training of the network that reads words off `frames` latents of a clip; width: channels of its first layer."""
+    """Training of the network that reads words off a latent frame.
+
+    frames: of the first so many of a clip, one is drawn. width: channels of its first layer.
+    """
 
     batch: Clips
     frames: Frames = 1

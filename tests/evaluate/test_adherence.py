@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from causvid.evaluate.adherence import Adherence, Tally, pooled, read, score
+from causvid.evaluate.adherence import Adherence, Tally, pooled, read, score, wanted
 from causvid.evaluate.classifier import AttributeClassifier
 
 
@@ -66,3 +66,39 @@ def test_mistakes_are_named(classifier: ByBrightness) -> None:
         score(classifier, [pixels], {"weather": torch.tensor([0, 0])})
     with pytest.raises(ValueError, match="clips=2"):
         score(classifier, [pixels], {"colour": torch.tensor([0, 0, 0])})
+
+
+class ByPixel(AttributeClassifier):
+    """Read subject i as likely as pixel i of the first row is bright, on average over time."""
+
+    def forward(self, pixels: Tensor) -> dict[str, Tensor]:
+        return {name: 20.0 * pixels[:, :, 0, 0, : len(words)].mean(1) for name, words in self.vocabularies.items()}
+
+
+def test_both_subjects_of_a_pair_are_its_two_likeliest_in_any_order() -> None:
+    classifier = ByPixel({"subject": ("cat", "owl", "swan")}, width=4, frames=9)
+    pixels = torch.zeros(4, 12, 3, 2, 3)
+    pixels[:3, :, 0, 0] = torch.tensor([0.2, 0.9, 0.7])
+    pixels[3, :, 0, 0, 0] = 1.0
+    clips = [{"pair": "swan and owl"}, {"pair": "owl and swan"}, {"pair": "owl and cat"}, {"subject": "cat"}]
+    result = score(classifier, pixels.split(3), wanted(classifier, clips))
+    assert result.attributes == {"subject": Tally(correct=1, count=1), "pair": Tally(correct=2, count=3)}
+
+
+def test_a_morph_shows_both_ends_in_their_order() -> None:
+    classifier = ByPixel({"subject": ("cat", "owl", "swan")}, width=4, frames=25)
+    frames = torch.zeros(36, 3)
+    frames[:12, 0] = frames[12:24, 1] = frames[24:, 2] = 1.0
+    there = torch.zeros(1, 36, 3, 2, 3)
+    there[0, :, 0, 0] = frames
+    clips = [{"morph": words} for words in ("cat into owl", "owl into cat", "cat into swan", "swan into swan")]
+    asked = wanted(classifier, [*clips, {"subject": None}])
+    assert asked["morph"].tolist() == [[0, 1], [1, 0], [0, 2], [2, 2], [-1, -1]] and "pair" not in asked
+    result = score(classifier, [there.expand(5, -1, -1, -1, -1)], asked)
+    assert result.attributes["morph"] == Tally(correct=3, count=4)
+
+
+def test_two_subjects_that_the_classifier_does_not_know_are_refused() -> None:
+    classifier = ByPixel({"subject": ("cat", "owl", "swan")}, width=4, frames=9)
+    with pytest.raises(ValueError, match="dog"):
+        wanted(classifier, [{"pair": "cat and dog"}])

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from causvid.evaluate.adherence import score
+from causvid.evaluate.adherence import score, wanted
 from causvid.evaluate.judge import evaluate, judge_adherence, judge_folder, load_judge
 from causvid.evaluate.videos import Manifest, Prompt, held_out, make_videos
 from causvid.pipeline import Pipeline
@@ -20,7 +20,7 @@ def test_a_folder_scores_as_the_videos_in_memory(toy: Pipeline, tmp_path: Path) 
     asked = held_out(world, 5, seed=3)
     make_videos(toy, asked, tmp_path, seed=3, batch=2)
     clips = [toy.generate_batch([prompt.text], seeds=[3 + n]) for n, prompt in enumerate(asked)]
-    labels = classifier.labels([prompt.labels for prompt in asked])
+    labels = wanted(classifier, [prompt.labels for prompt in asked])
     assert judge_adherence(tmp_path, classifier) == score(classifier, clips, labels)
     found = judge_folder(tmp_path, toy)
     assert list(found) == ["renders", "student"] and found["renders"].attributes["place"].count == 5
@@ -38,6 +38,14 @@ def test_prompts_without_labels_are_refused(toy: Pipeline, tmp_path: Path) -> No
     make_videos(toy, [Prompt(text="a swan")], tmp_path)
     with pytest.raises(ValueError, match="describe no scene"):
         judge_folder(tmp_path, toy)
+
+
+def test_prompts_with_labels_are_judged_without_renders(toy: Pipeline, tmp_path: Path) -> None:
+    _, world = load_judge(toy.bundle)
+    asked = [Prompt(text="a thing", labels={"subject": one, "place": None}) for one in world.subjects[:2]]
+    make_videos(toy, asked, tmp_path)
+    found = judge_folder(tmp_path, toy)
+    assert list(found) == ["student"] and found["student"].attributes["subject"].count == 2
 
 
 def test_a_model_without_a_classifier_is_refused(small: Pipeline) -> None:

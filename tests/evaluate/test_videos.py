@@ -103,6 +103,18 @@ def test_prompts_are_the_lines_of_a_file(tmp_path: Path) -> None:
         read_prompts(file)
 
 
+def test_a_table_says_what_its_prompts_ask_for(tmp_path: Path) -> None:
+    file = tmp_path / "prompts.tsv"
+    file.write_text("prompt\tsubject\tplace\nSwans, on a pond\tswan\tlake\na cat\tcat\t-\n")
+    swans, cat = read_prompts(file)
+    assert swans == Prompt(text="Swans, on a pond", labels={"subject": "swan", "place": "lake"})
+    assert cat.labels == {"subject": "cat", "place": None}
+    for text in ("\n", "prompt\tsubject\n", "text\na swan\n", "prompt\tsubject\na swan\n", "prompt\tsubject\n\tswan\n"):
+        file.write_text(text)
+        with pytest.raises(ValueError, match="expected a line of `prompt`"):
+            read_prompts(file)
+
+
 def test_prompts_are_read_from_published_lists(tmp_path: Path) -> None:
     file = tmp_path / "VBench_full_info.json"
     file.write_text(

@@ -5,7 +5,8 @@ import torch
 from torch import Tensor
 
 from causvid.evaluate.classifier import IGNORED, AttributeClassifier
-from causvid.train.classifier import classifier_loss, disturb
+from causvid.train.classifier import classifier_loss, disturb, named
+from causvid.worlds.storybook import Scene
 
 VOCABULARIES = {"colour": ("red", "green", "blue"), "motion": ("left", "right")}
 
@@ -71,3 +72,11 @@ def test_labels_of_other_attributes_are_refused() -> None:
     model = AttributeClassifier(VOCABULARIES, width=4)
     with pytest.raises(ValueError, match="labels="):
         classifier_loss(model, torch.rand(1, 9, 3, 48, 48), {}, generator=torch.Generator())
+
+
+def test_a_pair_is_named_by_either_of_its_subjects_and_all_else_as_it_is() -> None:
+    pair = Scene("swan", "red", "lake", "hopping", second=("cat", "blue"))
+    assert [named(pair, second=second)["subject"] for second in (False, True)] == ["swan", "cat"]
+    herd = Scene("swan", "red", "lake", "hopping", second=("swan", "red"))
+    morph = Scene("swan", "red", "lake", "hopping", morph="cat")
+    assert named(herd, second=True)["subject"] == "swan" and named(morph, second=True)["subject"] is None

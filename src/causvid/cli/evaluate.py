@@ -35,7 +35,7 @@ def videos(
         Path, typer.Option("-o", "--output", help="Folder for the videos; continues an interrupted one.")
     ],
     model: ModelOption = None,
-    file: Annotated[Path | None, typer.Option(help="Prompts: one a line, or a JSON list, VBench's too.")] = None,
+    file: Annotated[Path | None, typer.Option(help="Prompts: one a line; a JSON list; a .tsv of what to see.")] = None,
     prompts: Annotated[int | None, typer.Option(min=1, help="How many. Default: all of the file, or 100.")] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Videos of each prompt.")] = 1,
     seconds: Annotated[float | None, typer.Option(help="Length of a video. Default: that of a training clip.")] = None,

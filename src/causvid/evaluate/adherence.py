@@ -3,15 +3,17 @@
 Letters: B batch, T pixel frames, H W rows and columns.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from causvid.config import Settings
-from causvid.evaluate.classifier import IGNORED, AttributeClassifier
+from causvid.evaluate.classifier import IGNORED, MIN_FRAMES, AttributeClassifier
 
 EDGE_SECONDS = 5.0
+BOTH = {"pair": " and ", "morph": " into "}
+"""Attributes that name two subjects, and the word between them."""
 
 
 class Tally(Settings):
@@ -78,32 +80,75 @@ class Drift(Settings):
         return pooled(self.first.attributes.values()).points_below(pooled(self.last.attributes.values()))
 
 
+def wanted(classifier: AttributeClassifier, clips: Sequence[Mapping[str, str | None]]) -> dict[str, Tensor]:
+    """Turn the words of clips into labels: the classifier's, and both subjects of pairs and morphs, int64 [clips, 2].
+
+    Raises:
+        ValueError: a word is not in the attribute's vocabulary.
+    """
+    labels = classifier.labels(clips)
+    for name, between in BOTH.items():
+        pairs = [(clip.get(name) or between).split(between) for clip in clips]
+        if "subject" in labels and any(map(any, pairs)):
+            ends = [classifier.labels([{"subject": pair[end] or None} for pair in pairs])["subject"] for end in (0, 1)]
+            labels[name] = torch.stack(ends, dim=1)
+    return labels
+
+
 def score(classifier: AttributeClassifier, videos: Iterable[Tensor], labels: Mapping[str, Tensor]) -> Adherence:
     """Count how often the classifier reads off clips what their labels say.
 
+    A pair is read if its subjects are the two likeliest, a morph if the first subject is the likeliest in some stretch
+    of nine frames, and the second in a later one.
+
     Args:
         videos: batches, float [B, T, 3, H, W] in [0, 1] or uint8 [B, T, H, W, 3], together as many clips as labels.
-        labels: attribute → int64 [clips]; −1 is not counted. Missing attributes are not scored.
+        labels: as from `wanted`; −1 is not counted. Missing attributes are not scored.
 
     Raises:
         ValueError: an unknown attribute, or another number of clips than of labels.
     """
-    unknown = sorted(set(labels) - set(classifier.vocabularies))
+    unknown = sorted(set(labels) - {*classifier.vocabularies, *BOTH})
     if unknown or not labels:
         raise ValueError(f"labels={unknown or '{}'}: expected some of {sorted(classifier.vocabularies)}")
-    batches = [read(classifier, pixels) for pixels in videos]
+    parts: dict[str, list[Tensor]] = {name: [] for name in labels}
+    done = 0
+    for pixels in videos:
+        own = {name: label[done : done + len(pixels)].to(pixels.device) for name, label in labels.items()}
+        done += len(pixels)
+        if any(len(label) < len(pixels) for label in own.values()):
+            continue  # counted, to be named
+        likely = probabilities(classifier, pixels)
+        for name, label in own.items():
+            parts[name].append(_is_read(classifier, pixels, likely, name, label).cpu())
     attributes: dict[str, Tally] = {}
     values: dict[str, dict[str, Tally]] = {}
-    for name, wanted in labels.items():
-        seen = torch.cat([batch[name] for batch in batches]).cpu() if batches else torch.empty(0, dtype=torch.long)
-        if len(seen) != len(wanted):
-            raise ValueError(f"clips={len(seen)}: expected as many as labels of {name!r} ({len(wanted)})")
-        wanted = wanted.cpu()
-        right = seen == wanted
-        attributes[name] = _tally(right[wanted != IGNORED])
-        tallies = {word: _tally(right[wanted == i]) for i, word in enumerate(classifier.vocabularies[name])}
-        values[name] = {word: tally for word, tally in tallies.items() if tally.count}
+    for name, label in labels.items():
+        if done != len(label):
+            raise ValueError(f"clips={done}: expected as many as labels of {name!r} ({len(label)})")
+        right, asked = torch.cat([torch.empty(0, dtype=torch.bool), *parts[name]]), label.cpu()
+        attributes[name] = _tally(right[(asked != IGNORED).view(len(asked), -1).all(1)])
+        if name not in BOTH:
+            tallies = {word: _tally(right[asked == i]) for i, word in enumerate(classifier.vocabularies[name])}
+            values[name] = {word: tally for word, tally in tallies.items() if tally.count}
     return Adherence(attributes=attributes, values=values)
+
+
+def _is_read(
+    classifier: AttributeClassifier, pixels: Tensor, likely: Mapping[str, Tensor], name: str, label: Tensor
+) -> Tensor:
+    """Tell of which clips an attribute's value [B], or both subjects of a pair or morph [B, 2], are read: bool [B]."""
+    if name not in BOTH:
+        return _best(likely[name]) == label
+    if name == "pair":
+        two = likely["subject"].mean(1).topk(2).indices
+        return (two.sort(1).values == label.sort(1).values).all(1)
+    right = torch.zeros(len(label), dtype=torch.bool, device=label.device)
+    if len(rows := (label[:, 0] != IGNORED).nonzero().flatten()):
+        seen = probabilities(classifier, pixels[rows], frames=MIN_FRAMES, hop=MIN_FRAMES // 3)["subject"].argmax(-1)
+        first, second = (seen == label[rows, end, None] for end in (0, 1))
+        right[rows] = ((first.cumsum(1) > 0) & second).any(1)
+    return right
 
 
 def measure_drift(
@@ -146,20 +191,38 @@ def read(classifier: AttributeClassifier, pixels: Tensor) -> dict[str, Tensor]:
 
     A clip longer than the classifier's window is read in overlapping windows, whose probabilities are averaged.
     """
+    return {name: _best(value) for name, value in probabilities(classifier, pixels).items()}
+
+
+@torch.no_grad()
+def probabilities(
+    classifier: AttributeClassifier, pixels: Tensor, *, frames: int | None = None, hop: int | None = None
+) -> dict[str, Tensor]:
+    """Read clips as `read` does, window by window: attribute → probability of each value [B, windows, n].
+
+    frames: of a window, by default the classifier's. hop: frames from one window to the next, at most; by default they
+    overlap as little as they can.
+    """
     if pixels.dtype == torch.uint8:
         pixels = pixels.movedim(-1, 2)
-    T, window = pixels.shape[1], classifier.frames
-    starts = torch.linspace(0, max(T - window, 0), -(-T // window)).round().long().tolist()
+    T, window = pixels.shape[1], frames or classifier.frames
+    spare = max(T - window, 0)
+    starts = torch.linspace(0, spare, 1 + -(-spare // (hop or window))).round().long().tolist()
     training = classifier.training
     classifier.eval()
-    total: dict[str, Tensor] = {}
+    found: dict[str, list[Tensor]] = {}
     for start in starts:
         part = pixels[:, start : start + window]
         logits = classifier(part / 255.0 if part.dtype == torch.uint8 else part)
         for name, value in logits.items():
-            total[name] = total.get(name, 0.0) + value.softmax(-1)
+            found.setdefault(name, []).append(value.softmax(-1))
     classifier.train(training)
-    return {name: value.argmax(-1) for name, value in total.items()}
+    return {name: torch.stack(values, dim=1) for name, values in found.items()}
+
+
+def _best(likely: Tensor) -> Tensor:
+    """Return the value that is likeliest on average, int64 [B], of probabilities [B, windows, n]."""
+    return likely.mean(1).argmax(-1)
 
 
 def _tally(right: Tensor) -> Tally:

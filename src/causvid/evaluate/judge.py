@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from causvid.engine.memory import describe_machine
-from causvid.evaluate.adherence import EDGE_SECONDS, Adherence, Drift, measure_drift, score
+from causvid.evaluate.adherence import EDGE_SECONDS, Adherence, Drift, measure_drift, score, wanted
 from causvid.evaluate.classifier import AttributeClassifier
 from causvid.evaluate.report import EvaluationReport, Measurement, Speed
 from causvid.evaluate.videos import (
@@ -61,18 +61,17 @@ def choose_prompts(bundle: Bundle, file: Path | None, count: int | None, *, seed
 
 
 def judge_folder(folder: Path, pipeline: Pipeline) -> dict[str, Adherence]:
-    """Score the videos of a folder beside renders of their scenes; of long videos, also both ends.
+    """Score the videos of a folder beside renders of their scenes, where they have any; of long videos, also both ends.
 
     Raises:
-        ValueError: it holds no finished videos of held-out prompts.
+        ValueError: it holds no finished videos of held-out prompts, or of prompts with labels.
     """
     classifier, world = load_judge(pipeline.bundle)
-    manifest = Manifest.load(folder)
+    manifest, found = Manifest.load(folder), dict[str, Adherence]()
     asked = list({prompt.scene: prompt for prompt in manifest.prompts}.values())
-    found: dict[str, Adherence] = {
-        "renders": judge_renders(asked, classifier, world, pipeline),
-        manifest.maker: judge_adherence(folder, classifier),
-    }
+    if not any(any(labels.values()) for labels in manifest.labels) or asked[0].scene is not None:
+        found["renders"] = judge_renders(asked, classifier, world, pipeline)
+    found[manifest.maker] = judge_adherence(folder, classifier)
     if manifest.seconds >= 2 * EDGE_SECONDS:
         drift = judge_drift(folder, classifier)
         found |= {f"first {EDGE_SECONDS:g} s": drift.first, f"last {EDGE_SECONDS:g} s": drift.last}
@@ -82,14 +81,14 @@ def judge_folder(folder: Path, pipeline: Pipeline) -> dict[str, Adherence]:
 def judge_adherence(folder: Path, classifier: AttributeClassifier) -> Adherence:
     """Score the videos of a folder by the labels of their prompts."""
     manifest = Manifest.load(folder)
-    return score(classifier, read_videos(folder, manifest), classifier.labels(manifest.labels))
+    return score(classifier, read_videos(folder, manifest), wanted(classifier, manifest.labels))
 
 
 def judge_drift(folder: Path, classifier: AttributeClassifier) -> Drift:
     """Score the first and the last seconds of the long videos of a folder."""
     manifest = Manifest.load(folder)
     videos = read_videos(folder, manifest, batch=LONG_BATCH)
-    return measure_drift(classifier, videos, classifier.labels(manifest.labels), fps=manifest.generation.fps)
+    return measure_drift(classifier, videos, wanted(classifier, manifest.labels), fps=manifest.generation.fps)
 
 
 def judge_renders(
@@ -97,7 +96,7 @@ def judge_renders(
 ) -> Adherence:
     """Score renders of the prompts' scenes, as long as a training clip: the ceiling, what perfect video reaches."""
     frames = round(pipeline.clip_seconds * pipeline.fps)
-    labels = classifier.labels([prompt.labels for prompt in prompts])
+    labels = wanted(classifier, [prompt.labels for prompt in prompts])
     return score(classifier, renders(world, prompts, pipeline.generation, frames=frames), labels)
 
 

@@ -107,11 +107,14 @@ def read_prompts(file: Path) -> list[Prompt]:
     """Read a prompt from each line of a text file that is not blank, or from a JSON list such as VBench_full_info.json.
 
     An item of the list is a prompt, or has it as `prompt_en` or `prompt`; a prompt that is repeated counts once.
+    A table (.tsv) has a column `prompt`, and one for each attribute with what a video should show, or a dash.
 
     Raises:
         ValueError: the file has none, or is not UTF-8.
     """
     text = read_text(file, most=MANIFEST_BYTES)
+    if file.suffix == ".tsv":
+        return list(_labelled(file, text))
     lines = list(dict.fromkeys(_listed(file, text))) if file.suffix == ".json" else text.splitlines()
     prompts = [Prompt(text=line.strip()) for line in lines if line.strip()]
     if not prompts:
@@ -129,6 +132,15 @@ def _listed(file: Path, text: str) -> Iterator[str]:
         if not isinstance(prompt, str):
             raise ValueError(f"prompts={file}: expected a list of prompts, or of objects with prompt_en or prompt")
         yield prompt
+
+
+def _labelled(file: Path, text: str) -> Iterator[Prompt]:
+    head, *rows = (line.split("\t") for line in text.splitlines())
+    if head[0] != "prompt" or not rows or any(len(row) != len(head) or not row[0].strip() for row in rows):
+        raise ValueError(f"prompts={file}: expected a line of `prompt` and attributes, then as many columns")
+    for prompt, *words in rows:
+        labels = {name: None if word == "-" else word for name, word in zip(head[1:], words, strict=True)}
+        yield Prompt(text=prompt, labels=labels)
 
 
 def renders(

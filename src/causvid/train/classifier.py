@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from causvid.data.renders import clip_batches, world_of
+from causvid.evaluate.adherence import BOTH
 from causvid.evaluate.classifier import IGNORED, AttributeClassifier
 from causvid.preset import Preset
 from causvid.recipe import required
@@ -12,6 +13,7 @@ from causvid.seeding import lend_seed, step_generator
 from causvid.train.loop import Stage
 from causvid.train.objective import Metrics, Micro, Objective
 from causvid.train.run import Run
+from causvid.worlds.storybook import Scene
 
 
 def classifier_stage(preset: Preset, run: Run) -> Stage:
@@ -26,7 +28,9 @@ def classifier_stage(preset: Preset, run: Run) -> Stage:
 
     def loss(micro: Micro) -> tuple[Tensor, Metrics]:
         pixels, scenes = draw(micro.noise)
-        labels = {name: value.to(run.device) for name, value in model.labels([s.readable() for s in scenes]).items()}
+        first = torch.rand(len(scenes), generator=micro.noise, device=micro.noise.device) < 0.5
+        words = [named(scene, second=not one) for scene, one in zip(scenes, first.tolist(), strict=True)]
+        labels = {name: value.to(run.device) for name, value in model.labels(words).items()}
         return classifier_loss(model, pixels, labels, generator=micro.noise), {}
 
     objective = Objective("classifier", loss, {"model": model}, config)
@@ -37,6 +41,12 @@ def classifier_stage(preset: Preset, run: Run) -> Stage:
         finish=lambda: objective.averaged(model).save(run.result("classifier")),
         objectives=[objective],
     )
+
+
+def named(scene: Scene, *, second: bool) -> dict[str, str | None]:
+    """Return the words of a scene; of two subjects either one, so that to the classifier they are its two likeliest."""
+    words = scene.readable()
+    return words if words["pair"] is None else {**words, "subject": words["pair"].split(BOTH["pair"])[second]}
 
 
 def classifier_loss(

@@ -28,7 +28,7 @@ DISTURBED = 0.3
 
 
 class LatentReader(nn.Module):
-    """Convolutions over one latent frame at a time, then a head that sees the means and maxima of all frames."""
+    """Convolutions over one latent frame at a time, then a head that sees means and maxima of all that it is given."""
 
     def __init__(self, channels: int, words: int, *, width: int) -> None:
         super().__init__()
@@ -67,12 +67,14 @@ def reader_stage(preset: Preset, run: Run) -> Stage:
     def loss(micro: Micro) -> tuple[Tensor, Metrics]:
         generator, device = micro.noise, run.device
         batch = dataset.batch(config.batch, frames=config.frames, generator=generator)
+        drawn = torch.randint(config.frames, (config.batch,), generator=generator, device=generator.device)
+        latents = batch.latents[torch.arange(config.batch, device=device), drawn.to(device), None]
         told = torch.zeros(config.batch, len(text.tokenizer), device=device).scatter_(1, ids_of[batch.captions], 1.0)
         told[:, marks] = 0.0
         level = DISTURBED * torch.rand((config.batch, 1, 1, 1, 1), generator=generator, device=device)
-        noise = level * randn_like(batch.latents, generator)
+        noise = level * randn_like(latents, generator)
         with autocast(device):
-            logits = model(batch.latents, noise).float()
+            logits = model(latents, noise).float()
         found = ((logits > 0) & (told > 0)).sum() / told.sum()
         return functional.binary_cross_entropy_with_logits(logits, told), {"found": found}
 
@@ -104,14 +106,14 @@ def trained_reader(preset: Preset, run: Run, *, words: int) -> LatentReader:
 def perceptual_loss(reader: LatentReader, predicted: Tensor, latents: Tensor, near: Tensor) -> Tensor:
     """Return how far apart predicted and true latents `[B, F, C, h, w]` are to a reader, mean of all frames.
 
-    In every layer, the squared distance of its directions, averaged over places. near: the frames that count, bool
-    `[B, F]`; the others are as if they were predicted well.
+    In every layer, the squared distance of its directions, averaged over places: 2 - 2 cos of their angle. near: the
+    frames that count, bool `[B, F]`; the others are as if they were predicted well.
     """
     own = reader.scale(predicted.flatten(0, 1))
     with torch.no_grad():
         true = list(reader.look(reader.scale(latents.flatten(0, 1))))
     total = torch.zeros(near.numel(), device=near.device)
     for seen, wanted in zip(reader.look(own), true, strict=True):
-        apart = functional.normalize(seen.float(), dim=1) - functional.normalize(wanted.float(), dim=1)
-        total = total + apart.square().sum(1).mean((1, 2))
+        alike = functional.cosine_similarity(seen.float(), wanted.float(), dim=1)
+        total = total + 2.0 * (1.0 - alike).mean((1, 2))
     return (total * near.flatten()).mean()

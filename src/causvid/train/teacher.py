@@ -35,6 +35,7 @@ def teacher_stage(preset: Preset, run: Run) -> Stage:
         recompute_blocks(model)
     ids_of, null_ids = (text.tokens(prompts)[0].to(run.device) for prompts in (dataset.captions, [""]))
     reader = trained_reader(preset, run, words=len(text.tokenizer)) if config.perceptual else None
+    compare = torch.compile(perceptual_loss, dynamic=False) if run.compiles else perceptual_loss  # elementwise, mostly
     visibility = teacher_visibility(preset)
     together = {
         frames: torch.tensor([span.stop - span.start for span in visibility.spans(frames)], device=run.device)
@@ -63,7 +64,7 @@ def teacher_stage(preset: Preset, run: Run) -> Stage:
             return flow, metrics
         near = (sigma > 0) & (sigma < config.perceptual_below)
         with autocast(device):
-            apart = perceptual_loss(reader, x0_from_velocity(noisy, velocity, sigma), batch.latents, near)
+            apart = compare(reader, x0_from_velocity(noisy, velocity, sigma), batch.latents, near)
         metrics |= {"flow": flow.detach(), "perceptual": apart.detach()}
         return flow + config.perceptual * apart, metrics
 

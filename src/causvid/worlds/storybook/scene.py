@@ -131,7 +131,10 @@ class Scene:
         return self.second == (self.subject, self.colour)
 
     def readable(self) -> dict[str, str | None]:
-        """Return what a viewer can name, attribute by attribute; None for what changes or is two."""
+        """Return what a viewer can name, attribute by attribute; None for what changes or is two.
+
+        `pair` and `morph` name both subjects: "swan and cat", "swan into cat".
+        """
         alike = self.second is None or self.several
         return {
             "subject": self.subject if alike and self.morph is None else None,
@@ -141,6 +144,8 @@ class Scene:
             "weather": self.weather,
             "time": self.time,
             "camera": self.camera,
+            "pair": f"{self.subject} and {self.second[0]}" if self.second is not None and not self.several else None,
+            "morph": None if self.morph is None else f"{self.subject} into {self.morph}",
         }
 
 
