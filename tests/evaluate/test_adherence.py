@@ -98,7 +98,9 @@ def test_a_morph_shows_both_ends_in_their_order() -> None:
     assert result.attributes["morph"] == Tally(correct=3, count=4)
 
 
-def test_two_subjects_that_the_classifier_does_not_know_are_refused() -> None:
+def test_what_is_not_two_subjects_that_the_classifier_knows_is_refused() -> None:
     classifier = ByPixel({"subject": ("cat", "owl", "swan")}, width=4, frames=9)
     with pytest.raises(ValueError, match="dog"):
         wanted(classifier, [{"pair": "cat and dog"}])
+    with pytest.raises(ValueError, match="morph: expected two subjects, such as `swan into cat`"):
+        wanted(classifier, [{"morph": "cat"}])

@@ -84,11 +84,13 @@ def wanted(classifier: AttributeClassifier, clips: Sequence[Mapping[str, str | N
     """Turn the words of clips into labels: the classifier's, and both subjects of pairs and morphs, int64 [clips, 2].
 
     Raises:
-        ValueError: a word is not in the attribute's vocabulary.
+        ValueError: a word is not in the attribute's vocabulary, or a pair or morph does not name two.
     """
     labels = classifier.labels(clips)
     for name, between in BOTH.items():
         pairs = [(clip.get(name) or between).split(between) for clip in clips]
+        if any(len(pair) != 2 for pair in pairs):
+            raise ValueError(f"{name}: expected two subjects, such as `swan{between}cat`")
         if "subject" in labels and any(map(any, pairs)):
             ends = [classifier.labels([{"subject": pair[end] or None} for pair in pairs])["subject"] for end in (0, 1)]
             labels[name] = torch.stack(ends, dim=1)
