@@ -187,7 +187,6 @@ def measure_drift(
     )
 
 
-@torch.no_grad()
 def read(classifier: AttributeClassifier, pixels: Tensor) -> dict[str, Tensor]:
     """Read clips, float [B, T, 3, H, W] in [0, 1] or uint8 [B, T, H, W, 3]: attribute → value, int64 [B].
 

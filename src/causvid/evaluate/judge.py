@@ -69,7 +69,7 @@ def judge_folder(folder: Path, pipeline: Pipeline) -> dict[str, Adherence]:
     classifier, world = load_judge(pipeline.bundle)
     manifest, found = Manifest.load(folder), dict[str, Adherence]()
     asked = list({prompt.scene: prompt for prompt in manifest.prompts}.values())
-    if not any(any(labels.values()) for labels in manifest.labels) or asked[0].scene is not None:
+    if asked[0].scene is not None or not any(any(labels.values()) for labels in manifest.labels):
         found["renders"] = judge_renders(asked, classifier, world, pipeline)
     found[manifest.maker] = judge_adherence(folder, classifier)
     if manifest.seconds >= 2 * EDGE_SECONDS:
