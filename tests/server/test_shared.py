@@ -1,11 +1,13 @@
 """Servers that share a folder: a session has one owner, readers find it, and a dead server loses nothing."""
 
 import asyncio
+import fcntl
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -165,10 +167,11 @@ def test_survivor_continues_sessions_before_readers_return(tmp_path: Path) -> No
                 await client.say("create", request={"prompt": "a red swan over the snow", "seed": 3})
                 name = (await client.until("opened"))["session"]
                 await client.frames(25)
+                lease = tmp_path / "sessions" / name / "lease"
+                dead = holder(lease)
                 killed.kill()
                 killed.wait()
-            lease = tmp_path / "sessions" / name / "lease"
-            while holder(lease) is None:
+            while holder(lease) in (None, dead):
                 await asyncio.sleep(0.05)
             assert holder(lease) == lease.read_text() != ""
             # A chunk is made for the reader; the next waits until it is there.
@@ -178,6 +181,21 @@ def test_survivor_continues_sessions_before_readers_return(tmp_path: Path) -> No
             assert frames <= position + 24
 
         asyncio.run(run())
+
+
+def test_owner_that_has_locked_but_not_yet_written_is_waited_for(tmp_path: Path) -> None:
+    file = tmp_path / "lease"
+    with file.open("w") as owner, ThreadPoolExecutor(2) as threads:
+        fcntl.flock(owner, fcntl.LOCK_EX)
+        asked = threads.submit(holder, file)
+        refused = threads.submit(Lease.take, file, "http://second")
+        time.sleep(0.2)
+        assert not asked.done() and not refused.done()
+        owner.write("http://first")
+        owner.flush()
+        assert asked.result() == "http://first"
+        with pytest.raises(Elsewhere, match="http://first"):
+            refused.result()
 
 
 def test_only_what_a_dead_server_had_is_abandoned(tmp_path: Path) -> None:

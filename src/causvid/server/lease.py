@@ -13,6 +13,8 @@ from typing import Self
 
 ATTEMPTS = 5
 """Times a lock is tried: another process may only be asking who holds it."""
+UNNAMED = 100
+"""Times an owner without an address is looked at again."""
 PAUSE = 0.01
 
 
@@ -48,9 +50,8 @@ class Lease:
             os.truncate(descriptor, 0)
             os.pwrite(descriptor, address.encode(), 0)
             return cls(descriptor)
-        held = os.pread(descriptor, 1024, 0).decode()
         os.close(descriptor)
-        raise Elsewhere(held)
+        raise Elsewhere(holder(file) or "")
 
     def release(self) -> None:
         """Let others take it; a second call does nothing."""
@@ -71,13 +72,23 @@ def abandoned(folder: Path, name: str, address: str) -> list[Path]:
 
 
 def holder(file: Path) -> str | None:
-    """Return where the owner of a file answers; None if nobody holds it."""
+    """Return where the owner of a file answers; None if nobody holds it.
+
+    One who has locked the file a moment ago, or is about to free it, has nothing in it: that is waited for.
+    """
     with suppress(FileNotFoundError):
         descriptor = os.open(file, os.O_RDONLY)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return os.pread(descriptor, 1024, 0).decode()
+            for _ in range(UNNAMED):
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    if address := os.pread(descriptor, 1024, 0).decode():
+                        return address
+                    time.sleep(PAUSE)
+                else:
+                    return None
+            return ""
         finally:
             os.close(descriptor)
     return None
