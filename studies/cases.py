@@ -15,7 +15,7 @@ from torch import Tensor
 
 from causvid.config import GenerationConfig
 from causvid.evaluate.adherence import Tally, pooled, read
-from causvid.evaluate.classifier import IGNORED, AttributeClassifier
+from causvid.evaluate.classifier import IGNORED, AttributeClassifier, labels_of
 from causvid.evaluate.videos import Progress, Prompt
 from causvid.media import to_bytes
 from causvid.models.autoencoder import pixel_frames
@@ -73,7 +73,7 @@ class Bench:
     def matches(self, clips: Sequence[Tensor], labels: Mapping[str, str | None]) -> list[dict[str, bool]]:
         """Return which attributes of clips of one size, uint8 [T, H, W, 3], are read as labelled."""
         seen = read(self.classifier, torch.stack(list(clips)))
-        wanted = {name: int(label) for name, label in self.classifier.labels([labels]).items()}
+        wanted = {name: int(label) for name, label in labels_of(self.classifier.vocabularies, [labels]).items()}
         counted = [name for name, label in wanted.items() if label != IGNORED]
         return [{name: int(seen[name][i]) == wanted[name] for name in counted} for i in range(len(clips))]
 

@@ -124,7 +124,7 @@ class DataStage(StageSettings):
 
 
 class ReaderStage(StageConfig):
-    """Training of the network that reads words off a latent frame.
+    """Training of the network that reads attributes off a latent frame.
 
     frames: of the first so many of a clip, one is drawn. width: channels of its first layer.
     """

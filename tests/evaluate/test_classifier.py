@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from causvid.evaluate.classifier import IGNORED, AttributeClassifier
+from causvid.evaluate.classifier import IGNORED, AttributeClassifier, labels_of
 
 VOCABULARIES = {"colour": ("red", "green", "blue"), "motion": ("left", "right")}
 
@@ -35,11 +35,11 @@ def test_saved_and_loaded_reads_the_same(tmp_path: Path) -> None:
 
 
 def test_words_become_labels() -> None:
-    model = AttributeClassifier(VOCABULARIES, width=4)
-    labels = model.labels([{"colour": "blue", "motion": None, "mood": "calm"}, {"colour": "red", "motion": "right"}])
+    clips = [{"colour": "blue", "motion": None, "mood": "calm"}, {"colour": "red", "motion": "right"}]
+    labels = labels_of(VOCABULARIES, clips)
     assert {name: value.tolist() for name, value in labels.items()} == {"colour": [2, 0], "motion": [IGNORED, 1]}
     with pytest.raises(ValueError, match="colour=mauve"):
-        model.labels([{"colour": "mauve"}])
+        labels_of(VOCABULARIES, [{"colour": "mauve"}])
 
 
 def test_mistakes_are_named(tmp_path: Path) -> None:

@@ -91,20 +91,13 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
-    folder = tmp_path_factory.mktemp("chain") / "run"
-    scenes: list[Scene] = []
-    render = storybook.render_batch
-
-    def render_and_remember(*arguments: Any, **options: Any) -> Any:
-        pixels, drawn = render(*arguments, **options)
-        scenes.extend(drawn)
-        return pixels, drawn
-
+    folder, preset = tmp_path_factory.mktemp("chain") / "run", load_preset("test")
     with pytest.MonkeyPatch.context() as patch:
         make_small(patch)
-        patch.setattr(storybook, "render_batch", render_and_remember)
-        assert stages.run("all", load_preset("test"), Run(folder))
-    yield Chain(folder, load_preset("test"), tuple(scenes))
+        assert stages.run("all", preset, Run(folder))
+        shards = range(storybook.storybook_shards(preset, folder).count)
+        scenes = [scene for n in shards for scene in storybook.shard_scenes(preset, n, seed=0)]
+    yield Chain(folder, preset, tuple(scenes))
 
 
 @pytest.fixture

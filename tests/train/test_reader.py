@@ -1,4 +1,4 @@
-"""The reader learns what captions say of latents, and the teacher to predict latents that read like the true ones."""
+"""The reader learns what latents show, and the teacher to predict latents that read like the true ones."""
 
 import pytest
 import torch
@@ -11,15 +11,15 @@ from causvid.train.run import needed
 
 def reader() -> LatentReader:
     torch.manual_seed(0)
-    model = LatentReader(16, 20, width=8)
-    model(torch.randn(32, 2, 16, 4, 6))  # statistics of a batch
+    model = LatentReader(16, {"colour": ("red", "blue")}, width=8)
+    model(torch.randn(64, 16, 4, 6))  # statistics of a batch
     return model.eval().requires_grad_(False)
 
 
 def test_it_learns_to_tell_what_it_has_seen(chain, changed) -> None:
     stage = chain.build("reader", changed("reader", warmup=1, learning_rate=1e-2))
-    found = [float(chain.step(stage)["found"]) for _ in range(40)]
-    assert found[0] < 0.1 and found[-1] > 0.9
+    right = [float(chain.step(stage)["subject"]) for _ in range(40)]
+    assert right[0] < 0.7 and right[-1] > 0.9
 
 
 def test_only_near_frames_count_and_only_where_they_differ() -> None:
@@ -59,6 +59,10 @@ def test_what_cannot_be_is_refused(chain, changed, tmp_path) -> None:
     chain.copy(tmp_path / "run", without=("reader",))
     with pytest.raises(ValueError, match="run `causvid train reader` first"):
         chain.train("teacher", tmp_path / "run", changed("teacher", perceptual=0.1))
+    away = {**chain.preset.model_dump(), "world": None, "data": "latents"}
+    away["train"]["teacher"]["perceptual"] = 0.1
+    with pytest.raises(ValidationError, match=r"perceptual=0\.1 needs a world"):
+        Preset.model_validate(away)
     long = changed("reader", frames=9).model_dump()
     with pytest.raises(ValidationError, match="frames=9 is not from 1 to clip_frames=4"):
         Preset.model_validate(long)

@@ -27,11 +27,21 @@ def render_batch(
     preset: Preset, batch: int, *, frames: int, generator: torch.Generator, device: torch.device
 ) -> tuple[Tensor, list[Scene]]:
     """Draw training scenes; render `frames` pixel frames of each, `[B, T, 3, H, W]` in [0, 1], at the preset's size."""
+    scenes = training_scenes(preset, batch, generator=generator)
+    return render_clips(preset, scenes, frames=frames, device=device), scenes
+
+
+def training_scenes(preset: Preset, count: int, *, generator: torch.Generator) -> list[Scene]:
+    """Draw scenes to train on."""
     world = world_of(preset)
-    seeds = torch.randint(2**31, (batch,), generator=generator, device=generator.device).tolist()
-    scenes = [sample_scene(world, seed, split="train") for seed in seeds]
+    seeds = torch.randint(2**31, (count,), generator=generator, device=generator.device).tolist()
+    return [sample_scene(world, seed, split="train") for seed in seeds]
+
+
+def render_clips(preset: Preset, scenes: Sequence[Scene], *, frames: int, device: torch.device) -> Tensor:
+    """Render `frames` pixel frames of scenes, `[B, T, 3, H, W]` in [0, 1], at the preset's size."""
     g = preset.generation
-    return render(scenes, frames=frames, height=g.height, width=g.width, fps=g.fps, device=device), scenes
+    return render(scenes, frames=frames, height=g.height, width=g.width, fps=g.fps, device=device)
 
 
 def clip_batches(

@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 
 from causvid.data.dataset import Batch, number
-from causvid.data.renders import render_batch, training_caption, world_of
+from causvid.data.renders import render_clips, training_caption, training_scenes, world_of
 from causvid.data.shards import Shards
 from causvid.models.autoencoder import pixel_frames
 from causvid.preset import Preset
 from causvid.recipe import required
 from causvid.seeding import step_generator
+from causvid.worlds.storybook import Scene
 
 SHARD = 512
 PHRASINGS = 4
@@ -29,6 +30,12 @@ def storybook_shards(preset: Preset, folder: Path) -> Shards:
     return Shards(folder, -(-required(preset.recipe.data, "data").clips // SHARD))
 
 
+def shard_scenes(preset: Preset, n: int, *, seed: int) -> list[Scene]:
+    """Draw the scenes of shard n, whose clips are to be trained on."""
+    count = min(SHARD, required(preset.recipe.data, "data").clips - n * SHARD)
+    return training_scenes(preset, count, generator=step_generator(seed, "data", n))
+
+
 @torch.no_grad()
 def encode_shard(
     preset: Preset, encode: Callable[[Tensor], Tensor], n: int, *, seed: int, device: torch.device
@@ -37,21 +44,18 @@ def encode_shard(
 
     Returns latents, half `[N, F, C, h, w]` on the CPU, and P captions of each clip, all those of a clip together.
     """
-    config, world = required(preset.recipe.data, "data"), world_of(preset)
-    generator = step_generator(seed, "data", n)
+    world, batch = world_of(preset), required(preset.recipe.data, "data").batch
     frames = pixel_frames(preset.generation.clip_frames)
-    latents, captions = [], []
-    left = min(SHARD, config.clips - n * SHARD)
-    while left:
-        batch = min(config.batch, left)
-        left -= batch
-        pixels, scenes = render_batch(preset, batch, frames=frames, generator=generator, device=device)
-        latents.append(encode(pixels).half().cpu())
-        captions += [
-            training_caption(world, scene, PHRASINGS * scene.seed + phrasing, terse=phrasing == TERSE)
-            for scene in scenes
-            for phrasing in range(PHRASINGS)
-        ]
+    scenes = shard_scenes(preset, n, seed=seed)
+    latents = [
+        encode(render_clips(preset, scenes[begin : begin + batch], frames=frames, device=device)).half().cpu()
+        for begin in range(0, len(scenes), batch)
+    ]
+    captions = [
+        training_caption(world, scene, PHRASINGS * scene.seed + phrasing, terse=phrasing == TERSE)
+        for scene in scenes
+        for phrasing in range(PHRASINGS)
+    ]
     return torch.cat(latents), captions
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from causvid.config import Settings
-from causvid.evaluate.classifier import IGNORED, MIN_FRAMES, AttributeClassifier
+from causvid.evaluate.classifier import IGNORED, MIN_FRAMES, AttributeClassifier, labels_of
 
 EDGE_SECONDS = 5.0
 BOTH = {"pair": " and ", "morph": " into "}
@@ -86,13 +86,14 @@ def wanted(classifier: AttributeClassifier, clips: Sequence[Mapping[str, str | N
     Raises:
         ValueError: a word is not in the attribute's vocabulary, or a pair or morph does not name two.
     """
-    labels = classifier.labels(clips)
+    labels = labels_of(classifier.vocabularies, clips)
     for name, between in BOTH.items():
         pairs = [(clip.get(name) or between).split(between) for clip in clips]
         if any(len(pair) != 2 for pair in pairs):
             raise ValueError(f"{name}: expected two subjects, such as `swan{between}cat`")
         if "subject" in labels and any(map(any, pairs)):
-            ends = [classifier.labels([{"subject": pair[end] or None} for pair in pairs])["subject"] for end in (0, 1)]
+            words = [[{"subject": pair[end] or None} for pair in pairs] for end in (0, 1)]
+            ends = [labels_of(classifier.vocabularies, own)["subject"] for own in words]
             labels[name] = torch.stack(ends, dim=1)
     return labels
 

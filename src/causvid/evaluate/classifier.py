@@ -111,21 +111,6 @@ class AttributeClassifier(nn.Module):
         x = F.interpolate(pixels.flatten(0, 1), size=size, mode="bilinear", antialias=True, align_corners=False)
         return x.view(B, T, *x.shape[1:])
 
-    def labels(self, clips: Sequence[Mapping[str, str | None]]) -> dict[str, Tensor]:
-        """Turn the words of clips into labels: attribute → int64 [clips]; None, or a missing word, is not counted.
-
-        Raises:
-            ValueError: a word is not in the attribute's vocabulary.
-        """
-        result = {}
-        for name, values in self.vocabularies.items():
-            words = [clip.get(name) for clip in clips]
-            unknown = sorted({word for word in words if word is not None} - set(values))
-            if unknown:
-                raise ValueError(f"{name}={', '.join(unknown)}: expected one of {', '.join(values)}")
-            result[name] = torch.tensor([IGNORED if word is None else values.index(word) for word in words])
-        return result
-
     def save(self, folder: str | Path) -> None:
         """Write config.json and model.safetensors into a folder, which is made where missing."""
         folder = Path(folder)
@@ -153,6 +138,24 @@ class AttributeClassifier(nn.Module):
             line = f"classifier={folder}: expected a folder with {_CONFIG} and {_WEIGHTS} ({reason})"
             raise ValueError(line) from error
         return model.to(device).eval()
+
+
+def labels_of(
+    vocabularies: Mapping[str, Sequence[str]], clips: Sequence[Mapping[str, str | None]]
+) -> dict[str, Tensor]:
+    """Turn the words of clips into labels: attribute → int64 [clips]; None, or a missing word, is not counted.
+
+    Raises:
+        ValueError: a word is not in the attribute's vocabulary.
+    """
+    result = {}
+    for name, values in vocabularies.items():
+        words = [clip.get(name) for clip in clips]
+        unknown = sorted({word for word in words if word is not None} - set(values))
+        if unknown:
+            raise ValueError(f"{name}={', '.join(unknown)}: expected one of {', '.join(values)}")
+        result[name] = torch.tensor([IGNORED if word is None else values.index(word) for word in words])
+    return result
 
 
 def _layer2d(inputs: int, outputs: int, stride: int) -> tuple[nn.Module, ...]:

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from causvid.data.renders import clip_batches, world_of
 from causvid.evaluate.adherence import BOTH
-from causvid.evaluate.classifier import IGNORED, AttributeClassifier
+from causvid.evaluate.classifier import IGNORED, AttributeClassifier, labels_of
 from causvid.preset import Preset
 from causvid.recipe import required
 from causvid.seeding import lend_seed, step_generator
@@ -30,7 +30,7 @@ def classifier_stage(preset: Preset, run: Run) -> Stage:
         pixels, scenes = draw(micro.noise)
         first = torch.rand(len(scenes), generator=micro.noise, device=micro.noise.device) < 0.5
         words = [named(scene, second=not one) for scene, one in zip(scenes, first.tolist(), strict=True)]
-        labels = {name: value.to(run.device) for name, value in model.labels(words).items()}
+        labels = {name: value.to(run.device) for name, value in labels_of(model.vocabularies, words).items()}
         return classifier_loss(model, pixels, labels, generator=micro.noise), {}
 
     objective = Objective("classifier", loss, {"model": model}, config)
@@ -64,11 +64,15 @@ def classifier_loss(
     if spare > 0:
         start = int(torch.randint(spare + 1, (1,), generator=generator, device=generator.device))
         pixels = pixels[:, start : start + model.frames]
-    logits = model(disturb(model.resize(pixels), generator=generator))
+    return cross_entropies(model(disturb(model.resize(pixels), generator=generator)), labels)
+
+
+def cross_entropies(logits: dict[str, Tensor], labels: dict[str, Tensor]) -> Tensor:
+    """Sum the cross-entropies of attributes, each the mean of the clips that count for it."""
     losses = []
     for name, target in labels.items():
         counted = (target != IGNORED).sum().clamp(min=1)
-        losses.append(F.cross_entropy(logits[name], target, ignore_index=IGNORED, reduction="sum") / counted)
+        losses.append(F.cross_entropy(logits[name].float(), target, ignore_index=IGNORED, reduction="sum") / counted)
     return torch.stack(losses).sum()
 
 

@@ -1,26 +1,28 @@
-"""Stage `reader`: a small network that reads the words of a caption off latents, and so learns what pictures show.
+"""Stage `reader`: a small network that reads attributes off latents, and so learns what pictures show.
 
 How far its layers are apart for the clean latents that a teacher predicts and for the true ones is a perceptual loss.
 
-Letters: B batch, F latent frames, C channels, h w latent rows and columns, V pieces of words.
+Letters: B batch, F latent frames, C channels, h w latent rows and columns, n values of one attribute.
 Source: PixelGen (2602.02493), which compares predictions of x0 by the layers of VGG and DINO, at lower noise only; a
 network trained on the set itself takes their place.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from causvid.data.renders import world_of
+from causvid.data.storybook import StorybookDataset, shard_scenes, storybook_shards
+from causvid.evaluate.classifier import labels_of
 from causvid.flow import randn_like
-from causvid.models.tokenizer import END, PAD
 from causvid.preset import Preset
 from causvid.recipe import required
 from causvid.seeding import lend_seed, step_generator
+from causvid.train.classifier import cross_entropies
 from causvid.train.loop import Stage
 from causvid.train.objective import Metrics, Micro, Objective, autocast
-from causvid.train.roles import Roles
 from causvid.train.run import Run, load_weights, save_weights
 
 DISTURBED = 0.3
@@ -28,55 +30,58 @@ DISTURBED = 0.3
 
 
 class LatentReader(nn.Module):
-    """Convolutions over one latent frame at a time, then a head that sees means and maxima of all that it is given."""
+    """Convolutions over latent frames, one at a time, then heads that see means and maxima of places.
 
-    def __init__(self, channels: int, words: int, *, width: int) -> None:
+    vocabularies: attribute → its values, in the order of the labels. width: channels of the first layer.
+    """
+
+    def __init__(self, channels: int, vocabularies: Mapping[str, Sequence[str]], *, width: int) -> None:
         super().__init__()
+        self.vocabularies = vocabularies
         self.scale = nn.BatchNorm2d(channels, affine=False)
         shapes = ((channels, width, 1), (width, width, 2), (width, 2 * width, 1), (2 * width, 2 * width, 2))
         self.layers = nn.ModuleList(
             nn.Sequential(nn.Conv2d(inner, outer, 3, stride, 1), nn.BatchNorm2d(outer), nn.GELU())
             for inner, outer, stride in shapes
         )
-        self.head = nn.Linear(4 * width, words)
-        nn.init.constant_(self.head.bias, -3.0)  # a caption has few of all words
+        self.heads = nn.ModuleDict({name: nn.Linear(4 * width, len(values)) for name, values in vocabularies.items()})
 
     def look(self, frames: Tensor) -> Iterator[Tensor]:
-        """Yield what every layer makes of standardised latents `[N, C, h, w]`."""
+        """Yield what every layer makes of standardised latents `[B, C, h, w]`."""
         for layer in self.layers:
             frames = layer(frames)
             yield frames
 
-    def forward(self, latents: Tensor, noise: Tensor | None = None) -> Tensor:
-        """Return logits `[B, V]` of the words of latents `[B, F, C, h, w]`; noise: added to them, standardised."""
-        frames = self.scale(latents.flatten(0, 1))
-        *_, last = self.look(frames if noise is None else frames + noise.flatten(0, 1))
-        seen = last.unflatten(0, latents.shape[:2])
-        return self.head(torch.cat((seen.amax((1, 3, 4)), seen.mean((1, 3, 4))), dim=1))  # type: ignore[no-any-return]
+    def forward(self, latents: Tensor, noise: Tensor | float = 0.0) -> dict[str, Tensor]:
+        """Read latents of single frames `[B, C, h, w]`: attribute → logits `[B, n]`; noise: added, standardised."""
+        *_, seen = self.look(self.scale(latents) + noise)
+        features = torch.cat((seen.amax((2, 3)), seen.mean((2, 3))), dim=1)
+        return {name: head(features) for name, head in self.heads.items()}
 
 
 def reader_stage(preset: Preset, run: Run) -> Stage:
-    """Train on the clips and captions that the teacher is trained on."""
+    """Train on frames of the encoded clips that the teacher is trained on, and what can be named in their scenes."""
     config = required(preset.recipe.reader, "reader")
-    roles = Roles(preset, run)
-    dataset, text = roles.dataset(), roles.new_text_encoder()
-    ids_of = text.tokens(dataset.captions)[0].to(run.device)
-    model = new_reader(preset, run, words=len(text.tokenizer)).train()
-    marks = [mark for mark in (text.tokenizer.id(PAD), text.tokenizer.id(END)) if mark is not None]
+    folder = run.folder / "data"
+    latents = StorybookDataset.open(preset, folder, device=run.device).latents
+    shards = range(storybook_shards(preset, folder).count)
+    named = [scene.readable() for n in shards for scene in shard_scenes(preset, n, seed=run.seed)]
+    model = new_reader(preset, run).train()
+    labels = {name: told.to(run.device) for name, told in labels_of(model.vocabularies, named).items()}
 
     def loss(micro: Micro) -> tuple[Tensor, Metrics]:
         generator, device = micro.noise, run.device
-        batch = dataset.batch(config.batch, frames=config.frames, generator=generator)
-        drawn = torch.randint(config.frames, (config.batch,), generator=generator, device=generator.device)
-        latents = batch.latents[torch.arange(config.batch, device=device), drawn.to(device), None]
-        told = torch.zeros(config.batch, len(text.tokenizer), device=device).scatter_(1, ids_of[batch.captions], 1.0)
-        told[:, marks] = 0.0
-        level = DISTURBED * torch.rand((config.batch, 1, 1, 1, 1), generator=generator, device=device)
-        noise = level * randn_like(latents, generator)
+        clip, frame = (
+            torch.randint(end, (config.batch,), generator=generator, device=generator.device).to(device)
+            for end in (len(latents), config.frames)
+        )
+        own = latents[clip, frame].float()
+        level = DISTURBED * torch.rand((config.batch, 1, 1, 1), generator=generator, device=device)
         with autocast(device):
-            logits = model(latents, noise).float()
-        found = ((logits > 0) & (told > 0)).sum() / told.sum()
-        return functional.binary_cross_entropy_with_logits(logits, told), {"found": found}
+            logits = model(own, level * randn_like(own, generator))
+        told = {name: every[clip] for name, every in labels.items()}
+        right = (logits["subject"].argmax(1) == told["subject"]).sum() / (told["subject"] >= 0).sum()
+        return cross_entropies(logits, told), {"subject": right}
 
     objective = Objective("reader", loss, {"model": model}, config)
     return Stage(
@@ -88,17 +93,18 @@ def reader_stage(preset: Preset, run: Run) -> Stage:
     )
 
 
-def new_reader(preset: Preset, run: Run, *, words: int) -> LatentReader:
-    """Make an untrained reader of so many pieces of words."""
-    width = required(preset.recipe.reader, "reader").width
+def new_reader(preset: Preset, run: Run) -> LatentReader:
+    """Make an untrained reader of what a single frame of a preset's world shows."""
+    world, width = world_of(preset), required(preset.recipe.reader, "reader").width
+    told_apart = {"subject": world.subjects, "colour": world.colours, "place": world.places}
     with lend_seed(step_generator(run.seed, "reader weights", 0)):
-        model = LatentReader(preset.transformer.out_channels, words, width=width)
+        model = LatentReader(preset.transformer.out_channels, told_apart, width=width)
     return model.to(run.device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
-def trained_reader(preset: Preset, run: Run, *, words: int) -> LatentReader:
+def trained_reader(preset: Preset, run: Run) -> LatentReader:
     """Return the reader that stage `reader` trained, frozen."""
-    model = new_reader(preset, run, words=words)
+    model = new_reader(preset, run)
     load_weights(model, run.result("reader"), made_by="reader")
     return model.eval().requires_grad_(False)
 

@@ -26,7 +26,7 @@ RESULTS = {
     "dmd": ("student.safetensors",),
 }
 """What a finished stage leaves in the run's folder. `data` and `pairs` leave shards, in folders of their names."""
-OF_A_WORLD = frozenset({"autoencoder", "classifier", "data", "decoder"})
+OF_A_WORLD = frozenset({"autoencoder", "classifier", "data", "reader", "decoder"})
 """Stages that train on rendered pixels, or store what is rendered."""
 
 ALONE = Ranks()
