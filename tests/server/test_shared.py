@@ -183,7 +183,10 @@ def test_survivor_continues_sessions_before_readers_return(tmp_path: Path) -> No
         asyncio.run(run())
 
 
-def test_owner_that_has_locked_but_not_yet_written_is_waited_for(tmp_path: Path) -> None:
+def test_owner_that_has_locked_but_not_yet_written_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("causvid.server.lease.UNNAMED", 10**6)
     file = tmp_path / "lease"
     with file.open("w") as owner, ThreadPoolExecutor(2) as threads:
         fcntl.flock(owner, fcntl.LOCK_EX)
