@@ -165,6 +165,14 @@ def test_the_model_does_not_run_far_ahead_of_the_writer() -> None:
     assert not any(thread.name == "chunks" and thread.is_alive() for thread in threading.enumerate())
 
 
+def interrupt(number: signal.Signals) -> None:
+    """Send a signal, and wait until the main thread has taken it: it then has put the earlier handlers back."""
+    ours = signal.getsignal(number)
+    signal.raise_signal(number)
+    while signal.getsignal(number) is ours:
+        time.sleep(0.01)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_and_sigterm_keep_what_was_finished(
     pipeline: FakePipeline,
@@ -176,8 +184,7 @@ def test_ctrl_c_and_sigterm_keep_what_was_finished(
     def interrupted() -> Iterator[np.ndarray]:
         yield np.zeros((1, 64, 96, 3), np.uint8)
         yield np.zeros((4, 64, 96, 3), np.uint8)
-        signal.raise_signal(number)
-        time.sleep(0.5)
+        interrupt(number)
         yield np.zeros((4, 64, 96, 3), np.uint8)
 
     before = signal.getsignal(number)
@@ -197,8 +204,7 @@ def test_an_interrupt_before_the_first_chunk_leaves_nothing(
     pipeline: FakePipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
 ) -> None:
     def interrupted() -> Iterator[np.ndarray]:
-        signal.raise_signal(number)
-        time.sleep(0.5)
+        interrupt(number)
         yield np.zeros((1, 64, 96, 3), np.uint8)
 
     monkeypatch.setattr(pipeline, "chunks", interrupted)

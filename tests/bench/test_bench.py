@@ -14,7 +14,7 @@ from causvid.bench import measure
 from causvid.bench.against import compare
 from causvid.bench.roofline import count_flops, kernel_share
 from causvid.bench.subject import Subject
-from causvid.bench.timing import alternate
+from causvid.bench.timing import Work, alternate
 from causvid.nn.attention import attend
 from causvid.nn.fused import linear_gelu
 from causvid.pipeline import Pipeline
@@ -77,7 +77,13 @@ def test_a_long_stream_is_compared_with_a_new_one(subject: Subject) -> None:
 
 
 @pytest.mark.parametrize(("name", "values"), [("steps", [1, 3]), ("sessions", [1, 3])])
-def test_a_chunk_costs_more_where_there_is_more_of_it(small: Pipeline, name: str, values: list[int]) -> None:
+def test_a_chunk_costs_more_where_there_is_more_of_it(
+    small: Pipeline, name: str, values: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def count(works: dict[str, Work], *, seconds: float) -> dict[str, float]:
+        return {own: count_flops(work) for own, work in works.items()}
+
+    monkeypatch.setattr(measure, "alternate", count)
     less, more = measure.sweep(small, name, values, seconds=0.5)
     assert less[name] == values[0] and less["ms"] < more["ms"]
 

@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -125,6 +126,26 @@ def running(pipeline: Pipeline, folder: Path, **settings: Any) -> Iterator[Serve
         measured.stop()
         server.should_exit = True
         thread.join()
+
+
+@contextmanager
+def model_busy(server: Served) -> Iterator[None]:
+    """Let the model's thread do nothing else in this block."""
+    go = threading.Event()
+    server.app.state.sessions.shared.scheduler.call(go.wait)
+    try:
+        yield
+    finally:
+        go.set()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _patient() -> Iterator[None]:
+    """A machine that does something else for seconds is no failure."""
+    with pytest.MonkeyPatch.context() as patched:
+        for method in ("delete", "get", "post", "put", "request"):
+            patched.setattr(httpx, method, partial(getattr(httpx, method), timeout=60))
+        yield
 
 
 Serve = Callable[..., AbstractContextManager[Served]]

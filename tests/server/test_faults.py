@@ -2,16 +2,13 @@
 
 import asyncio
 import os
-import threading
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from tests.server.conftest import Serve, Served, Talk, talk
+from tests.server.conftest import Serve, Served, Talk, model_busy, talk
 
 from causvid.engine.request import PromptChange
 from causvid.server.film import Film
@@ -29,17 +26,6 @@ LATENTS = torch.zeros(1, 1, 2, 2, 2)
 def held(server: Served) -> Sessions:
     sessions: Sessions = server.app.state.sessions
     return sessions
-
-
-@asynccontextmanager
-async def model_busy(server: Served) -> AsyncIterator[None]:
-    """Let the model's thread do nothing else in this block."""
-    go = threading.Event()
-    held(server).shared.scheduler.call(go.wait)
-    try:
-        yield
-    finally:
-        go.set()
 
 
 async def opened(client: Talk, **values: Any) -> str:
@@ -101,7 +87,7 @@ def test_session_of_a_client_that_left_is_known(server: Served) -> None:
         async with talk(server.url) as client:
             await opened(client)
             before = len(held(server).open)
-            async with model_busy(server):
+            with model_busy(server):
                 async with talk(server.url) as leaving:
                     await leaving.say("create", request={"prompt": RED})
                     await asyncio.sleep(0.3)
@@ -120,7 +106,7 @@ def test_client_that_leaves_does_not_lose_who_sleeps_for_it(serve: Serve) -> Non
         async with talk(server.url) as first:
             session = await opened(first)
         await asyncio.sleep(2.5)
-        async with model_busy(server):
+        with model_busy(server):
             async with talk(server.url) as leaving:
                 await leaving.say("create", request={"prompt": RED})
                 await asyncio.sleep(0.3)

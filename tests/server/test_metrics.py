@@ -17,6 +17,8 @@ from causvid.server.logs import Lines, log
 
 from .conftest import Served
 
+BEGAN = time.monotonic()
+
 
 def numbers(served: Served) -> dict[str, float]:
     """Read every number, by its name and labels."""
@@ -56,8 +58,8 @@ def test_numbers_follow_a_session(server: Served) -> None:
     assert after["causvid_frames_total"] - before["causvid_frames_total"] >= frames
     assert after["causvid_first_frame_seconds_count"] == 1
     assert 0 < after["causvid_first_frame_seconds_sum"] < 60
-    assert after["causvid_chunk_seconds_count"] >= 3
-    assert 0 < after["causvid_model_busy_seconds_total"] < time.process_time()
+    assert after["causvid_chunk_seconds_count"] >= 2
+    assert 0 < after["causvid_model_busy_seconds_total"] < time.monotonic() - BEGAN
     assert after["causvid_sessions{state=playing}"] == 0
     assert after["process_resident_memory_bytes"] > 2**20
 

@@ -74,6 +74,9 @@ def test_lease_has_one_owner(tmp_path: Path) -> None:
     assert refused.value.address == holder(tmp_path / "lease") == "http://first"
     lease.release()
     assert holder(tmp_path / "lease") is None
+    lonely = Lease.take(tmp_path / "lonely", "")
+    assert holder(tmp_path / "lonely") == ""
+    lonely.release()
     Lease.take(tmp_path / "lease", "http://second").release()
 
 
@@ -173,7 +176,7 @@ def test_survivor_continues_sessions_before_readers_return(tmp_path: Path) -> No
                 killed.wait()
             while holder(lease) in (None, dead):
                 await asyncio.sleep(0.05)
-            assert holder(lease) == lease.read_text() != ""
+            assert holder(lease) == lease.read_text().strip() != ""
             # A chunk is made for the reader; the next waits until it is there.
             position = client.position
             while (frames := httpx.get(f"{other}/v1/sessions/{name}").json()["frames"]) <= position:
@@ -194,7 +197,7 @@ def test_owner_that_has_locked_but_not_yet_written_is_waited_for(
         refused = threads.submit(Lease.take, file, "http://second")
         time.sleep(0.2)
         assert not asked.done() and not refused.done()
-        owner.write("http://first")
+        owner.write("http://first\n")
         owner.flush()
         assert asked.result() == "http://first"
         with pytest.raises(Elsewhere, match="http://first"):

@@ -17,7 +17,7 @@ import openai
 import pytest
 from openai.types import Video
 from PIL import Image
-from tests.server.conftest import Serve, Served, start_process
+from tests.server.conftest import Serve, Served, model_busy, start_process
 
 from causvid.pipeline import Pipeline
 
@@ -224,10 +224,11 @@ def test_a_source_may_be_deleted_while_its_job_waits(start: Callable[..., Served
     server = start(jobs=1)
     client = connect(server.url)
     video = finish(client, client.videos.create(prompt=FISH, seconds="1"))
-    first = client.videos.create(prompt=FISH, seconds="4")
-    remix = client.videos.remix(video.id, prompt="a green fish over a lake")
-    assert client.videos.retrieve(remix.id).status == "queued"
-    client.videos.delete(video.id)
+    with model_busy(server):
+        first = client.videos.create(prompt=FISH, seconds="4")
+        remix = client.videos.remix(video.id, prompt="a green fish over a lake")
+        assert client.videos.retrieve(remix.id).status == "queued"
+        client.videos.delete(video.id)
     finish(client, remix)
     finish(client, first)
     assert {file.suffix for file in server.batch.jobs.folder.iterdir()} == {".mp4"}
@@ -244,12 +245,14 @@ def test_an_unfinished_video_has_no_content(start: Callable[..., Served]) -> Non
 
 
 def test_more_jobs_than_may_wait_are_refused(start: Callable[..., Served]) -> None:
-    client = connect(start(jobs=1, jobs_waiting=1).url)
+    server = start(jobs=1, jobs_waiting=1)
+    client = connect(server.url)
     videos = [client.videos.create(prompt=FISH, seconds="30")]  # type: ignore[arg-type]
     until_in_progress(client, videos[0])
-    videos.append(client.videos.create(prompt=FISH, seconds="1"))
-    with pytest.raises(openai.RateLimitError) as refused:
-        client.videos.create(prompt=FISH, seconds="1")
+    with model_busy(server):
+        videos.append(client.videos.create(prompt=FISH, seconds="1"))
+        with pytest.raises(openai.RateLimitError) as refused:
+            client.videos.create(prompt=FISH, seconds="1")
     assert 1 <= int(refused.value.response.headers["retry-after"]) <= 600
     for video in videos:
         client.videos.delete(video.id)

@@ -57,8 +57,9 @@ def _linear(x: Sequence[int], weight: Sequence[int], *_: object, **__: object) -
 def kernel_share(work: Work, *, seconds: float) -> float:
     """Return which share of a work's time is spent inside products, convolutions and attention."""
     work()
-    until = time.perf_counter() + seconds
     with profile(activities=[ProfilerActivity.CPU]) as seen:
+        until = time.perf_counter() + seconds  # the profiler has taken its time to start
+        work()
         while time.perf_counter() < until:
             work()
     events = seen.key_averages()

@@ -14,7 +14,7 @@ from typing import Self
 ATTEMPTS = 5
 """Times a lock is tried: another process may only be asking who holds it."""
 UNNAMED = 100
-"""Times an owner without an address is looked at again."""
+"""Times a file that is locked and empty is looked at again."""
 PAUSE = 0.01
 
 
@@ -48,7 +48,7 @@ class Lease:
                     time.sleep(PAUSE)
                 continue
             os.truncate(descriptor, 0)
-            os.pwrite(descriptor, address.encode(), 0)
+            os.pwrite(descriptor, f"{address}\n".encode(), 0)
             return cls(descriptor)
         os.close(descriptor)
         raise Elsewhere(holder(file) or "")
@@ -66,7 +66,7 @@ def abandoned(folder: Path, name: str, address: str) -> list[Path]:
     found = []
     for file in folder.glob(f"*/{name}"):
         with suppress(OSError):
-            if file.read_text(encoding="utf-8") == address and holder(file) is None:
+            if file.read_text(encoding="utf-8").strip() == address and holder(file) is None:
                 found.append(file.parent)
     return found
 
@@ -83,8 +83,8 @@ def holder(file: Path) -> str | None:
                 try:
                     fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
                 except BlockingIOError:
-                    if address := os.pread(descriptor, 1024, 0).decode():
-                        return address
+                    if line := os.pread(descriptor, 1024, 0).decode():
+                        return line.strip()
                     time.sleep(PAUSE)
                 else:
                     return None

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from socket import create_connection
 from urllib.parse import urlsplit
 
 from fastapi import FastAPI, Request, WebSocket, WebSocketDisconnect
@@ -14,8 +15,8 @@ from causvid.server.lease import Elsewhere
 
 PASSED = ("authorization", "host", "origin", "x-request-id")
 """Headers of the client by which the other server decides whether it may use it."""
-CONNECT = 1.0
-"""Seconds for a connection to the other server."""
+CONNECT, ANSWER = 1.0, 10.0
+"""Seconds for a connection to the other server, which its kernel makes, and for its first answer."""
 RETRY_AFTER = 1
 
 
@@ -37,14 +38,10 @@ async def relay_socket(socket: WebSocket, first: str, address: str) -> None:
     headers = _headers(socket.headers)
     url = f"ws://{headers.pop('host', where.netloc)}/v1/live?{socket.url.query}"
     try:
+        line = await asyncio.to_thread(create_connection, (where.hostname, where.port), CONNECT)
+        line.setblocking(False)
         other = await connect(
-            url,
-            host=where.hostname,
-            port=where.port,
-            additional_headers=headers,
-            max_size=None,
-            open_timeout=CONNECT,
-            compression=None,
+            url, sock=line, additional_headers=headers, max_size=None, open_timeout=ANSWER, compression=None
         )
     except (OSError, TimeoutError, WebSocketException) as error:
         raise Busy(f"the server that has the session cannot be reached: {error}", RETRY_AFTER) from None

@@ -24,11 +24,11 @@ class Takeover:
     async def watch(self) -> None:
         """Look for servers that died, until cancelled."""
         while True:
-            await asyncio.sleep(WATCH)
             try:
                 await self.look()
             except OSError as error:
                 log.warning("the other servers cannot be watched: %s", error)
+            await asyncio.sleep(WATCH)
 
     async def look(self) -> None:
         """Take over from those that are gone since the last look."""
