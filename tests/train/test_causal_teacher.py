@@ -7,7 +7,7 @@ from causvid.data.shards import Shards
 from causvid.engine import solver
 from causvid.nn.visibility import FULL
 from causvid.train import dmd, ode
-from causvid.train.roles import student_visibility
+from causvid.train.shapes import student_visibility
 
 
 def test_a_causal_teacher_is_trained_with_what_the_student_sees_and_a_level_for_each_chunk(chain, changed, monkeypatch):

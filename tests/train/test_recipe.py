@@ -19,8 +19,9 @@ from causvid.train import roles as parts
 from causvid.train.loop import Stage
 from causvid.train.objective import autocast
 from causvid.train.ode import TrajectoryStore
-from causvid.train.roles import Roles, embed_captions, student_sigmas, student_visibility, token_mask
+from causvid.train.roles import Roles, embed_captions, token_mask
 from causvid.train.run import ORDER, needed
+from causvid.train.shapes import student_sigmas, student_visibility
 from causvid.worlds.storybook import World, caption, is_held_out, render, sample_scene
 
 CPU = torch.device("cpu")

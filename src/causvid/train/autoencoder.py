@@ -21,9 +21,10 @@ from causvid.recipe import required
 from causvid.seeding import step_generator
 from causvid.train.loop import Stage
 from causvid.train.objective import Metrics, Micro, Objective, autocast
-from causvid.train.roles import Roles, channels_last, teacher_visibility
+from causvid.train.roles import Roles, channels_last
 from causvid.train.run import Run, save_weights
 from causvid.train.samples import write_samples
+from causvid.train.shapes import teacher_visibility
 
 SHORTCUT_CLIPS = 256
 

@@ -20,19 +20,11 @@ from causvid.recipe import required
 from causvid.train.distributed import recompute_blocks
 from causvid.train.loop import Stage
 from causvid.train.objective import Metrics, Micro, Objective, autocast
-from causvid.train.roles import (
-    Roles,
-    embed_captions,
-    student_layout,
-    student_sigmas,
-    student_visibility,
-    teacher_visibility,
-    tokens_of_frame,
-    trained_before,
-)
+from causvid.train.roles import Roles, embed_captions, trained_before
 from causvid.train.run import Run
 from causvid.train.samples import sample_prompts, student_sampler
 from causvid.train.sequence import part_of, split_tokens
+from causvid.train.shapes import student_layout, student_sigmas, student_visibility, teacher_visibility, tokens_of_frame
 from causvid.train.stepwise import Stepwise
 
 

@@ -22,20 +22,18 @@ from causvid.seeding import step_generator
 from causvid.train.distributed import recompute_blocks
 from causvid.train.loop import Stage
 from causvid.train.objective import Metrics, Micro, Objective, autocast
-from causvid.train.roles import (
-    Roles,
-    embed_captions,
+from causvid.train.roles import Roles, embed_captions, trained_before
+from causvid.train.run import Run
+from causvid.train.samples import sample_prompts, student_sampler
+from causvid.train.sequence import part_of, split_tokens
+from causvid.train.shapes import (
     latent_size,
     student_layout,
     student_sigmas,
     student_visibility,
     teacher_visibility,
     tokens_of_frame,
-    trained_before,
 )
-from causvid.train.run import Run
-from causvid.train.samples import sample_prompts, student_sampler
-from causvid.train.sequence import part_of, split_tokens
 
 
 def trajectory_shards(preset: Preset, run: Run) -> Shards:

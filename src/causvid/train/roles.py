@@ -1,4 +1,4 @@
-"""Who takes part in training: teacher, student, critic, autoencoder and text encoder; what they see and load.
+"""Who takes part in training: teacher, student, critic, autoencoder and text encoder; what they load.
 
 A part is what a stage of the run trained or, where the recipe has no such stage, what the preset's `start` has.
 """
@@ -19,7 +19,6 @@ from causvid.data.set_models import autoencoder_marks, same_marks, text_marks
 from causvid.data.storybook import StorybookDataset
 from causvid.data.video_set import VideoSet
 from causvid.files.writing import new_folder, stream_tensors
-from causvid.flow import warped_steps
 from causvid.loading.assemble import assemble, load_autoencoder
 from causvid.loading.bundle import Bundle
 from causvid.loading.spec import ModelSpec
@@ -30,8 +29,6 @@ from causvid.models.tiny_autoencoder import TinyAutoencoder
 from causvid.models.tokenizer import Tokenizer
 from causvid.models.transformer import Transformer
 from causvid.models.wan_autoencoder import WanAutoencoder
-from causvid.nn.chunks import chunk_layout
-from causvid.nn.visibility import FULL, Visibility
 from causvid.preset import Preset
 from causvid.recipe import LoraStage
 from causvid.seeding import lend_seed, step_generator
@@ -39,48 +36,10 @@ from causvid.train.distributed import shard
 from causvid.train.lora import Trained, read_trained, train_all, train_lora
 from causvid.train.objective import half_is_fast
 from causvid.train.run import RESULTS, Run, copy_weights, load_weights, needed, save_weights
+from causvid.train.shapes import latent_size
 from causvid.worlds.storybook import World
 
-WAN_SPATIAL_FACTOR = 8
 EMBEDDED_TOGETHER = 512
-
-
-def student_visibility(preset: Preset) -> Visibility:
-    """Return what the student sees: chunk-causal, with the preset's window and sink."""
-    g = preset.generation
-    return Visibility(first=g.first, chunk=g.chunk, window=g.window, sink=g.sink)
-
-
-def teacher_visibility(preset: Preset) -> Visibility:
-    """Return what teacher and critic see: the whole clip, or what the student sees if the teacher is causal.
-
-    A causal teacher is asked for all chunks at one level, in one masked pass: a chunk's history is as noisy as it is.
-    """
-    teacher = preset.recipe.teacher
-    return student_visibility(preset) if teacher is not None and teacher.causal else FULL
-
-
-def student_layout(preset: Preset) -> tuple[int, ...]:
-    """Return the chunk sizes of a training clip."""
-    g = preset.generation
-    return chunk_layout(g.clip_frames, g.first, g.chunk)
-
-
-def student_sigmas(preset: Preset) -> tuple[float, ...]:
-    """Return the student's few noise levels."""
-    return warped_steps(preset.generation.timesteps, preset.generation.shift)
-
-
-def latent_size(preset: Preset) -> tuple[int, int, int]:
-    """Return [C, h, w] of a preset's latents."""
-    factor = WAN_SPATIAL_FACTOR if preset.autoencoder is None else preset.autoencoder.spatial_factor
-    return (preset.transformer.in_channels, preset.generation.height // factor, preset.generation.width // factor)
-
-
-def tokens_of_frame(preset: Preset) -> int:
-    """Return the tokens of a latent frame."""
-    _, height, width = latent_size(preset)
-    return (height // preset.transformer.patch) * (width // preset.transformer.patch)
 
 
 def trained_before(preset: Preset) -> dict[str, int]:

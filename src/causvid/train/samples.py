@@ -22,8 +22,9 @@ from causvid.nn.chunks import chunk_layout
 from causvid.preset import Preset
 from causvid.seeding import step_generator
 from causvid.train.objective import autocast
-from causvid.train.roles import Roles, embed_captions, latent_size, student_sigmas
+from causvid.train.roles import Roles, embed_captions
 from causvid.train.run import Run
+from causvid.train.shapes import latent_size, student_sigmas
 
 SAMPLES = 12
 """Prompts that samples are made for."""

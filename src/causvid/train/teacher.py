@@ -16,10 +16,11 @@ from causvid.train.distributed import recompute_blocks
 from causvid.train.loop import Stage
 from causvid.train.objective import Metrics, Micro, Objective, autocast
 from causvid.train.reader import perceptual_loss, trained_reader
-from causvid.train.roles import Roles, latent_size, teacher_visibility, token_mask, tokens_of_frame
+from causvid.train.roles import Roles, token_mask
 from causvid.train.run import Run
 from causvid.train.samples import sample_prompts, write_decoded
 from causvid.train.sequence import part_of, split_tokens
+from causvid.train.shapes import latent_size, teacher_visibility, tokens_of_frame
 
 SAMPLE_STEPS = 20
 
