@@ -40,7 +40,9 @@ def count_flops(work: Work) -> int:
     counted: dict[Any, Callable[..., int]] = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention}
     if hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         counted[torch.ops.mkldnn._linear_pointwise] = _linear
-    with FlopCounterMode(display=False, custom_mapping=counted) as counter:
+    # What is compiled cannot be looked into, and would never be run as compiled again after one attempt.
+    eager = torch.compiler.set_stance("force_eager")
+    with eager, FlopCounterMode(display=False, custom_mapping=counted) as counter:
         work()
     return int(counter.get_total_flops())
 

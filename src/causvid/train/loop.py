@@ -129,7 +129,7 @@ def train(stage: Stage, run: Run) -> bool:
             step = done if stage.make is None else done + ranks.rank  # what is made is shared out, a step to each
             after = done + 1 if stage.make is None else min(done + ranks.size, stage.steps)
             logs = after % every == 0 or after == stage.steps
-            taken = speed.take(partial(_measured, stage, run, step), stage.clips_of(step), counted=logs and is_main)
+            taken = speed.take(partial(_measured, stage, run, step), stage.clips_of(step), counts=logs and is_main)
             metrics, done = taken, after
             now = time.monotonic()
             due = now - saved_at > 60 * run.checkpoint_minutes, now - sampled_at > 60 * run.sample_minutes
