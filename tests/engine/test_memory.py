@@ -124,7 +124,10 @@ print(resident_mib() - before)
 """
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="it is glibc that keeps freed blocks")
+glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="it is glibc that keeps freed blocks")
+
+
+@glibc
 def test_mapped_blocks_go_back_to_the_system_when_they_are_freed() -> None:
     # A heap that takes blocks of that size, as glibc's comes to, and never shrinks.
     heap = os.environ | {"MALLOC_MMAP_THRESHOLD_": str(2**25), "MALLOC_TRIM_THRESHOLD_": str(2**30)}
@@ -133,3 +136,31 @@ def test_mapped_blocks_go_back_to_the_system_when_they_are_freed() -> None:
         done = subprocess.run([sys.executable, "-c", FREED, how], env=heap, capture_output=True, text=True, check=True)
         kept.append(int(done.stdout))
     assert kept[1] < 16 < 96 < kept[0]
+
+
+CLEARED = """
+import resource
+import sys
+import torch
+from causvid.engine.memory import keep_freed_blocks
+
+def step():
+    return len([torch.ones(2**20) for _ in range(16)])
+
+if sys.argv[1] == "kept":
+    keep_freed_blocks()
+step(), step()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(4):
+    step()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@glibc
+def test_kept_blocks_are_not_cleared_by_the_system_again() -> None:
+    faults = []
+    for how in ("returned", "kept"):
+        done = subprocess.run([sys.executable, "-c", CLEARED, how], capture_output=True, text=True, check=True)
+        faults.append(int(done.stdout))
+    assert faults[1] < 16 < faults[0]

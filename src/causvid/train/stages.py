@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from causvid.engine.memory import map_large_blocks, release, weight_bytes
+from causvid.engine.memory import keep_freed_blocks, map_large_blocks, release, weight_bytes
 from causvid.models.transformer import Transformer
 from causvid.preset import Preset
 from causvid.seeding import without_contents
@@ -77,8 +77,7 @@ def run_in_turn(names: Iterable[str], preset: Preset, where: Run) -> bool:
     if where.device.type == "cpu":
         with without_contents():
             model = Transformer(preset.transformer)
-        if weight_bytes(model) > LARGE:
-            map_large_blocks()
+        (map_large_blocks if weight_bytes(model) > LARGE else keep_freed_blocks)()
     for number, name in enumerate(names):
         if where.compiles:
             # A compiled block has room for few graphs, and those of an earlier stage are of no more use.
