@@ -27,7 +27,7 @@ from causvid.evaluate.videos import Maker, Manifest, Prompt, held_out, make_vide
 from causvid.preset import Preset, load_preset
 from causvid.recipe import required
 from causvid.train.export import export_bundle, provenance
-from causvid.train.run import RESULTS, Run, deadline_in
+from causvid.train.run import RESULTS, Run, deadline_in, needed
 from causvid.train.stages import BUNDLE, run_in_turn
 
 FOLDER = "ablations"
@@ -97,7 +97,8 @@ def train(
 ) -> None:
     """Train the variants of a finished run, each to a bundle."""
     lender = Run(run, device=find_device(device), deadline=deadline_in(max_minutes))
-    results = [run / BUNDLE, *(run / name for stage in RESULTS if stage != "decoder" for name in RESULTS[stage])]
+    stages = [stage for stage in needed(load_preset(preset)) if stage in RESULTS and stage != "decoder"]
+    results = [run / BUNDLE, *(run / name for stage in stages for name in RESULTS[stage])]
     missing = [str(path) for path in results if not path.exists()]
     if missing:
         raise ValueError(f"{', '.join(missing)} missing: finish the run with `causvid train all`")

@@ -51,9 +51,6 @@ class Preset(Settings):
                 raise ValueError(f"train.teacher.phases: frames={phase.frames} is not from 1 to clip_frames={clip}")
         if self.train and self.train.reader and self.train.reader.frames > clip:
             raise ValueError(f"train.reader: frames={self.train.reader.frames} is not from 1 to clip_frames={clip}")
-        perceptual = self.train.teacher.perceptual if self.train and self.train.teacher else 0.0
-        if perceptual and self.world is None:
-            raise ValueError(f"train.teacher.perceptual={perceptual} needs a world, whose scenes say what frames show")
         return self
 
     @property

@@ -153,7 +153,7 @@ class TeacherStage(TransformerStage):
     causal: the teacher sees no more than the student does, with a noise level for each chunk. image: share of the clips
     whose first chunk is clean, so that the teacher can continue an image. drop_prompt: share of the prompts that are
     replaced by the null text, for guidance. perceptual: weight of how far predicted and true latents are apart to the
-    reader, at noise levels below `perceptual_below`.
+    reader, at noise levels below `perceptual_below`; nothing of it without a world, whose scenes say what frames show.
     """
 
     changeable: ClassVar[Any] = {"steps": True, "recompute": True, "phases": {"__all__": {"until"}}}

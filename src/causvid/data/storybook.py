@@ -17,7 +17,7 @@ from causvid.models.autoencoder import pixel_frames
 from causvid.preset import Preset
 from causvid.recipe import required
 from causvid.seeding import step_generator
-from causvid.worlds.storybook import Scene
+from causvid.worlds.storybook import Scene, sample_scene
 
 SHARD = 512
 PHRASINGS = 4
@@ -30,23 +30,19 @@ def storybook_shards(preset: Preset, folder: Path) -> Shards:
     return Shards(folder, -(-required(preset.recipe.data, "data").clips // SHARD))
 
 
-def shard_scenes(preset: Preset, n: int, *, seed: int) -> list[Scene]:
-    """Draw the scenes of shard n, whose clips are to be trained on."""
-    count = min(SHARD, required(preset.recipe.data, "data").clips - n * SHARD)
-    return training_scenes(preset, count, generator=step_generator(seed, "data", n))
-
-
 @torch.no_grad()
 def encode_shard(
     preset: Preset, encode: Callable[[Tensor], Tensor], n: int, *, seed: int, device: torch.device
-) -> tuple[Tensor, list[str]]:
+) -> tuple[dict[str, Tensor], list[str]]:
     """Render and encode the clips of shard n; `encode` turns pixels `[B, T, 3, H, W]` into latents.
 
-    Returns latents, half `[N, F, C, h, w]` on the CPU, and P captions of each clip, all those of a clip together.
+    Returns latents, half `[N, F, C, h, w]`, and the seeds of their scenes, int64 `[N]`, both on the CPU, and P captions
+    of each clip, all those of a clip together.
     """
-    world, batch = world_of(preset), required(preset.recipe.data, "data").batch
-    frames = pixel_frames(preset.generation.clip_frames)
-    scenes = shard_scenes(preset, n, seed=seed)
+    world, config = world_of(preset), required(preset.recipe.data, "data")
+    frames, batch = pixel_frames(preset.generation.clip_frames), config.batch
+    count = min(SHARD, config.clips - n * SHARD)
+    scenes = training_scenes(preset, count, generator=step_generator(seed, "data", n))
     latents = [
         encode(render_clips(preset, scenes[begin : begin + batch], frames=frames, device=device)).half().cpu()
         for begin in range(0, len(scenes), batch)
@@ -56,7 +52,13 @@ def encode_shard(
         for scene in scenes
         for phrasing in range(PHRASINGS)
     ]
-    return torch.cat(latents), captions
+    return {"latents": torch.cat(latents), "seeds": torch.tensor([scene.seed for scene in scenes])}, captions
+
+
+def stored_scenes(preset: Preset, folder: Path) -> list[Scene]:
+    """Return the scenes of all clips in a folder, in order; `ValueError` if stage `data` has not finished."""
+    seeds, _ = storybook_shards(preset, folder).read("seeds", device=torch.device("cpu"))
+    return [sample_scene(world_of(preset), seed, split="train") for seed in seeds.tolist()]
 
 
 @dataclass(frozen=True)

@@ -126,6 +126,7 @@ def map_large_blocks() -> None:
     """
     if (set_option := _glibc("mallopt")) is not None:
         set_option(_M_MMAP_THRESHOLD, 2**20)
+        set_option(_M_MMAP_MAX, 2**16)
 
 
 def keep_freed_blocks() -> None:

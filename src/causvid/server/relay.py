@@ -39,10 +39,13 @@ async def relay_socket(socket: WebSocket, first: str, address: str) -> None:
     url = f"ws://{headers.pop('host', where.netloc)}/v1/live?{socket.url.query}"
     try:
         line = await asyncio.to_thread(create_connection, (where.hostname, where.port), CONNECT)
-        line.setblocking(False)
-        other = await connect(
-            url, sock=line, additional_headers=headers, max_size=None, open_timeout=ANSWER, compression=None
-        )
+        with contextlib.ExitStack() as unless_used:
+            unless_used.callback(line.close)
+            line.setblocking(False)
+            other = await connect(
+                url, sock=line, additional_headers=headers, max_size=None, open_timeout=ANSWER, compression=None
+            )
+            unless_used.pop_all()
     except (OSError, TimeoutError, WebSocketException) as error:
         raise Busy(f"the server that has the session cannot be reached: {error}", RETRY_AFTER) from None
 

@@ -32,9 +32,12 @@ class Takeover:
 
     async def look(self) -> None:
         """Take over from those that are gone since the last look."""
-        alive = {address for file in self.servers.iterdir() if (address := holder(file))}
+        alive = await asyncio.to_thread(self._answering)
         gone, self._alive = self._alive - alive, alive
         for address in gone:
             count = await self.sessions.adopt(address)
             if count:
                 log.warning("a server died: %d of its sessions continue here", count)
+
+    def _answering(self) -> set[str]:
+        return {address for file in self.servers.iterdir() if (address := holder(file))}

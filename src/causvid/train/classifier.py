@@ -20,9 +20,9 @@ def classifier_stage(preset: Preset, run: Run) -> Stage:
     """Train on rendered clips."""
     config = required(preset.recipe.classifier, "classifier")
     world = world_of(preset)
-    told_apart = {"subject": world.subjects, "colour": world.colours, "place": world.places, "motion": world.motions}
+    vocabularies = {"subject": world.subjects, "colour": world.colours, "place": world.places, "motion": world.motions}
     with lend_seed(step_generator(run.seed, "classifier weights", 0)):
-        model = AttributeClassifier(told_apart, frames=config.frames)
+        model = AttributeClassifier(vocabularies, frames=config.frames)
     model.to(run.device)
     draw = clip_batches(preset, config, seed=run.seed, device=run.device)
 

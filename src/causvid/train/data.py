@@ -23,9 +23,10 @@ def data_stage(preset: Preset, run: Run) -> Stage:
             return autoencoder.encode(pixels)
 
     def make(n: int) -> Metrics:
-        latents, captions = encode_shard(preset, encode, n, seed=run.seed, device=run.device)
-        shards.save(n, {"latents": latents}, captions)
-        return {"latent_std": latents.float().std(), "latent_mean": latents.float().mean()}
+        tensors, captions = encode_shard(preset, encode, n, seed=run.seed, device=run.device)
+        shards.save(n, tensors, captions)
+        latents = tensors["latents"].float()
+        return {"latent_std": latents.std(), "latent_mean": latents.mean()}
 
     settings = required(preset.recipe.data, "data").lasting()
     return Stage("data", shards.count, settings, finish=lambda: shards.repair(make), make=make)

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from causvid.data.renders import world_of
-from causvid.data.storybook import StorybookDataset, shard_scenes, storybook_shards
-from causvid.evaluate.classifier import labels_of
+from causvid.data.storybook import StorybookDataset, stored_scenes
+from causvid.evaluate.classifier import IGNORED, labels_of
 from causvid.flow import randn_like
 from causvid.preset import Preset
 from causvid.recipe import required
@@ -52,7 +52,7 @@ class LatentReader(nn.Module):
             frames = layer(frames)
             yield frames
 
-    def forward(self, latents: Tensor, noise: Tensor | float = 0.0) -> dict[str, Tensor]:
+    def forward(self, latents: Tensor, noise: Tensor) -> dict[str, Tensor]:
         """Read latents of single frames `[B, C, h, w]`: attribute → logits `[B, n]`; noise: added, standardised."""
         *_, seen = self.look(self.scale(latents) + noise)
         features = torch.cat((seen.amax((2, 3)), seen.mean((2, 3))), dim=1)
@@ -62,12 +62,11 @@ class LatentReader(nn.Module):
 def reader_stage(preset: Preset, run: Run) -> Stage:
     """Train on frames of the encoded clips that the teacher is trained on, and what can be named in their scenes."""
     config = required(preset.recipe.reader, "reader")
+    model = new_reader(preset, run).train()
     folder = run.folder / "data"
     latents = StorybookDataset.open(preset, folder, device=run.device).latents
-    shards = range(storybook_shards(preset, folder).count)
-    named = [scene.readable() for n in shards for scene in shard_scenes(preset, n, seed=run.seed)]
-    model = new_reader(preset, run).train()
-    labels = {name: told.to(run.device) for name, told in labels_of(model.vocabularies, named).items()}
+    words = [scene.readable() for scene in stored_scenes(preset, folder)]
+    all_labels = {name: every.to(run.device) for name, every in labels_of(model.vocabularies, words).items()}
 
     def loss(micro: Micro) -> tuple[Tensor, Metrics]:
         generator, device = micro.noise, run.device
@@ -75,13 +74,14 @@ def reader_stage(preset: Preset, run: Run) -> Stage:
             torch.randint(end, (config.batch,), generator=generator, device=generator.device).to(device)
             for end in (len(latents), config.frames)
         )
-        own = latents[clip, frame].float()
+        frames = latents[clip, frame].float()
         level = DISTURBED * torch.rand((config.batch, 1, 1, 1), generator=generator, device=device)
         with autocast(device):
-            logits = model(own, level * randn_like(own, generator))
-        told = {name: every[clip] for name, every in labels.items()}
-        right = (logits["subject"].argmax(1) == told["subject"]).sum() / (told["subject"] >= 0).sum()
-        return cross_entropies(logits, told), {"subject": right}
+            logits = model(frames, level * randn_like(frames, generator))
+        labels = {name: every[clip] for name, every in all_labels.items()}
+        subject = labels["subject"]
+        right = (logits["subject"].argmax(1) == subject).sum() / (subject != IGNORED).sum().clamp(min=1)
+        return cross_entropies(logits, labels), {"subject": right}
 
     objective = Objective("reader", loss, {"model": model}, config)
     return Stage(
@@ -96,9 +96,9 @@ def reader_stage(preset: Preset, run: Run) -> Stage:
 def new_reader(preset: Preset, run: Run) -> LatentReader:
     """Make an untrained reader of what a single frame of a preset's world shows."""
     world, width = world_of(preset), required(preset.recipe.reader, "reader").width
-    told_apart = {"subject": world.subjects, "colour": world.colours, "place": world.places}
+    vocabularies = {"subject": world.subjects, "colour": world.colours, "place": world.places}
     with lend_seed(step_generator(run.seed, "reader weights", 0)):
-        model = LatentReader(preset.transformer.out_channels, told_apart, width=width)
+        model = LatentReader(preset.transformer.out_channels, vocabularies, width=width)
     return model.to(run.device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 

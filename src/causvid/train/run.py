@@ -27,7 +27,7 @@ RESULTS = {
 }
 """What a finished stage leaves in the run's folder. `data` and `pairs` leave shards, in folders of their names."""
 OF_A_WORLD = frozenset({"autoencoder", "classifier", "data", "reader", "decoder"})
-"""Stages that train on rendered pixels, or store what is rendered."""
+"""Stages that need what is rendered, or what its scenes show."""
 
 ALONE = Ranks()
 

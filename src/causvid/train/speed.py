@@ -40,8 +40,8 @@ class Speed:
         """
         self._clips += clips
         began = time.monotonic()
-        known = clips == self._counted_clips and self._rows < RECOUNTED
-        if not (counts and self._plain) or known or began - self._begun < SETTLED:
+        known = self._flops and clips == self._counted_clips and self._rows < RECOUNTED
+        if not counts or known or began - self._begun < SETTLED:
             result = work()
             self._plain.append(time.monotonic() - began)
             return result

@@ -35,7 +35,7 @@ def teacher_stage(preset: Preset, run: Run) -> Stage:
     if config.recompute:
         recompute_blocks(model)
     ids_of, null_ids = (text.tokens(prompts)[0].to(run.device) for prompts in (dataset.captions, [""]))
-    reader = trained_reader(preset, run) if config.perceptual else None
+    reader = trained_reader(preset, run) if config.perceptual and preset.world is not None else None
     compare = torch.compile(perceptual_loss, dynamic=False) if run.compiles else perceptual_loss  # elementwise, mostly
     visibility = teacher_visibility(preset)
     together = {
