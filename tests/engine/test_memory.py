@@ -164,4 +164,4 @@ def test_kept_blocks_are_not_cleared_by_the_system_again() -> None:
     for how in ("returned", "kept"):
         done = subprocess.run([sys.executable, "-c", CLEARED, how], capture_output=True, text=True, check=True)
         faults.append(int(done.stdout))
-    assert faults[1] < 16 < faults[0]
+    assert faults[1] < faults[0] / 4  # a block may land where none has been
