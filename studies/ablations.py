@@ -97,12 +97,13 @@ def train(
 ) -> None:
     """Train the variants of a finished run, each to a bundle."""
     lender = Run(run, device=find_device(device), deadline=deadline_in(max_minutes))
-    stages = [stage for stage in needed(load_preset(preset)) if stage in RESULTS and stage != "decoder"]
+    base = load_preset(preset)
+    stages = [stage for stage in needed(base) if stage in RESULTS and stage != "decoder"]
     results = [run / BUNDLE, *(run / name for stage in stages for name in RESULTS[stage])]
     missing = [str(path) for path in results if not path.exists()]
     if missing:
         raise ValueError(f"{', '.join(missing)} missing: finish the run with `causvid train all`")
-    for variant in variants(load_preset(preset), causal_steps=causal_steps, dmd_steps=dmd_steps):
+    for variant in variants(base, causal_steps=causal_steps, dmd_steps=dmd_steps):
         where, changed, earlier = replace(lender, folder=run / FOLDER / variant.name), variant.preset, {}
         if not where.folder.exists():
             _borrow(run, where.folder, without=variant.without)

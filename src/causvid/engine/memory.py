@@ -132,7 +132,7 @@ def map_large_blocks() -> None:
 def keep_freed_blocks() -> None:
     """Have glibc keep in its heap whatever is freed, for the next step: the system would clear every page anew.
 
-    That was a sixth of the time of a training step of 5 GB.
+    That was a fifth of the time of a training step of 5 GB.
     """
     if (set_option := _glibc("mallopt")) is not None:
         set_option(_M_MMAP_MAX, 0)
