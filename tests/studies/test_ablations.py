@@ -51,7 +51,7 @@ def test_variants_are_trained_and_measured_beside_their_run(tmp_path: Path, monk
     assert weights(folder) == before
     made = {name: load_bundle(folder / "ablations" / name / "bundle").provenance for name in NAMES}
     steps = {name: {stage: facts["steps"] for stage, facts in made[name]["stages"].items()} for name in NAMES}
-    world = {"autoencoder": 4, "classifier": 4, "data": 1, "decoder": 3}
+    world = {"autoencoder": 4, "classifier": 4, "data": 1, "reader": 4, "decoder": 3}
     assert steps["no-dmd"] == {**world, "teacher": 4, "pairs": 2, "ode": 4}
     assert steps["no-ode"] == {**world, "teacher": 4, "dmd": 3}
     assert steps["short"] == {**world, "teacher": 4, "pairs": 2, "ode": 4, "dmd": 3}
