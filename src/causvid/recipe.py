@@ -111,9 +111,13 @@ class AutoencoderStage(PixelStage):
 
 
 class ClassifierStage(PixelStage):
-    """Training of the attribute classifier, which sees up to `frames` pixel frames, enough to tell a motion."""
+    """Training of the attribute classifier.
+
+    frames: how many pixel frames it sees at most, enough to tell a motion. rows: the height it resizes them to.
+    """
 
     frames: Annotated[int, Field(ge=9, le=2**16, strict=True)]
+    rows: Annotated[int, Field(ge=8, le=4096, strict=True)] = 48
 
 
 class DataStage(StageSettings):

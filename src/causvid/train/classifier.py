@@ -22,7 +22,7 @@ def classifier_stage(preset: Preset, run: Run) -> Stage:
     world = world_of(preset)
     vocabularies = {"subject": world.subjects, "colour": world.colours, "place": world.places, "motion": world.motions}
     with lend_seed(step_generator(run.seed, "classifier weights", 0)):
-        model = AttributeClassifier(vocabularies, frames=config.frames)
+        model = AttributeClassifier(vocabularies, frames=config.frames, rows=config.rows)
     model.to(run.device)
     draw = clip_batches(preset, config, seed=run.seed, device=run.device)
 
