@@ -208,7 +208,8 @@ def optimizers(
         raise ValueError('optimizer="muon" needs whole matrices: train in one process, or with optimizer="adamw"')
     matrices = [parameter for parameter in parameters if id(parameter) in inside]
     others = [parameter for parameter in parameters if id(parameter) not in inside]
-    muon = Muon(matrices, lr=config.learning_rate, weight_decay=config.weight_decay)
+    dtype = torch.bfloat16 if half_is_fast(matrices[0].device) else torch.float32
+    muon = Muon(matrices, lr=config.learning_rate, weight_decay=config.weight_decay, dtype=dtype)
     return {"optimizer": adamw(others, config), "muon": muon}
 
 
