@@ -31,7 +31,7 @@ def test_saved_and_loaded_reads_the_same(tmp_path: Path) -> None:
     again = AttributeClassifier.load(tmp_path / "classifier")
     assert again.vocabularies == model.vocabularies
     for name, value in again(pixels).items():
-        assert torch.equal(value, model(pixels)[name])
+        torch.testing.assert_close(value, model(pixels)[name], rtol=1e-2, atol=1e-3)  # stored in half precision
 
 
 def test_words_become_labels() -> None:

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from causvid.evaluate.classifier import IGNORED, AttributeClassifier
-from causvid.train.classifier import classifier_loss, disturb, named
+from causvid.train.classifier import classifier_loss, disturb, ends, named
 from causvid.worlds.storybook import Scene
 
 VOCABULARIES = {"colour": ("red", "green", "blue"), "motion": ("left", "right")}
@@ -80,3 +80,9 @@ def test_a_pair_is_named_by_either_of_its_subjects_and_all_else_as_it_is() -> No
     herd = Scene("swan", "red", "lake", "hopping", second=("swan", "red"))
     morph = Scene("swan", "red", "lake", "hopping", morph="cat")
     assert named(herd, second=True)["subject"] == "swan" and named(morph, second=True)["subject"] is None
+    assert [named(morph, second=second, short=True)["subject"] for second in (False, True)] == ["swan", "cat"]
+
+
+def test_ends_of_clips_are_cut_out_each_on_its_own() -> None:
+    clips = torch.arange(12.0).view(1, 12, 1, 1, 1).repeat(2, 1, 1, 1, 1)
+    assert ends(clips, last=[False, True]).flatten(1).tolist() == [[*range(9)], [*range(3, 12)]]

@@ -122,6 +122,12 @@ def test_pairs_and_morphs_show_both():
     assert difference.min() < 1e-3 < 0.01 < difference.max()
 
 
+def test_a_morph_goes_from_its_first_subject_to_its_second_once_whatever_its_seed():
+    for seed in range(20):
+        morph = pose(Scene("cat", "red", "meadow", "spinning", morph="owl", seed=seed), numpy.arange(360) / 12).morph
+        assert morph[:6].max() == 0 and morph[20:].min() == 1 and (numpy.diff(morph) >= 0).all()
+
+
 def test_faces_its_direction():
     """A traveller to the left has the mirrored outline of one to the right."""
     lopsided = 0

@@ -112,12 +112,13 @@ class AttributeClassifier(nn.Module):
         return x.view(B, T, *x.shape[1:])
 
     def save(self, folder: str | Path) -> None:
-        """Write config.json and model.safetensors into a folder, which is made where missing."""
+        """Write config.json and, in half precision, model.safetensors into a folder, which is made where missing."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         config = {name: getattr(self, name) for name in ("vocabularies", "width", "rows", "frames", "stills")}
         (folder / _CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-        save_file({name: value.contiguous() for name, value in self.state_dict().items()}, folder / _WEIGHTS)
+        halves = {name: t.half() if t.is_floating_point() else t for name, t in self.state_dict().items()}
+        save_file({name: t.contiguous() for name, t in halves.items()}, folder / _WEIGHTS)
 
     @classmethod
     def load(cls, folder: str | Path, device: torch.device | str = "cpu") -> "AttributeClassifier":
@@ -137,7 +138,7 @@ class AttributeClassifier(nn.Module):
             reason = " ".join(str(error).split())
             line = f"classifier={folder}: expected a folder with {_CONFIG} and {_WEIGHTS} ({reason})"
             raise ValueError(line) from error
-        return model.to(device).eval()
+        return model.float().to(device).eval()
 
 
 def labels_of(

@@ -1,12 +1,14 @@
 """Stage `classifier`: learn to read attributes off renders, as the measure of generated video."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from causvid.data.renders import clip_batches, world_of
 from causvid.evaluate.adherence import BOTH
-from causvid.evaluate.classifier import IGNORED, AttributeClassifier, labels_of
+from causvid.evaluate.classifier import IGNORED, MIN_FRAMES, AttributeClassifier, labels_of
 from causvid.preset import Preset
 from causvid.recipe import required
 from causvid.seeding import lend_seed, step_generator
@@ -28,8 +30,11 @@ def classifier_stage(preset: Preset, run: Run) -> Stage:
 
     def loss(micro: Micro) -> tuple[Tensor, Metrics]:
         pixels, scenes = draw(micro.noise)
-        first = torch.rand(len(scenes), generator=micro.noise, device=micro.noise.device) < 0.5
-        words = [named(scene, second=not one) for scene, one in zip(scenes, first.tolist(), strict=True)]
+        second = (torch.rand(len(scenes), generator=micro.noise, device=micro.noise.device) < 0.5).tolist()
+        short = float(torch.rand((), generator=micro.choices)) < 0.5
+        if short:
+            pixels = ends(pixels, last=second)
+        words = [named(scene, second=two, short=short) for scene, two in zip(scenes, second, strict=True)]
         labels = {name: value.to(run.device) for name, value in labels_of(model.vocabularies, words).items()}
         return classifier_loss(model, pixels, labels, generator=micro.noise), {}
 
@@ -43,10 +48,21 @@ def classifier_stage(preset: Preset, run: Run) -> Stage:
     )
 
 
-def named(scene: Scene, *, second: bool) -> dict[str, str | None]:
-    """Return the words of a scene; of two subjects either one, so that to the classifier they are its two likeliest."""
+def ends(pixels: Tensor, *, last: Sequence[bool]) -> Tensor:
+    """Return of each clip `[B, T, 3, H, W]` as few frames as it can be read by, its last or its first."""
+    return torch.stack([c[-MIN_FRAMES:] if end else c[:MIN_FRAMES] for c, end in zip(pixels, last, strict=True)])
+
+
+def named(scene: Scene, *, second: bool, short: bool = False) -> dict[str, str | None]:
+    """Return the words of a scene; of two subjects either one, so that to the classifier they are its two likeliest.
+
+    short: of a morph too, whose first subject is seen in the clip's first frames, and the second in its last.
+    """
     words = scene.readable()
-    return words if words["pair"] is None else {**words, "subject": words["pair"].split(BOTH["pair"])[second]}
+    for name, between in BOTH.items():
+        if (both := words[name]) is not None and (short or name == "pair"):
+            return {**words, "subject": both.split(between)[second]}
+    return words
 
 
 def classifier_loss(

@@ -17,6 +17,7 @@ _SPEED = 0.42  # landscape speed beside a traveller, frame heights a second
 _SIZE = 0.28  # frame heights a unit of the subject's own coordinates, which reach from -1 to 1
 
 _PAIR_SIZE = 0.74
+_MORPH_BEGINS, _MORPH_LASTS = 0.6, 0.8  # seconds
 
 
 @dataclass
@@ -81,9 +82,9 @@ def pose(scene: Scene, times: Array, *, second: bool = False) -> Pose:
         result.wide, result.high = result.wide * _PAIR_SIZE, result.high * _PAIR_SIZE
     _move(result, scene.motion, rate * times, cycle)
     if scene.morph is not None:
-        swing = 0.5 - 0.8 * numpy.cos(cycle(3.0))
-        swing = numpy.clip(swing, 0, 1)
-        result.morph = swing * swing * (3 - 2 * swing)
+        # Once, from its caption's first subject to the second, whatever the phase of its motion.
+        gone = numpy.clip((times * rate - _MORPH_BEGINS) / _MORPH_LASTS, 0, 1)
+        result.morph = gone * gone * (3 - 2 * gone)
     result.lift = result.y
     if scene.camera != "static":
         _film(result, scene.camera, times / (0.92 + 0.16 * draws[8]), 2 * numpy.pi * draws[9])
