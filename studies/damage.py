@@ -184,7 +184,8 @@ def draw(count: int) -> list[tuple[Tensor, Tensor]]:
     found: list[tuple[Tensor, Tensor]] = []
     for seed in range(count):
         world = World.preset(WORLDS[seed % len(WORLDS)])
-        scene = sample_scene(world, seed, split="held-out")
+        # A morph is another subject without any damage.
+        scene = replace(sample_scene(world, seed, split="held-out"), morph=None)
         pixels = render([scene, _other(world, scene)], frames=FRAMES, height=HEIGHT, width=WIDTH, fps=FPS)
         first, second = (pixels.movedim(2, -1) * 255).round().to(torch.uint8)
         found.append((first, second))

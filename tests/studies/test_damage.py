@@ -6,9 +6,9 @@ import pytest
 def test_measures_notice_their_damage_and_no_other() -> None:
     import damage
 
-    means, cells = damage.compare(damage.draw(4))
+    means, cells = damage.compare(damage.draw(10))
     assert set(means) == set(damage.NOTICES)
-    # Four clips say less than the many of the page: half the effect is enough to notice, twice as much is not to stay.
+    # Ten clips say less than the many of the page: half the effect is enough to notice, twice as much is not to stay.
     for name, row in cells.items():
         for hurt, cell in row.items():
             expected, where = cell.expected, f"{name} under {hurt}: {cell}"
@@ -16,7 +16,7 @@ def test_measures_notice_their_damage_and_no_other() -> None:
                 assert cell.effect * expected.direction >= damage.EFFECT / 2 and cell.share >= 0.75, where
             elif cell.moved not in (0, expected.direction):
                 assert abs(cell.effect) < 2 * damage.EFFECT, where
-    page = damage.write(means, cells, clips=4)
+    page = damage.write(means, cells, clips=10)
     assert page.count("✗") == 1 + sum(not cell.holds for row in cells.values() for cell in row.values())
 
 
