@@ -117,8 +117,8 @@ class AttributeClassifier(nn.Module):
         folder.mkdir(parents=True, exist_ok=True)
         config = {name: getattr(self, name) for name in ("vocabularies", "width", "rows", "frames", "stills")}
         (folder / _CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-        halves = {name: t.half() if t.is_floating_point() else t for name, t in self.state_dict().items()}
-        save_file({name: t.contiguous() for name, t in halves.items()}, folder / _WEIGHTS)
+        state = {n: (t.half() if t.is_floating_point() else t).contiguous() for n, t in self.state_dict().items()}
+        save_file(state, folder / _WEIGHTS)
 
     @classmethod
     def load(cls, folder: str | Path, device: torch.device | str = "cpu") -> "AttributeClassifier":
