@@ -58,6 +58,9 @@ def test_a_pool_is_the_same_clips_to_a_byte_and_says_what_it_shows():
     assert len({scene.seed for scene in shown}) > 1
     for clip, scene in zip(drawn, shown, strict=True):
         torch.testing.assert_close(clip, pixels[scenes.index(scene)], rtol=0, atol=0.502 / 255)
+    chosen = scenes[2].seed
+    draw = clip_batches(preset, config, seed=0, device=device, weight=lambda scene: float(scene.seed == chosen))
+    assert {scene.seed for scene in draw(torch.Generator().manual_seed(1))[1]} == {chosen}
 
 
 @pytest.mark.parametrize("grad_first", [True, False])

@@ -45,11 +45,17 @@ def render_clips(preset: Preset, scenes: Sequence[Scene], *, frames: int, device
 
 
 def clip_batches(
-    preset: Preset, config: PixelStage, *, seed: int, device: torch.device
+    preset: Preset,
+    config: PixelStage,
+    *,
+    seed: int,
+    device: torch.device,
+    weight: Callable[[Scene], float] = lambda scene: 1.0,
 ) -> Callable[[torch.Generator], tuple[Tensor, list[Scene]]]:
     """Return a function that draws a batch of clips of training scenes, `[B, T, 3, H, W]` in [0, 1], and the scenes.
 
-    A pool is rendered at the first call, the same one however often a stage resumes.
+    A pool is rendered at the first call, the same one however often a stage resumes. weight: how often a clip of it is
+    drawn, compared with the others.
 
     Raises:
         ValueError: if the preset has no world.
@@ -57,21 +63,21 @@ def clip_batches(
     world_of(preset)
 
     @cache
-    def pool() -> tuple[Tensor, list[Scene]]:
-        """Render many clips at a time, since they share their strokes, and keep them as bytes."""
+    def pool() -> tuple[Tensor, list[Scene], Tensor]:
+        """Render many clips at a time, since they share their strokes, and keep them as bytes, with their weights."""
         g, generator, scenes = preset.generation, step_generator(seed, "pool", 0), list[Scene]()
         clips = torch.empty(config.pool, config.frames, 3, g.height, g.width, dtype=torch.uint8, device=device)
         for part in clips.split(POOL_BATCH):
             pixels, drawn = render_batch(preset, len(part), frames=config.frames, generator=generator, device=device)
             part.copy_(pixels.mul_(255).round_())
             scenes += drawn
-        return clips, scenes
+        return clips, scenes, torch.tensor([weight(scene) for scene in scenes])
 
     def draw(generator: torch.Generator) -> tuple[Tensor, list[Scene]]:
         if not config.pool:
             return render_batch(preset, config.batch, frames=config.frames, generator=generator, device=device)
-        pixels, scenes = pool()
-        index = torch.randint(config.pool, (config.batch,), generator=generator, device=generator.device)
+        pixels, scenes, weights = pool()
+        index = weights.to(generator.device).multinomial(config.batch, replacement=True, generator=generator)
         return pixels[index.to(device)].float() / 255, [scenes[i] for i in index.tolist()]
 
     return draw

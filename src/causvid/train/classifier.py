@@ -17,6 +17,9 @@ from causvid.train.objective import Metrics, Micro, Objective
 from causvid.train.run import Run
 from causvid.worlds.storybook import Scene
 
+TWO = 3.0
+"""How often a clip with two subjects, or one that becomes another, is drawn: they are few, and the hardest to read."""
+
 
 def classifier_stage(preset: Preset, run: Run) -> Stage:
     """Train on rendered clips."""
@@ -26,7 +29,7 @@ def classifier_stage(preset: Preset, run: Run) -> Stage:
     with lend_seed(step_generator(run.seed, "classifier weights", 0)):
         model = AttributeClassifier(vocabularies, frames=config.frames, rows=config.rows)
     model.to(run.device)
-    draw = clip_batches(preset, config, seed=run.seed, device=run.device)
+    draw = clip_batches(preset, config, seed=run.seed, device=run.device, weight=_weight)
 
     def loss(micro: Micro) -> tuple[Tensor, Metrics]:
         pixels, scenes = draw(micro.noise)
@@ -46,6 +49,11 @@ def classifier_stage(preset: Preset, run: Run) -> Stage:
         finish=lambda: objective.averaged(model).save(run.result("classifier")),
         objectives=[objective],
     )
+
+
+def _weight(scene: Scene) -> float:
+    words = scene.readable()
+    return TWO if any(words[name] for name in BOTH) else 1.0
 
 
 def ends(pixels: Tensor, *, last: Sequence[bool]) -> Tensor:
