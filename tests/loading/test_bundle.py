@@ -12,12 +12,14 @@ from safetensors.torch import load_file
 
 from causvid.config import AutoencoderConfig, GenerationConfig, TextConfig, TransformerConfig
 from causvid.loading.assemble import assemble, load_bundle
-from causvid.loading.bundle import Bundle, save_bundle
+from causvid.loading.bundle import Bundle, save_bundle, save_transformer
+from causvid.loading.convert import convert
 from causvid.loading.spec import ModelSpec
 from causvid.models.text import TextEncoder, train_tokenizer
 from causvid.models.tiny_autoencoder import TinyAutoencoder
 from causvid.models.transformer import Transformer
 from causvid.models.wan_autoencoder import WanAutoencoder
+from causvid.pipeline import Pipeline
 
 TRANSFORMER = TransformerConfig(dim=24, heads=2, layers=1, ffn_dim=32, text_dim=8, in_channels=4, out_channels=4)
 AUTOENCODER = AutoencoderConfig(
@@ -102,6 +104,26 @@ def test_a_saved_student_opens_in_diffusers(tmp_path: Path) -> None:
         mine = a.transformer(x, torch.full((1, 3), 0.7), a.transformer.encode_text(text))
         theirs = other(x.transpose(1, 2), torch.tensor([700.0]), text, return_dict=False)[0].transpose(1, 2)
     assert (mine - theirs).norm() / theirs.norm() < 1e-4
+
+
+def test_a_teacher_without_a_student_is_stored_once_and_makes_whole_clips(tmp_path: Path) -> None:
+    a = bundle()
+    assert a.teacher is not None
+    save(replace(a, transformer=a.teacher), tmp_path / "it")
+    index = json.loads((tmp_path / "it" / "model_index.json").read_text())
+    assert "teacher" in index and "transformer" not in index and not (tmp_path / "it" / "transformer").exists()
+    read = load_bundle(tmp_path / "it")
+    assert read.transformer is read.teacher
+    assert torch.equal(read.transformer.head.weight, a.teacher.head.weight)
+    with pytest.raises(ValueError, match="needs a causal student"):
+        Pipeline(read).stream("a red swan", seconds=1)
+    # Given a student, it is a whole bundle again.
+    save_transformer(tmp_path / "student", a.transformer)
+    convert(tmp_path / "student", tmp_path / "both", to="bundle", base=tmp_path / "it")
+    both = load_bundle(tmp_path / "both")
+    assert both.teacher is not None and both.transformer is not both.teacher
+    assert torch.equal(both.transformer.head.weight, a.transformer.head.weight)
+    assert "transformer" in json.loads((tmp_path / "both" / "model_index.json").read_text())
 
 
 def test_a_bundle_and_diffusers_scheduler_know_what_is_predicted(tmp_path: Path) -> None:

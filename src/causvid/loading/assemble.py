@@ -32,8 +32,8 @@ _CHANGES = {"student", "autoencoder", "umt5", "tiny_autoencoder", "lora", "prese
 def assemble(spec: ModelSpec, *, device: torch.device | str = "cpu") -> Bundle:
     """Load a whole model.
 
-    A base of Wan's has no causal student: without `spec.student`, its transformer is both the `transformer` and the
-    `teacher` of the bundle, one object, with which `Pipeline` makes whole clips only.
+    A base of Wan's has no causal student, and a bundle may have none: without `spec.student`, the transformer is both
+    the `transformer` and the `teacher` of the result, one object, with which `Pipeline` makes whole clips only.
 
     Raises:
         ValueError: if a part is missing, damaged, or does not fit the others.
@@ -52,8 +52,8 @@ def assemble(spec: ModelSpec, *, device: torch.device | str = "cpu") -> Bundle:
     place = layout.transformer if spec.student is None else find(spec.student, what="student")
     transformer = load_transformer(place, dtype=dtype, device=device)
     merge_loras(transformer, loras)
-    teacher: Transformer | None = transformer if alone and layout.kind != "bundle" else None
     teacher_place = layout.teacher if layout.kind == "bundle" else layout.transformer
+    teacher: Transformer | None = transformer if alone and teacher_place == layout.transformer else None
     if teacher is None and teacher_place is not None and (alone or spec.teacher):
         teacher = load_transformer(teacher_place, dtype=dtype, device=device)
 

@@ -2,7 +2,7 @@
 
     model_index.json    which library and class reads each part
     transformer/        the student: config.json and weights, opens in diffusers as `WanTransformer3DModel`
-    teacher/            optional: the teacher, the same way
+    teacher/            the teacher, the same way; optional, but for a bundle that has no student yet
     vae/                the tiny autoencoder, or Wan 2.1's as diffusers writes it
     text_encoder/, tokenizer/   as transformers writes them
     classifier/         optional: what reads attributes off clips, for measuring
@@ -25,7 +25,7 @@ from causvid.config import GenerationConfig, one_line
 from causvid.files.checkpoint import read_json
 from causvid.files.writing import new_folder, write_json, write_state
 from causvid.loading.autoencoders import TINY, WAN, write_autoencoder
-from causvid.loading.layout import SETTINGS
+from causvid.loading.layout import INDEX, SETTINGS
 from causvid.loading.names import to_foreign
 from causvid.loading.text import save_text_encoder
 from causvid.loading.wan_config import to_diffusers_config
@@ -34,7 +34,6 @@ from causvid.models.tiny_autoencoder import TinyAutoencoder
 from causvid.models.transformer import Transformer
 from causvid.models.wan_autoencoder import WanAutoencoder
 
-INDEX = "model_index.json"
 CARD = "README.md"
 REPORT = "evaluation.json"
 SAMPLES = "contact_sheet.png"
@@ -46,7 +45,8 @@ class Bundle:
     """A whole model in evaluation mode.
 
     classifier: the folder of the attribute classifier, where there is one. provenance: where the weights come from,
-    anything JSON can hold. folder: where its card is, and what was measured of it; None for a new model.
+    anything JSON can hold. folder: where its card is, and what was measured of it; None for a new model. Where there is
+    no student, transformer and teacher are one object.
     """
 
     transformer: Transformer
@@ -86,6 +86,8 @@ def save_bundle(folder: str | Path, bundle: Bundle, *, dtype: torch.dtype = torc
     }
     if bundle.teacher is not None:
         index["teacher"] = index["transformer"]
+    if bundle.teacher is bundle.transformer:
+        del index["transformer"]
     target = Path(folder)
     known = target.is_dir() and ((target / INDEX).is_file() or not any(target.iterdir()))
     if target.exists() and not known:
@@ -93,7 +95,8 @@ def save_bundle(folder: str | Path, bundle: Bundle, *, dtype: torch.dtype = torc
     with new_folder(target) as place:
         write_json(place / INDEX, index)
         write_settings(place, bundle.generation, bundle.provenance)
-        save_transformer(place / "transformer", bundle.transformer, dtype=dtype)
+        if bundle.transformer is not bundle.teacher:
+            save_transformer(place / "transformer", bundle.transformer, dtype=dtype)
         if bundle.teacher is not None:
             save_transformer(place / "teacher", bundle.teacher, dtype=dtype)
         write_autoencoder(place / "vae", bundle.autoencoder, dtype=dtype)

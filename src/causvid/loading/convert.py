@@ -12,8 +12,8 @@ from causvid.config import TransformerConfig
 from causvid.files.checkpoint import Entry, read_json
 from causvid.files.writing import new_file, new_folder, write_json, write_weights
 from causvid.loading.assemble import find_generation
-from causvid.loading.bundle import CARD, INDEX, REPORT, SAMPLES, write_settings
-from causvid.loading.layout import find_layout
+from causvid.loading.bundle import CARD, REPORT, SAMPLES, write_settings
+from causvid.loading.layout import INDEX, find_layout
 from causvid.loading.names import Spelling, foreign_name, foreign_shape, shapes
 from causvid.loading.spec import ModelSpec
 from causvid.loading.wan_config import check_predicts_velocity, to_diffusers_config, to_wan_config
@@ -153,7 +153,8 @@ def _write_bundle(
         shutil.copytree(layout.folder, place, ignore=ignore, dirs_exist_ok=True)
         _write_folder(place / "transformer", found, "diffusers", dtype)
         index = {name: value for name, value in read_json(place / INDEX).items() if name != "scheduler"}
-        write_json(place / INDEX, {**index, "_class_name": "CausVidPipeline"})
+        transformer = ["diffusers", "WanTransformer3DModel"]
+        write_json(place / INDEX, {**index, "_class_name": "CausVidPipeline", "transformer": transformer})
         write_settings(place, generation, described)
         card = f"A bundle of `causvid`: {source.name} with the other parts of {layout.folder.name}."
         (place / CARD).write_text(f"# {target.name}\n\n{card}\n", encoding="utf-8")

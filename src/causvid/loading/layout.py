@@ -1,5 +1,6 @@
 """Where a model keeps its parts: our bundles, diffusers' folders of Wan 2.1, Wan 2.1's own; and how it generates."""
 
+import json
 import re
 from dataclasses import dataclass, replace
 from importlib import resources
@@ -9,10 +10,12 @@ from typing import Literal
 from causvid.config import GenerationConfig, TransformerConfig
 from causvid.files.hub import find
 from causvid.loading.spec import ModelSpec
+from causvid.opening import read_text
 from causvid.preset import load_preset, preset_names
 
 BUILT_IN = "nano"
 SETTINGS = "causvid.json"
+INDEX = "model_index.json"
 WAN_AUTOENCODER = "Wan2.1_VAE.pth"
 WAN_TEXT_ENCODER = "models_t5_umt5-xxl-enc-bf16.pth"
 WAN_TOKENIZER = "google/umt5-xxl"
@@ -35,7 +38,8 @@ _SIZES = ("wan-1.3b", "wan-14b")
 class Layout:
     """A model's folder, and the path of each part in it; they may be missing.
 
-    A Wan folder's transformer is the teacher's kind: it sees the whole clip. teacher: a bundle's own, if it has one.
+    A Wan folder's transformer is the teacher's kind: it sees the whole clip. teacher: a bundle's own, if it has one;
+    where its index names no student, the transformer too.
     """
 
     kind: Literal["bundle", "diffusers", "wan"]
@@ -79,14 +83,15 @@ def find_layout(
         raise ValueError(f"model={name} is a file, expected a folder; a transformer alone is student={name}")
     if (folder / SETTINGS).is_file() or (folder / "text_encoder").is_dir():
         own = (folder / SETTINGS).is_file()
+        student, teacher = folder / "transformer", folder / "teacher" if own and (folder / "teacher").is_dir() else None
         return Layout(
             kind="bundle" if own else "diffusers",
             folder=folder,
-            transformer=folder / "transformer",
+            transformer=student if teacher is None or _has_student(folder) else teacher,
             autoencoder=folder / "vae",
             text_encoder=folder / "text_encoder",
             tokenizer=folder / "tokenizer",
-            teacher=folder / "teacher" if own and (folder / "teacher").is_dir() else None,
+            teacher=teacher,
         )
     text, video = (
         _either(folder, WAN_TEXT_ENCODER, COMFY_TEXT_ENCODER),
@@ -114,6 +119,14 @@ def find_parts(spec: ModelSpec, *, transformer: bool = True, autoencoder: bool =
     if spec.umt5 is not None:
         layout = replace(layout, text_encoder=find(spec.umt5, what="umt5", fetch=fetch))
     return layout
+
+
+def _has_student(bundle: Path) -> bool:
+    """Tell whether a bundle's index names one; where it cannot be read, what is missing shows later."""
+    try:
+        return "transformer" in json.loads(read_text(bundle / INDEX))
+    except (OSError, ValueError, TypeError, RecursionError):
+        return True
 
 
 def _either(folder: Path, name: str, other: str) -> Path:
