@@ -13,13 +13,14 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 from torch import distributed as dist
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.distributed_c10d import _set_pg_timeout
 from torch.distributed.tensor import DTensor
 from torch.utils import _pytree as pytree
@@ -108,6 +109,16 @@ def processes(device: torch.device) -> Iterator[tuple[Ranks, torch.device]]:
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
+        if _mesh.cache_info().currsize:
+            # Caches of torch keep the mesh, and with it gloo's threads, which abort a process that ends before them.
+            vars(_mesh(device.type, size)).get("_pg_registry", {}).clear()
+            _mesh.cache_clear()
+
+
+@cache
+def _mesh(kind: str, size: int) -> DeviceMesh:
+    """Return the mesh of all processes."""
+    return init_device_mesh(kind, (size,))
 
 
 def shard(module: M, ranks: Ranks, device: torch.device) -> M:
@@ -117,14 +128,13 @@ def shard(module: M, ranks: Ranks, device: torch.device) -> M:
     """
     if ranks.size == 1:
         return module
-    from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 
     # Nothing here changes what a block returns in place.
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view")
     without = {id(p): nn.Parameter(p.detach().to("meta"), p.requires_grad) for p in module.parameters()}
     _WHOLE[module] = copy.deepcopy(module, dict[int, Any](without))
-    mesh = init_device_mesh(device.type, (ranks.size,))
+    mesh = _mesh(device.type, ranks.size)
     # Inputs stay as they are: residual sums are fp32, and products are autocast's.
     half = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
     policy = half if device.type == "cuda" else MixedPrecisionPolicy()
