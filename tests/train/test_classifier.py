@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from causvid.evaluate.classifier import IGNORED, AttributeClassifier
-from causvid.train.classifier import classifier_loss, disturb, ends, named
+from causvid.train.classifier import classifier_loss, cross_entropies, disturb, ends, subjects
 from causvid.worlds.storybook import Scene
 
 VOCABULARIES = {"colour": ("red", "green", "blue"), "motion": ("left", "right")}
@@ -74,13 +74,23 @@ def test_labels_of_other_attributes_are_refused() -> None:
         classifier_loss(model, torch.rand(1, 9, 3, 48, 48), {}, generator=torch.Generator())
 
 
-def test_a_pair_is_named_by_either_of_its_subjects_and_all_else_as_it_is() -> None:
+def test_of_a_pair_both_subjects_are_seen_and_of_a_morph_the_one_at_the_end_that_is_shown() -> None:
     pair = Scene("swan", "red", "lake", "hopping", second=("cat", "blue"))
-    assert [named(pair, second=second)["subject"] for second in (False, True)] == ["swan", "cat"]
+    assert subjects(pair) == subjects(pair, end=1) == ("swan", "cat")
     herd = Scene("swan", "red", "lake", "hopping", second=("swan", "red"))
     morph = Scene("swan", "red", "lake", "hopping", morph="cat")
-    assert named(herd, second=True)["subject"] == "swan" and named(morph, second=True)["subject"] is None
-    assert [named(morph, second=second, short=True)["subject"] for second in (False, True)] == ["swan", "cat"]
+    assert subjects(herd) == ("swan", "swan") and subjects(morph) == (None, None)
+    assert [subjects(morph, end=end) for end in (0, 1)] == [("swan", "swan"), ("cat", "cat")]
+
+
+def test_two_right_values_are_learnt_as_equally_likely() -> None:
+    logits = {"subject": torch.randn(3, 4, generator=torch.Generator().manual_seed(0)).requires_grad_()}
+    labels = torch.tensor([[0, 2], [1, 1], [-1, -1]])
+    cross_entropies(logits, {"subject": labels}).backward()
+    wanted = torch.tensor([[0.5, 0.0, 0.5, 0.0], [0.0, 1.0, 0.0, 0.0]])
+    grad = logits["subject"].grad
+    assert grad is not None
+    assert torch.allclose(grad[:2], (logits["subject"][:2].softmax(1) - wanted) / 2) and not grad[2].any()
 
 
 def test_ends_of_clips_are_cut_out_each_on_its_own() -> None:

@@ -26,6 +26,7 @@ def classifier_stage(preset: Preset, run: Run) -> Stage:
     config = required(preset.recipe.classifier, "classifier")
     world = world_of(preset)
     vocabularies = {"subject": world.subjects, "colour": world.colours, "place": world.places, "motion": world.motions}
+    subject = {"subject": world.subjects}
     with lend_seed(step_generator(run.seed, "classifier weights", 0)):
         model = AttributeClassifier(vocabularies, frames=config.frames, rows=config.rows)
     model.to(run.device)
@@ -33,12 +34,15 @@ def classifier_stage(preset: Preset, run: Run) -> Stage:
 
     def loss(micro: Micro) -> tuple[Tensor, Metrics]:
         pixels, scenes = draw(micro.noise)
-        second = (torch.rand(len(scenes), generator=micro.noise, device=micro.noise.device) < 0.5).tolist()
+        last = torch.rand(len(scenes), generator=micro.noise, device=micro.noise.device) < 0.5
         short = float(torch.rand((), generator=micro.choices)) < 0.5
         if short:
-            pixels = ends(pixels, last=second)
-        words = [named(scene, second=two, short=short) for scene, two in zip(scenes, second, strict=True)]
-        labels = {name: value.to(run.device) for name, value in labels_of(model.vocabularies, words).items()}
+            pixels = ends(pixels, last=last.tolist())
+        labels = labels_of(model.vocabularies, [scene.readable() for scene in scenes])
+        shown = [subjects(scene, end=int(end) if short else None) for scene, end in zip(scenes, last, strict=True)]
+        either = [labels_of(subject, [{"subject": both[n]} for both in shown])["subject"] for n in (0, 1)]
+        labels["subject"] = torch.stack(either, dim=1)
+        labels = {name: value.to(run.device) for name, value in labels.items()}
         return classifier_loss(model, pixels, labels, generator=micro.noise), {}
 
     objective = Objective("classifier", loss, {"model": model}, config)
@@ -61,16 +65,18 @@ def ends(pixels: Tensor, *, last: Sequence[bool]) -> Tensor:
     return torch.stack([c[-MIN_FRAMES:] if end else c[:MIN_FRAMES] for c, end in zip(pixels, last, strict=True)])
 
 
-def named(scene: Scene, *, second: bool, short: bool = False) -> dict[str, str | None]:
-    """Return the words of a scene; of two subjects either one, so that to the classifier they are its two likeliest.
+def subjects(scene: Scene, *, end: int | None = None) -> tuple[str | None, str | None]:
+    """Return what there is to see of a scene's subjects: both of a pair, so that to the classifier both are likely.
 
-    short: of a morph too, whose first subject is seen in the clip's first frames, and the second in its last.
+    end: 0 if only the first frames are seen, 1 the last. A morph has a name there; a clip of all of it has none.
     """
     words = scene.readable()
-    for name, between in BOTH.items():
-        if (both := words[name]) is not None and (short or name == "pair"):
-            return {**words, "subject": both.split(between)[second]}
-    return words
+    if (pair := words["pair"]) is not None:
+        first, second = pair.split(BOTH["pair"])
+        return first, second
+    if (morph := words["morph"]) is not None and end is not None:
+        return (morph.split(BOTH["morph"])[end],) * 2
+    return words["subject"], words["subject"]
 
 
 def classifier_loss(
@@ -80,7 +86,7 @@ def classifier_loss(
 
     Args:
         pixels: float [B, T, 3, H, W] in [0, 1]; of a long clip, a random stretch is used.
-        labels: attribute → int64 [B]; −1 leaves that clip out for that attribute.
+        labels: attribute → int64 [B], or [B, k] where k values are as right; −1 leaves one out.
     """
     if set(labels) != set(model.vocabularies):
         raise ValueError(f"labels={sorted(labels)}: expected {sorted(model.vocabularies)}")
@@ -92,11 +98,12 @@ def classifier_loss(
 
 
 def cross_entropies(logits: dict[str, Tensor], labels: dict[str, Tensor]) -> Tensor:
-    """Sum the cross-entropies of attributes, each the mean of the clips that count for it."""
+    """Sum the cross-entropies of attributes, each the mean of the labels, [B] or [B, k], that count for it."""
     losses = []
     for name, target in labels.items():
         counted = (target != IGNORED).sum().clamp(min=1)
-        losses.append(F.cross_entropy(logits[name].float(), target, ignore_index=IGNORED, reduction="sum") / counted)
+        read = logits[name].float().repeat_interleave(target[0].numel(), dim=0)
+        losses.append(F.cross_entropy(read, target.flatten(), ignore_index=IGNORED, reduction="sum") / counted)
     return torch.stack(losses).sum()
 
 
