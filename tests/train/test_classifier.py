@@ -1,11 +1,14 @@
 """The classifier learns what it is shown."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch import Tensor
 
+from causvid.evaluate.adherence import wanted
 from causvid.evaluate.classifier import IGNORED, AttributeClassifier
-from causvid.train.classifier import classifier_loss, cross_entropies, disturb, ends, subjects
+from causvid.train.classifier import classifier_loss, cross_entropies, disturb, ends, seen
 from causvid.worlds.storybook import Scene
 
 VOCABULARIES = {"colour": ("red", "green", "blue"), "motion": ("left", "right")}
@@ -75,12 +78,14 @@ def test_labels_of_other_attributes_are_refused() -> None:
 
 
 def test_of_a_pair_both_subjects_are_seen_and_of_a_morph_the_one_at_the_end_that_is_shown() -> None:
-    pair = Scene("swan", "red", "lake", "hopping", second=("cat", "blue"))
-    assert subjects(pair) == subjects(pair, end=1) == ("swan", "cat")
-    herd = Scene("swan", "red", "lake", "hopping", second=("swan", "red"))
-    morph = Scene("swan", "red", "lake", "hopping", morph="cat")
-    assert subjects(herd) == ("swan", "swan") and subjects(morph) == (None, None)
-    assert [subjects(morph, end=end) for end in (0, 1)] == [("swan", "swan"), ("cat", "cat")]
+    scene = partial(Scene, "swan", "red", "lake", "hopping")
+    scenes = [scene(second=("cat", "blue")), scene(second=("swan", "red")), scene(morph="cat")]
+    model = AttributeClassifier({"subject": ("swan", "cat")}, width=4)
+    labels = wanted(model, [one.readable() for one in scenes])
+    assert seen(labels).keys() == {"subject"}
+    assert seen(labels)["subject"].tolist() == [[0, 1], [0, 0], [IGNORED, IGNORED]]
+    shown = [seen(labels, last=torch.tensor([last] * 3))["subject"].tolist() for last in (False, True)]
+    assert shown == [[[0, 1], [0, 0], [0, 0]], [[0, 1], [0, 0], [1, 1]]]
 
 
 def test_two_right_values_are_learnt_as_equally_likely() -> None:

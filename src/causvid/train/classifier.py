@@ -1,14 +1,14 @@
 """Stage `classifier`: learn to read attributes off renders, as the measure of generated video."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from causvid.data.renders import clip_batches, world_of
-from causvid.evaluate.adherence import BOTH
-from causvid.evaluate.classifier import IGNORED, MIN_FRAMES, AttributeClassifier, labels_of
+from causvid.evaluate.adherence import BOTH, wanted
+from causvid.evaluate.classifier import IGNORED, MIN_FRAMES, AttributeClassifier
 from causvid.preset import Preset
 from causvid.recipe import required
 from causvid.seeding import lend_seed, step_generator
@@ -26,7 +26,6 @@ def classifier_stage(preset: Preset, run: Run) -> Stage:
     config = required(preset.recipe.classifier, "classifier")
     world = world_of(preset)
     vocabularies = {"subject": world.subjects, "colour": world.colours, "place": world.places, "motion": world.motions}
-    subject = {"subject": world.subjects}
     with lend_seed(step_generator(run.seed, "classifier weights", 0)):
         model = AttributeClassifier(vocabularies, frames=config.frames, rows=config.rows)
     model.to(run.device)
@@ -38,10 +37,7 @@ def classifier_stage(preset: Preset, run: Run) -> Stage:
         short = float(torch.rand((), generator=micro.choices)) < 0.5
         if short:
             pixels = ends(pixels, last=last.tolist())
-        labels = labels_of(model.vocabularies, [scene.readable() for scene in scenes])
-        shown = [subjects(scene, end=int(end) if short else None) for scene, end in zip(scenes, last, strict=True)]
-        either = [labels_of(subject, [{"subject": both[n]} for both in shown])["subject"] for n in (0, 1)]
-        labels["subject"] = torch.stack(either, dim=1)
+        labels = seen(wanted(model, [scene.readable() for scene in scenes]), last=last.cpu() if short else None)
         labels = {name: value.to(run.device) for name, value in labels.items()}
         return classifier_loss(model, pixels, labels, generator=micro.noise), {}
 
@@ -65,18 +61,18 @@ def ends(pixels: Tensor, *, last: Sequence[bool]) -> Tensor:
     return torch.stack([c[-MIN_FRAMES:] if end else c[:MIN_FRAMES] for c, end in zip(pixels, last, strict=True)])
 
 
-def subjects(scene: Scene, *, end: int | None = None) -> tuple[str | None, str | None]:
-    """Return what there is to see of a scene's subjects: both of a pair, so that to the classifier both are likely.
+def seen(labels: Mapping[str, Tensor], *, last: Tensor | None = None) -> dict[str, Tensor]:
+    """Turn what `wanted` asks of clips into what a classifier learns: as subject, both of a pair, int64 [B, 2].
 
-    end: 0 if only the first frames are seen, 1 the last. A morph has a name there; a clip of all of it has none.
+    last: bool [B], where clips are seen at one end alone, their last or their first. Only there a morph has a subject.
     """
-    words = scene.readable()
-    if (pair := words["pair"]) is not None:
-        first, second = pair.split(BOTH["pair"])
-        return first, second
-    if (morph := words["morph"]) is not None and end is not None:
-        return (morph.split(BOTH["morph"])[end],) * 2
-    return words["subject"], words["subject"]
+    subject = labels["subject"][:, None].expand(-1, 2)
+    if (pair := labels.get("pair")) is not None:
+        subject = torch.where(pair != IGNORED, pair, subject)
+    if (morph := labels.get("morph")) is not None and last is not None:
+        end = morph.gather(1, last[:, None].long())
+        subject = torch.where(end != IGNORED, end, subject)
+    return {name: value for name, value in labels.items() if name not in BOTH} | {"subject": subject}
 
 
 def classifier_loss(
