@@ -128,9 +128,9 @@ class DataStage(StageSettings):
 
 
 class ReaderStage(StageConfig):
-    """Training of the network that reads attributes off a latent frame.
+    """Training of the network that reads attributes off latents.
 
-    frames: of the first so many of a clip, one is drawn. width: channels of its first layer.
+    batch: clips. frames: so many of a clip are seen, from its first on. width: channels of its first layer.
     """
 
     batch: Clips

@@ -12,7 +12,7 @@ from causvid.train.run import needed
 def reader() -> LatentReader:
     torch.manual_seed(0)
     model = LatentReader(16, {"colour": ("red", "blue")}, width=8)
-    model(torch.randn(64, 16, 4, 6), torch.zeros(()))  # statistics of a batch
+    model(torch.randn(32, 2, 16, 4, 6))  # statistics of a batch
     return model.eval().requires_grad_(False)
 
 
@@ -30,6 +30,22 @@ def test_only_near_frames_count_and_only_where_they_differ() -> None:
     assert perceptual_loss(model, other, true, near) == pytest.approx(0, abs=1e-6)
     half = perceptual_loss(model, true.lerp(torch.randn(true.shape), 0.3), true, near)
     assert 0 < half < perceptual_loss(model, torch.randn(true.shape), true, near)
+
+
+def test_it_reads_what_moves_off_clips_and_all_else_off_frames() -> None:
+    torch.manual_seed(0)
+    model = LatentReader(16, {"colour": ("red", "blue"), "motion": ("left", "right", "up")}, width=8)
+    logits = model(torch.randn(5, 4, 16, 4, 6))
+    assert {name: tuple(got.shape) for name, got in logits.items()} == {"colour": (5, 4, 2), "motion": (5, 3)}
+
+
+def test_a_frame_looks_different_after_another_one() -> None:
+    model, clips = reader(), torch.randn(3, 2, 16, 4, 6)
+    others = torch.cat((torch.randn(3, 1, 16, 4, 6), clips[:, 1:]), dim=1)
+    for own, moved in zip(model.look(clips), model.look(others), strict=True):
+        assert (own - moved).unflatten(0, (3, 2))[:, 1].abs().max() > 0.01
+    last = torch.tensor([[False, True]]).expand(3, 2)
+    assert perceptual_loss(model, others, clips, last) > 0.01
 
 
 def test_it_pulls_a_prediction_towards_what_reads_alike() -> None:

@@ -1,8 +1,8 @@
-"""Stage `reader`: a small network that reads attributes off latents, and so learns what pictures show.
+"""Stage `reader`: a small network that reads attributes off latents, and so learns what pictures show and how it moves.
 
 How far its layers are apart for the clean latents that a teacher predicts and for the true ones is a perceptual loss.
 
-Letters: B batch, F latent frames, C channels, h w latent rows and columns, n values of one attribute.
+Letters: B clips, F latent frames, C channels, h w latent rows and columns, n values of one attribute, D features.
 Source: PixelGen (2602.02493), which compares predictions of x0 by the layers of VGG and DINO, at lower noise only; a
 network trained on the set itself takes their place.
 """
@@ -25,38 +25,47 @@ from causvid.train.loop import Stage
 from causvid.train.objective import Metrics, Micro, Objective, autocast
 from causvid.train.run import Run, load_weights, save_weights
 
+MOTION = "motion"
+
 DISTURBED = 0.3
 """Of a channel's deviation: the most noise that it learns to read through, since predictions are never clean."""
 
 
 class LatentReader(nn.Module):
-    """Convolutions over latent frames, one at a time, then heads that see means and maxima of places.
+    """Convolutions over latent frames and their changes, then heads that see means and maxima of places.
 
-    vocabularies: attribute → its values, in the order of the labels. width: channels of the first layer.
+    vocabularies: attribute → its values, in the order of the labels; `motion` is read off whole clips, all others off
+    every frame. width: channels of the first layer.
     """
 
     def __init__(self, channels: int, vocabularies: Mapping[str, Sequence[str]], *, width: int) -> None:
         super().__init__()
         self.vocabularies = vocabularies
-        self.scale = nn.BatchNorm2d(channels, affine=False)
-        shapes = ((channels, width, 1), (width, width, 2), (width, 2 * width, 1), (2 * width, 2 * width, 2))
+        self.scale = nn.BatchNorm2d(2 * channels, affine=False)
+        shapes = ((2 * channels, width, 1), (width, width, 2), (width, 2 * width, 1), (2 * width, 2 * width, 2))
         self.layers = nn.ModuleList(
             nn.Sequential(nn.Conv2d(inner, outer, 3, stride, 1), nn.BatchNorm2d(outer), nn.GELU())
             for inner, outer, stride in shapes
         )
-        self.heads = nn.ModuleDict({name: nn.Linear(4 * width, len(values)) for name, values in vocabularies.items()})
+        self.through_time = nn.Sequential(nn.Conv1d(4 * width, width, 3, padding=1), nn.BatchNorm1d(width), nn.GELU())
+        widths = {name: 2 * width if name == MOTION else 4 * width for name in vocabularies}
+        self.heads = nn.ModuleDict({n: nn.Linear(widths[n], len(values)) for n, values in vocabularies.items()})
 
-    def look(self, frames: Tensor) -> Iterator[Tensor]:
-        """Yield what every layer makes of standardised latents `[B, C, h, w]`."""
+    def look(self, latents: Tensor) -> Iterator[Tensor]:
+        """Yield what every layer makes of clips `[B, F, C, h, w]`, `[B F, D, ...]`: of frames beside their changes."""
+        changes = torch.cat((torch.zeros_like(latents[:, :1]), latents.diff(dim=1)), dim=1)
+        frames = self.scale(torch.cat((latents, changes), dim=2).flatten(0, 1))
         for layer in self.layers:
             frames = layer(frames)
             yield frames
 
-    def forward(self, latents: Tensor, noise: Tensor) -> dict[str, Tensor]:
-        """Read latents of single frames `[B, C, h, w]`: attribute → logits `[B, n]`; noise: added, standardised."""
-        *_, seen = self.look(self.scale(latents) + noise)
-        features = torch.cat((seen.amax((2, 3)), seen.mean((2, 3))), dim=1)
-        return {name: head(features) for name, head in self.heads.items()}
+    def forward(self, latents: Tensor) -> dict[str, Tensor]:
+        """Read clips `[B, F, C, h, w]`: attribute → logits `[B, F, n]`, of motion `[B, n]`."""
+        *_, seen = self.look(latents)
+        features = torch.cat((seen.amax((2, 3)), seen.mean((2, 3))), dim=1).unflatten(0, latents.shape[:2])
+        moved = self.through_time(features.transpose(1, 2))
+        moved = torch.cat((moved.amax(2), moved.mean(2)), dim=1)
+        return {name: head(moved if name == MOTION else features) for name, head in self.heads.items()}
 
 
 def reader_stage(preset: Preset, run: Run) -> Stage:
@@ -65,23 +74,20 @@ def reader_stage(preset: Preset, run: Run) -> Stage:
     model = new_reader(preset, run).train()
     folder = run.folder / "data"
     latents = StorybookDataset.open(preset, folder, device=run.device).latents
+    deviations = latents[:256].float().std((0, 1, 3, 4))[:, None, None]
     words = [scene.readable() for scene in stored_scenes(preset, folder)]
     all_labels = {name: every.to(run.device) for name, every in labels_of(model.vocabularies, words).items()}
 
     def loss(micro: Micro) -> tuple[Tensor, Metrics]:
         generator, device = micro.noise, run.device
-        clip, frame = (
-            torch.randint(end, (config.batch,), generator=generator, device=generator.device).to(device)
-            for end in (len(latents), config.frames)
-        )
-        frames = latents[clip, frame].float()
-        level = DISTURBED * torch.rand((config.batch, 1, 1, 1), generator=generator, device=device)
+        index = torch.randint(len(latents), (config.batch,), generator=generator, device=generator.device).to(device)
+        clips = latents[index, : config.frames].float()
+        level = DISTURBED * torch.rand((config.batch, 1, 1, 1, 1), generator=generator, device=device)
         with autocast(device):
-            logits = model(frames, level * randn_like(frames, generator))
-        labels = {name: every[clip] for name, every in all_labels.items()}
-        subject = labels["subject"]
-        right = (logits["subject"].argmax(1) == subject).sum() / (subject != IGNORED).sum().clamp(min=1)
-        return cross_entropies(logits, labels), {"subject": right}
+            logits = model(clips + level * deviations * randn_like(clips, generator))
+        labels = {name: every[index] for name, every in all_labels.items()}
+        metrics = {name: _right(logits[name], labels[name]) for name in ("subject", MOTION)}
+        return cross_entropies(*_of_frames(logits, labels)), metrics
 
     objective = Objective("reader", loss, {"model": model}, config)
     return Stage(
@@ -93,10 +99,24 @@ def reader_stage(preset: Preset, run: Run) -> Stage:
     )
 
 
+def _of_frames(logits: dict[str, Tensor], labels: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Give every frame `[B, F, n]` its clip's label `[B]`, for attributes that are read off frames."""
+    return (
+        {name: got.reshape(-1, got.shape[-1]) for name, got in logits.items()},
+        {name: label.repeat_interleave(logits[name][..., 0].numel() // len(label)) for name, label in labels.items()},
+    )
+
+
+def _right(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the share of clips whose label, where they have one, is what is read, off all of their frames."""
+    read = logits.argmax(-1) if logits.ndim == 2 else logits.softmax(-1).mean(1).argmax(-1)
+    return (read == labels).sum() / (labels != IGNORED).sum().clamp(min=1)
+
+
 def new_reader(preset: Preset, run: Run) -> LatentReader:
-    """Make an untrained reader of what a single frame of a preset's world shows."""
+    """Make an untrained reader of what a preset's world shows."""
     world, width = world_of(preset), required(preset.recipe.reader, "reader").width
-    vocabularies = {"subject": world.subjects, "colour": world.colours, "place": world.places}
+    vocabularies = {"subject": world.subjects, "colour": world.colours, "place": world.places, MOTION: world.motions}
     with lend_seed(step_generator(run.seed, "reader weights", 0)):
         model = LatentReader(preset.transformer.out_channels, vocabularies, width=width)
     return model.to(run.device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
@@ -115,11 +135,10 @@ def perceptual_loss(reader: LatentReader, predicted: Tensor, latents: Tensor, ne
     In every layer, the squared distance of its directions, averaged over places: 2 - 2 cos of their angle. near: the
     frames that count, bool `[B, F]`; the others are as if they were predicted well.
     """
-    own = reader.scale(predicted.flatten(0, 1))
     with torch.no_grad():
-        true = list(reader.look(reader.scale(latents.flatten(0, 1))))
+        true = list(reader.look(latents))
     total = torch.zeros(near.numel(), device=near.device)
-    for seen, wanted in zip(reader.look(own), true, strict=True):
+    for seen, wanted in zip(reader.look(predicted), true, strict=True):
         alike = functional.cosine_similarity(seen.float(), wanted.float(), dim=1)
         total = total + 2.0 * (1.0 - alike).mean((1, 2))
     return (total * near.flatten()).mean()
