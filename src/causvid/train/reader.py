@@ -26,9 +26,13 @@ from causvid.train.objective import Metrics, Micro, Objective, autocast
 from causvid.train.run import Run, load_weights, save_weights
 
 MOTION = "motion"
+"""The attribute that no single frame shows."""
 
 DISTURBED = 0.3
 """Of a channel's deviation: the most noise that it learns to read through, since predictions are never clean."""
+
+MEASURED = 256
+"""Clips that channels' deviations are taken of."""
 
 
 class LatentReader(nn.Module):
@@ -74,7 +78,7 @@ def reader_stage(preset: Preset, run: Run) -> Stage:
     model = new_reader(preset, run).train()
     folder = run.folder / "data"
     latents = StorybookDataset.open(preset, folder, device=run.device).latents
-    deviations = latents[:256].float().std((0, 1, 3, 4))[:, None, None]
+    deviations = latents[:MEASURED].float().std((0, 1, 3, 4))[:, None, None]
     words = [scene.readable() for scene in stored_scenes(preset, folder)]
     all_labels = {name: every.to(run.device) for name, every in labels_of(model.vocabularies, words).items()}
 
