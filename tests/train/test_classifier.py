@@ -98,6 +98,13 @@ def test_two_right_values_are_learnt_as_equally_likely() -> None:
     assert torch.allclose(grad[:2], (logits["subject"][:2].softmax(1) - wanted) / 2) and not grad[2].any()
 
 
+def test_the_label_of_a_clip_is_that_of_each_of_its_frames() -> None:
+    frames = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(0))
+    labels = torch.tensor([2, -1])
+    expected = torch.nn.functional.cross_entropy(frames[0], torch.tensor([2, 2, 2]))
+    assert cross_entropies({"subject": frames}, {"subject": labels}).allclose(expected)
+
+
 def test_ends_of_clips_are_cut_out_each_on_its_own() -> None:
     clips = torch.arange(12.0).view(1, 12, 1, 1, 1).repeat(2, 1, 1, 1, 1)
     assert ends(clips, last=[False, True]).flatten(1).tolist() == [[*range(9)], [*range(3, 12)]]

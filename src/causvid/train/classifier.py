@@ -94,12 +94,20 @@ def classifier_loss(
 
 
 def cross_entropies(logits: dict[str, Tensor], labels: dict[str, Tensor]) -> Tensor:
-    """Sum the cross-entropies of attributes, each the mean of the labels, [B] or [B, k], that count for it."""
+    """Sum the cross-entropies of attributes, each the mean of what counts for it.
+
+    Args:
+        logits: attribute → [B, n] of clips, or [B, F, n] of all their frames, which their clip's labels are for.
+        labels: attribute → [B], or [B, k] where k values are as right; −1 leaves one out.
+    """
     losses = []
     for name, target in labels.items():
-        counted = (target != IGNORED).sum().clamp(min=1)
-        read = logits[name].float().repeat_interleave(target[0].numel(), dim=0)
-        losses.append(F.cross_entropy(read, target.flatten(), ignore_index=IGNORED, reduction="sum") / counted)
+        read = logits[name].float().reshape(len(target), -1, 1, logits[name].shape[-1])
+        right = target.reshape(len(target), 1, -1)
+        shape = len(target), read.shape[1], right.shape[2]
+        read, right = read.expand(*shape, -1).flatten(0, 2), right.expand(shape).flatten()
+        counted = (right != IGNORED).sum().clamp(min=1)
+        losses.append(F.cross_entropy(read, right, ignore_index=IGNORED, reduction="sum") / counted)
     return torch.stack(losses).sum()
 
 

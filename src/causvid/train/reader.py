@@ -91,7 +91,7 @@ def reader_stage(preset: Preset, run: Run) -> Stage:
             logits = model(clips + level * deviations * randn_like(clips, generator))
         labels = {name: every[index] for name, every in all_labels.items()}
         metrics = {name: _right(logits[name], labels[name]) for name in ("subject", MOTION)}
-        return cross_entropies(*_of_frames(logits, labels)), metrics
+        return cross_entropies(logits, labels), metrics
 
     objective = Objective("reader", loss, {"model": model}, config)
     return Stage(
@@ -100,14 +100,6 @@ def reader_stage(preset: Preset, run: Run) -> Stage:
         config.lasting(),
         finish=lambda: save_weights(objective.state(model), run.result("reader")),
         objectives=[objective],
-    )
-
-
-def _of_frames(logits: dict[str, Tensor], labels: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Give every frame `[B, F, n]` its clip's label `[B]`, for attributes that are read off frames."""
-    return (
-        {name: got.reshape(-1, got.shape[-1]) for name, got in logits.items()},
-        {name: label.repeat_interleave(logits[name][..., 0].numel() // len(label)) for name, label in labels.items()},
     )
 
 
