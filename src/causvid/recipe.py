@@ -243,6 +243,8 @@ class DmdStage(TransformerStage):
     the student denoises noised clips of the data (CausVid) or its rollout (Self Forcing). critic_updates: to one of the
     student. image: share of the micro-batches that continue the first chunk of a clip of the data. lora: train student
     and critic as LoRA, over the frozen teacher; the student's continues that of ODE initialisation, if it was one.
+    reward: weight of how far the reader misses, in what the student makes, what the prompt says (DMDR, 2511.13649);
+    nothing of it without a world, whose scenes say what prompts ask for.
     """
 
     start: Literal["ode", "teacher"] = "ode"
@@ -253,6 +255,7 @@ class DmdStage(TransformerStage):
     critic_updates: Count = 5
     guidance: Weight
     image: Share = 0.0
+    reward: Rate = 0.0
 
 
 class TrainConfig(Settings):
@@ -273,8 +276,10 @@ class TrainConfig(Settings):
 
     @model_validator(mode="after")
     def _readable(self) -> Self:
-        if self.teacher is not None and self.teacher.perceptual and self.reader is None:
-            raise ValueError(f"teacher.perceptual={self.teacher.perceptual} needs the settings of stage reader")
+        for stage, weight in (("teacher", "perceptual"), ("dmd", "reward")):
+            value = getattr(getattr(self, stage), weight, 0.0)
+            if value and self.reader is None:
+                raise ValueError(f"{stage}.{weight}={value} needs the settings of stage reader")
         return self
 
 

@@ -1,11 +1,16 @@
-"""The reader learns what latents show, and the teacher to predict latents that read like the true ones."""
+"""The reader learns what latents show, and teacher and student to make latents that read as they should."""
 
 import pytest
 import torch
 from pydantic import ValidationError
+from torch import Tensor
+from torch.nn.functional import one_hot
 
+from causvid.data.storybook import TERSE, StorybookDataset, stored_scenes
+from causvid.evaluate.classifier import IGNORED, labels_of
 from causvid.preset import Preset, load_preset
-from causvid.train.reader import LatentReader, perceptual_loss
+from causvid.train import reader as reading
+from causvid.train.reader import LatentReader, new_reader, perceptual_loss
 from causvid.train.run import needed
 
 
@@ -68,13 +73,51 @@ def test_the_teacher_adds_it_by_its_weight_below_its_noise_level(chain, changed)
     assert rows[0]["perceptual"] > rows[2]["perceptual"] > rows[3]["perceptual"] == 0
 
 
+def test_the_student_is_rewarded_by_its_weight(chain, changed) -> None:
+    plain = chain.step(chain.build("dmd"))["student_loss"]
+    for weight in (0.1, 0.2):
+        row = chain.step(chain.build("dmd", changed("dmd", reward=weight)))
+        torch.testing.assert_close(row["student_matched"], plain)
+        torch.testing.assert_close(row["student_loss"], row["student_matched"] + weight * row["student_missed"])
+        assert row["student_missed"] > 0
+
+
+def test_full_captions_ask_for_all_that_a_scene_shows_and_terse_ones_for_the_subject(chain, monkeypatch) -> None:
+    data, run = chain.folder / "data", chain.run()
+    dataset = StorybookDataset.open(chain.preset, data, device=run.device)
+    model = new_reader(chain.preset, run)
+    labels = labels_of(model.vocabularies, [scene.readable() for scene in stored_scenes(chain.preset, data)])
+    assert all((label != IGNORED).any() for label in labels.values())
+
+    def logits(name: str, wrong: Tensor) -> Tensor:
+        count = len(model.vocabularies[name])
+        return 99.0 * one_hot((labels[name] + wrong * (name != "subject")) % count, count)
+
+    class Sure:
+        vocabularies = model.vocabularies
+
+        def __call__(self, wrong: Tensor) -> dict[str, Tensor]:
+            return {name: logits(name, wrong) for name in labels}
+
+    monkeypatch.setattr(reading, "trained_reader", lambda preset, run: Sure())
+    misread = reading.misreading(dataset, chain.preset, run)
+    full, terse = dataset.phrasings[:, 0], dataset.phrasings[:, TERSE]
+    right, wrong = torch.tensor(0), ~torch.isin(terse, dataset.phrasings[:, :TERSE])
+    assert misread(right, full) == misread(right, terse) == misread(wrong, terse) == 0
+    assert wrong.any() and misread(wrong, full) > 1
+
+
 def test_what_cannot_be_is_refused(chain, changed, tmp_path) -> None:
     recipe = chain.preset.recipe
     with pytest.raises(ValidationError, match=r"teacher\.perceptual=0\.1 needs the settings of stage reader"):
         type(recipe).model_validate({"teacher": {**recipe.teacher.model_dump(), "perceptual": 0.1}})
+    with pytest.raises(ValidationError, match=r"dmd\.reward=0\.1 needs the settings of stage reader"):
+        type(recipe).model_validate({"dmd": {**recipe.dmd.model_dump(), "reward": 0.1}})
     chain.copy(tmp_path / "run", without=("reader",))
     with pytest.raises(ValueError, match="run `causvid train reader` first"):
         chain.train("teacher", tmp_path / "run", changed("teacher", perceptual=0.1))
+    with pytest.raises(ValueError, match="run `causvid train reader` first"):
+        chain.train("dmd", tmp_path / "run", changed("dmd", reward=0.1))
     long = changed("reader", frames=9).model_dump()
     with pytest.raises(ValidationError, match="frames=9 is not from 1 to clip_frames=4"):
         Preset.model_validate(long)

@@ -1,6 +1,7 @@
 """Stage `dmd`: asymmetric distribution matching; a causal student against a bidirectional teacher and critic.
 
-Where the teacher was trained to be causal, its score and the critic's are causal too.
+Where the teacher was trained to be causal, its score and the critic's are causal too. Beside it, the student may be
+rewarded for what the reader reads off its clips.
 """
 
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from causvid.data.storybook import StorybookDataset
 from causvid.distill import critic_loss, draw_chunk_levels, student_loss
 from causvid.engine.rollout import rollout
 from causvid.engine.solver import guided_velocity
@@ -20,6 +22,7 @@ from causvid.recipe import required
 from causvid.train.distributed import recompute_blocks
 from causvid.train.loop import Stage
 from causvid.train.objective import Metrics, Micro, Objective, autocast
+from causvid.train.reader import misreading
 from causvid.train.roles import Roles, embed_captions, trained_before
 from causvid.train.run import Run
 from causvid.train.samples import sample_prompts, student_sampler
@@ -29,11 +32,11 @@ from causvid.train.stepwise import Stepwise
 
 
 class Sample(NamedTuple):
-    """Latents from the student, `[B, F, C, h, w]`, and their prompts' embeddings; the first `clean` frames are real."""
+    """Latents from the student, `[B, F, C, h, w]`, and the numbers `[B]` of their captions; `clean` frames are real."""
 
     x0: Tensor
     clean: int
-    embedding: Tensor
+    captions: Tensor
 
 
 def dmd_stage(preset: Preset, run: Run) -> Stage:
@@ -67,6 +70,9 @@ def dmd_stage(preset: Preset, run: Run) -> Stage:
     visibility, layout = student_visibility(preset), student_layout(preset)
     score_visibility, few = teacher_visibility(preset), student_sigmas(preset)
     levels = torch.tensor(few, device=run.device)
+    misread = None
+    if config.reward and isinstance(dataset, StorybookDataset):
+        misread = misreading(dataset, preset, run)
     shared: dict[int, Sample] = {}
     stepwise = Stepwise()
 
@@ -105,8 +111,8 @@ def dmd_stage(preset: Preset, run: Run) -> Stage:
     def sample(micro: Micro) -> Sample:
         real = dataset.batch(config.batch, frames=g.clip_frames, generator=micro.noise)
         image = len(layout) > 1 and float(torch.rand((), generator=micro.choices)) < config.image
-        clean, embedding = g.first if image else 0, embeddings[real.captions]
-        return Sample(predict(real.latents, clean, student.encode_text(embedding), micro), clean, embedding)
+        clean, keys = g.first if image else 0, student.encode_text(embeddings[real.captions])
+        return Sample(predict(real.latents, clean, keys, micro), clean, real.captions)
 
     def levels_to_compare(clean: int, generator: torch.Generator) -> Tensor:
         sigma = sample_timestep_sigma((config.batch, 1), shift=g.shift, generator=generator, device=run.device)
@@ -114,10 +120,10 @@ def dmd_stage(preset: Preset, run: Run) -> Stage:
         sigma[:, :clean] = 0.0
         return sigma
 
-    def velocity_of(model: Transformer, embedding: Tensor, guidance: float = 1.0) -> Velocity:
+    def velocity_of(model: Transformer, captions: Tensor, guidance: float = 1.0) -> Velocity:
         def velocity(x: Tensor, sigma: Tensor) -> Tensor:
-            keys = model.encode_text(embedding)
-            null_keys = keys if guidance == 1 else model.encode_text(null.expand(len(embedding), -1, -1))
+            keys = model.encode_text(embeddings[captions])
+            null_keys = keys if guidance == 1 else model.encode_text(null.expand(len(captions), -1, -1))
             return guided_velocity(model, keys, null_keys, guidance=guidance, visibility=score_visibility)(x, sigma)
 
         return velocity
@@ -128,16 +134,20 @@ def dmd_stage(preset: Preset, run: Run) -> Stage:
             if config.student_input == "data" or micro.update == 0:
                 with torch.no_grad():
                     shared[micro.index] = sample(micro)
-            x0, clean, embedding = shared[micro.index]
+            x0, clean, captions = shared[micro.index]
             sigma, noise = levels_to_compare(clean, micro.noise), randn_like(x0, micro.noise)
-            return critic_loss(x0, critic=velocity_of(critic, embedding), sigma=sigma, noise=noise), {}
+            return critic_loss(x0, critic=velocity_of(critic, captions), sigma=sigma, noise=noise), {}
 
     def loss_of_student(micro: Micro) -> tuple[Tensor, Metrics]:
         with autocast(run.device):
-            x0, clean, embedding = sample(micro)
-            scores = velocity_of(teacher, embedding, config.guidance), velocity_of(critic, embedding)
+            x0, clean, captions = sample(micro)
+            scores = velocity_of(teacher, captions, config.guidance), velocity_of(critic, captions)
             sigma, noise = levels_to_compare(clean, micro.noise), randn_like(x0, micro.noise)
-            return student_loss(x0, teacher=scores[0], critic=scores[1], sigma=sigma, noise=noise), {}
+            matched = student_loss(x0, teacher=scores[0], critic=scores[1], sigma=sigma, noise=noise)
+            if misread is None:
+                return matched, {}
+            missed = misread(x0, captions)
+        return matched + config.reward * missed, {"matched": matched.detach(), "missed": missed.detach()}
 
     critic_objective = Objective(
         "critic",

@@ -1,20 +1,21 @@
 """Stage `reader`: a small network that reads attributes off latents, and so learns what pictures show and how it moves.
 
 How far its layers are apart for the clean latents that a teacher predicts and for the true ones is a perceptual loss.
+How far it misses what a prompt says, in the latents that a student makes, is a loss too: a reward is its negative.
 
 Letters: B clips, F latent frames, C channels, h w latent rows and columns, n values of one attribute, D features.
 Source: PixelGen (2602.02493), which compares predictions of x0 by the layers of VGG and DINO, at lower noise only; a
 network trained on the set itself takes their place.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from causvid.data.renders import world_of
-from causvid.data.storybook import StorybookDataset, stored_scenes
+from causvid.data.storybook import TERSE, StorybookDataset, stored_scenes
 from causvid.evaluate.classifier import IGNORED, labels_of
 from causvid.flow import randn_like
 from causvid.preset import Preset
@@ -138,3 +139,23 @@ def perceptual_loss(reader: LatentReader, predicted: Tensor, latents: Tensor, ne
         alike = functional.cosine_similarity(seen.float(), wanted.float(), dim=1)
         total = total + 2.0 * (1.0 - alike).mean((1, 2))
     return (total * near.flatten()).mean()
+
+
+def misreading(dataset: StorybookDataset, preset: Preset, run: Run) -> Callable[[Tensor, Tensor], Tensor]:
+    """Return the loss of latents `[B, F, C, h, w]` that were made for captions of the numbers `[B]`: a negative reward.
+
+    It is the cross-entropy of what the reader reads off them against what the captions say. Of a terse one, which
+    leaves things out, only the subject counts.
+    """
+    reader = trained_reader(preset, run)
+    words = [scene.readable() for scene in stored_scenes(preset, run.folder / "data")]
+    asked: dict[str, Tensor] = {}
+    for name, every in labels_of(reader.vocabularies, words).items():
+        told = dataset.phrasings if name == "subject" else dataset.phrasings[:, :TERSE]
+        asked[name] = torch.full((len(dataset.captions),), IGNORED, device=run.device)
+        asked[name][told] = every.to(run.device)[:, None].expand_as(told)
+
+    def loss(latents: Tensor, captions: Tensor) -> Tensor:
+        return cross_entropies(reader(latents), {name: labels[captions] for name, labels in asked.items()})
+
+    return loss

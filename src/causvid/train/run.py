@@ -82,7 +82,7 @@ def needed(preset: Preset) -> tuple[str, ...]:
     """Return the stages that a preset's whole recipe is made of, in order.
 
     Left out are stages without settings, those that need a world where there is none, those whose result the preset's
-    `start` has, the reader where no teacher is trained, and ODE initialisation where the student begins with the
+    `start` has, the reader where nothing trained asks it, and ODE initialisation where the student begins with the
     teacher's weights.
     """
     recipe = preset.recipe
@@ -93,7 +93,7 @@ def needed(preset: Preset) -> tuple[str, ...]:
         unused |= OF_A_WORLD
     if preset.start is not None:
         unused |= {"classifier", *ORDER[: ORDER.index(preset.start_at)]} - {"data", "reader"}
-    if "teacher" in unused:
+    if "teacher" in unused and not (recipe.dmd is not None and recipe.dmd.reward):
         unused |= {"reader"}
     return tuple(name for name in ORDER if name not in unused)
 
