@@ -157,7 +157,8 @@ class TeacherStage(TransformerStage):
     causal: the teacher sees no more than the student does, with a noise level for each chunk. image: share of the clips
     whose first chunk is clean, so that the teacher can continue an image. drop_prompt: share of the prompts that are
     replaced by the null text, for guidance. perceptual: weight of how far predicted and true latents are apart to the
-    reader, at noise levels below `perceptual_below`; nothing of it without a world, whose scenes say what frames show.
+    reader, and reward: of how far it misses in the predicted ones what the caption says, at noise levels below
+    `near_below`; nothing of either without a world, whose scenes say what frames show.
     """
 
     changeable: ClassVar[Any] = {"steps": True, "recompute": True, "phases": {"__all__": {"until"}}}
@@ -166,7 +167,8 @@ class TeacherStage(TransformerStage):
     image: Share = 0.0
     drop_prompt: Share = 0.1
     perceptual: Rate = 0.0
-    perceptual_below: Share = 0.93
+    reward: Rate = 0.0
+    near_below: Share = 0.93
     phases: Annotated[tuple[Phase, ...], Field(max_length=100)]
 
     @model_validator(mode="after")
@@ -276,7 +278,7 @@ class TrainConfig(Settings):
 
     @model_validator(mode="after")
     def _readable(self) -> Self:
-        for stage, weight in (("teacher", "perceptual"), ("dmd", "reward")):
+        for stage, weight in (("teacher", "perceptual"), ("teacher", "reward"), ("dmd", "reward")):
             value = getattr(getattr(self, stage), weight, 0.0)
             if value and self.reader is None:
                 raise ValueError(f"{stage}.{weight}={value} needs the settings of stage reader")

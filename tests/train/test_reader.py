@@ -4,14 +4,18 @@ import pytest
 import torch
 from pydantic import ValidationError
 from torch import Tensor
-from torch.nn.functional import one_hot
 
 from causvid.data.storybook import TERSE, StorybookDataset, stored_scenes
 from causvid.evaluate.classifier import IGNORED, labels_of
 from causvid.preset import Preset, load_preset
-from causvid.train import reader as reading
-from causvid.train.reader import LatentReader, new_reader, perceptual_loss
+from causvid.train.reader import LatentReader, compare, misreading, new_reader, told_by_captions
 from causvid.train.run import needed
+
+
+def perceptual_loss(model: LatentReader, predicted: Tensor, latents: Tensor, near: Tensor) -> Tensor:
+    apart, read = compare(model, predicted, latents, near)
+    torch.testing.assert_close(read, model(predicted))
+    return apart
 
 
 def reader() -> LatentReader:
@@ -64,7 +68,7 @@ def test_it_pulls_a_prediction_towards_what_reads_alike() -> None:
 def test_the_teacher_adds_it_by_its_weight_below_its_noise_level(chain, changed) -> None:
     plain = chain.step(chain.build("teacher"))["loss"]
     rows = [
-        chain.step(chain.build("teacher", changed("teacher", perceptual=weight, perceptual_below=below)))
+        chain.step(chain.build("teacher", changed("teacher", perceptual=weight, near_below=below)))
         for weight, below in ((0.1, 1.0), (0.2, 1.0), (0.1, 0.8), (0.1, 0.0))
     ]
     for weight, row in zip((0.1, 0.2, 0.1, 0.1), rows, strict=True):
@@ -82,37 +86,48 @@ def test_the_student_is_rewarded_by_its_weight(chain, changed) -> None:
         assert row["student_missed"] > 0
 
 
-def test_full_captions_ask_for_all_that_a_scene_shows_and_terse_ones_for_the_subject(chain, monkeypatch) -> None:
+def test_the_teacher_is_rewarded_by_its_weight_below_its_noise_level(chain, changed) -> None:
+    rows = [
+        chain.step(chain.build("teacher", changed("teacher", reward=0.1, near_below=below)))
+        for below in (1.0, 0.8, 0.0)
+    ]
+    for row in rows:
+        torch.testing.assert_close(row["loss"], row["flow"] + 0.1 * row["missed"])
+    assert rows[0]["missed"] != rows[1]["missed"] > rows[2]["missed"] == 0
+
+
+def test_full_captions_tell_all_that_a_scene_shows_and_terse_ones_the_subject(chain) -> None:
     data, run = chain.folder / "data", chain.run()
     dataset = StorybookDataset.open(chain.preset, data, device=run.device)
     model = new_reader(chain.preset, run)
     labels = labels_of(model.vocabularies, [scene.readable() for scene in stored_scenes(chain.preset, data)])
     assert all((label != IGNORED).any() for label in labels.values())
-
-    def logits(name: str, wrong: Tensor) -> Tensor:
-        count = len(model.vocabularies[name])
-        return 99.0 * one_hot((labels[name] + wrong * (name != "subject")) % count, count)
-
-    class Sure:
-        vocabularies = model.vocabularies
-
-        def __call__(self, wrong: Tensor) -> dict[str, Tensor]:
-            return {name: logits(name, wrong) for name in labels}
-
-    monkeypatch.setattr(reading, "trained_reader", lambda preset, run: Sure())
-    misread = reading.misreading(dataset, chain.preset, run)
+    told = told_by_captions(model, dataset, chain.preset, run)
     full, terse = dataset.phrasings[:, 0], dataset.phrasings[:, TERSE]
-    right, wrong = torch.tensor(0), ~torch.isin(terse, dataset.phrasings[:, :TERSE])
-    assert misread(right, full) == misread(right, terse) == misread(wrong, terse) == 0
-    assert wrong.any() and misread(wrong, full) > 1
+    shorter = ~torch.isin(terse, dataset.phrasings[:, :TERSE])
+    assert shorter.any()
+    for name, label in labels.items():
+        assert torch.equal(told[name][full], label)
+        assert torch.equal(
+            told[name][terse[shorter]],
+            label[shorter] if name == "subject" else torch.full_like(label[shorter], IGNORED),
+        )
+
+
+def test_what_is_misread_of_the_clips_that_count() -> None:
+    read = {"colour": torch.tensor([[9.0, 0.0], [9.0, 0.0], [0.0, 9.0]])}
+    told, captions = {"colour": torch.tensor([IGNORED, 0, 1])}, torch.tensor([1, 2, 0])
+    assert misreading(read, told, captions).item() == pytest.approx(4.5, abs=1e-3)
+    assert misreading(read, told, captions, counts=torch.tensor([True, False, True])).item() < 1e-3
+    assert misreading(read, told, captions, counts=torch.tensor([False, False, True])) == 0
 
 
 def test_what_cannot_be_is_refused(chain, changed, tmp_path) -> None:
     recipe = chain.preset.recipe
-    with pytest.raises(ValidationError, match=r"teacher\.perceptual=0\.1 needs the settings of stage reader"):
-        type(recipe).model_validate({"teacher": {**recipe.teacher.model_dump(), "perceptual": 0.1}})
-    with pytest.raises(ValidationError, match=r"dmd\.reward=0\.1 needs the settings of stage reader"):
-        type(recipe).model_validate({"dmd": {**recipe.dmd.model_dump(), "reward": 0.1}})
+    for stage, weight in (("teacher", "perceptual"), ("teacher", "reward"), ("dmd", "reward")):
+        settings = {**getattr(recipe, stage).model_dump(), weight: 0.1}
+        with pytest.raises(ValidationError, match=rf"{stage}\.{weight}=0\.1 needs the settings of stage reader"):
+            type(recipe).model_validate({stage: settings})
     chain.copy(tmp_path / "run", without=("reader",))
     with pytest.raises(ValueError, match="run `causvid train reader` first"):
         chain.train("teacher", tmp_path / "run", changed("teacher", perceptual=0.1))

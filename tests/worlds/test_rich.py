@@ -105,9 +105,10 @@ def test_the_rich_world_draws_all_there_is():
     assert sum(scene.several for scene in SCENES) / len(SCENES) == pytest.approx(0.12, abs=0.03)
     assert sum(scene.morph is not None for scene in SCENES) / len(SCENES) == pytest.approx(0.12, abs=0.03)
     assert {scene.subject for scene in SCENES} == set(ATTRIBUTES["subject"])
+    assert {scene.weather for scene in SCENES} == set(ATTRIBUTES["weather"]) - {"leaves"}
     for seed in range(300):
         scene, plain = sample_scene(STORYBOOK, seed), sample_scene(FULL, seed)
-        assert (scene.place, scene.weather, scene.camera) == (plain.place, plain.weather, plain.camera)
+        assert (scene.place, scene.time, scene.camera) == (plain.place, plain.time, "static")
 
 
 def test_the_plain_language_refuses_what_it_cannot_say():

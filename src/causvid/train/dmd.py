@@ -22,7 +22,7 @@ from causvid.recipe import required
 from causvid.train.distributed import recompute_blocks
 from causvid.train.loop import Stage
 from causvid.train.objective import Metrics, Micro, Objective, autocast
-from causvid.train.reader import misreading
+from causvid.train.reader import misreading, told_by_captions, trained_reader
 from causvid.train.roles import Roles, embed_captions, trained_before
 from causvid.train.run import Run
 from causvid.train.samples import sample_prompts, student_sampler
@@ -70,9 +70,10 @@ def dmd_stage(preset: Preset, run: Run) -> Stage:
     visibility, layout = student_visibility(preset), student_layout(preset)
     score_visibility, few = teacher_visibility(preset), student_sigmas(preset)
     levels = torch.tensor(few, device=run.device)
-    misread = None
+    reader, told = None, {}
     if config.reward and isinstance(dataset, StorybookDataset):
-        misread = misreading(dataset, preset, run)
+        reader = trained_reader(preset, run)
+        told = told_by_captions(reader, dataset, preset, run)
     shared: dict[int, Sample] = {}
     stepwise = Stepwise()
 
@@ -144,9 +145,9 @@ def dmd_stage(preset: Preset, run: Run) -> Stage:
             scores = velocity_of(teacher, captions, config.guidance), velocity_of(critic, captions)
             sigma, noise = levels_to_compare(clean, micro.noise), randn_like(x0, micro.noise)
             matched = student_loss(x0, teacher=scores[0], critic=scores[1], sigma=sigma, noise=noise)
-            if misread is None:
+            if reader is None:
                 return matched, {}
-            missed = misread(x0, captions)
+            missed = misreading(reader(x0), told, captions)
         return matched + config.reward * missed, {"matched": matched.detach(), "missed": missed.detach()}
 
     critic_objective = Objective(

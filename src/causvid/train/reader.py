@@ -1,14 +1,15 @@
 """Stage `reader`: a small network that reads attributes off latents, and so learns what pictures show and how it moves.
 
 How far its layers are apart for the clean latents that a teacher predicts and for the true ones is a perceptual loss.
-How far it misses what a prompt says, in the latents that a student makes, is a loss too: a reward is its negative.
+How far it misses what captions say, in latents that teacher or student make for them, is a loss too: a reward is its
+negative.
 
 Letters: B clips, F latent frames, C channels, h w latent rows and columns, n values of one attribute, D features.
 Source: PixelGen (2602.02493), which compares predictions of x0 by the layers of VGG and DINO, at lower noise only; a
 network trained on the set itself takes their place.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -67,7 +68,11 @@ class LatentReader(nn.Module):
     def forward(self, latents: Tensor) -> dict[str, Tensor]:
         """Read clips `[B, F, C, h, w]`: attribute → logits `[B, F, n]`, of motion `[B, n]`."""
         *_, seen = self.look(latents)
-        features = torch.cat((seen.amax((2, 3)), seen.mean((2, 3))), dim=1).unflatten(0, latents.shape[:2])
+        return self.read(seen, frames=latents.shape[1])
+
+    def read(self, seen: Tensor, *, frames: int) -> dict[str, Tensor]:
+        """Read what the last layer made of clips of so many frames, as `forward` does."""
+        features = torch.cat((seen.amax((2, 3)), seen.mean((2, 3))), dim=1).unflatten(0, (-1, frames))
         moved = self.through_time(features.transpose(1, 2))
         moved = torch.cat((moved.amax(2), moved.mean(2)), dim=1)
         return {name: head(moved if name == MOTION else features) for name, head in self.heads.items()}
@@ -126,11 +131,11 @@ def trained_reader(preset: Preset, run: Run) -> LatentReader:
     return model.eval().requires_grad_(False)
 
 
-def perceptual_loss(reader: LatentReader, predicted: Tensor, latents: Tensor, near: Tensor) -> Tensor:
-    """Return how far apart predicted and true latents `[B, F, C, h, w]` are to a reader, mean of all frames.
+def compare(reader: LatentReader, predicted: Tensor, latents: Tensor, near: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return the perceptual loss of predicted against true latents `[B, F, C, h, w]`, and what is read off the former.
 
-    In every layer, the squared distance of its directions, averaged over places: 2 - 2 cos of their angle. near: the
-    frames that count, bool `[B, F]`; the others are as if they were predicted well.
+    The loss is the mean of all frames: in every layer, the squared distance of its directions, averaged over places,
+    2 - 2 cos of their angle. near: the frames that count, bool `[B, F]`; the others are as if they were predicted well.
     """
     with torch.no_grad():
         true = list(reader.look(latents))
@@ -138,24 +143,31 @@ def perceptual_loss(reader: LatentReader, predicted: Tensor, latents: Tensor, ne
     for seen, wanted in zip(reader.look(predicted), true, strict=True):
         alike = functional.cosine_similarity(seen.float(), wanted.float(), dim=1)
         total = total + 2.0 * (1.0 - alike).mean((1, 2))
-    return (total * near.flatten()).mean()
+    return (total * near.flatten()).mean(), reader.read(seen, frames=latents.shape[1])
 
 
-def misreading(dataset: StorybookDataset, preset: Preset, run: Run) -> Callable[[Tensor, Tensor], Tensor]:
-    """Return the loss of latents `[B, F, C, h, w]` that were made for captions of the numbers `[B]`: a negative reward.
+def told_by_captions(reader: LatentReader, dataset: StorybookDataset, preset: Preset, run: Run) -> dict[str, Tensor]:
+    """Return what captions tell of what the reader reads: attribute → int64 [captions], −1 where it may go unsaid.
 
-    It is the cross-entropy of what the reader reads off them against what the captions say. Of a terse one, which
-    leaves things out, only the subject counts.
+    Of a terse one, which leaves things out, only the subject counts.
     """
-    reader = trained_reader(preset, run)
     words = [scene.readable() for scene in stored_scenes(preset, run.folder / "data")]
-    asked: dict[str, Tensor] = {}
+    told: dict[str, Tensor] = {}
     for name, every in labels_of(reader.vocabularies, words).items():
-        told = dataset.phrasings if name == "subject" else dataset.phrasings[:, :TERSE]
-        asked[name] = torch.full((len(dataset.captions),), IGNORED, device=run.device)
-        asked[name][told] = every.to(run.device)[:, None].expand_as(told)
+        own = dataset.phrasings if name == "subject" else dataset.phrasings[:, :TERSE]
+        told[name] = torch.full((len(dataset.captions),), IGNORED, device=run.device)
+        told[name][own] = every.to(run.device)[:, None].expand_as(own)
+    return told
 
-    def loss(latents: Tensor, captions: Tensor) -> Tensor:
-        return cross_entropies(reader(latents), {name: labels[captions] for name, labels in asked.items()})
 
-    return loss
+def misreading(
+    read: dict[str, Tensor], told: Mapping[str, Tensor], captions: Tensor, *, counts: Tensor | None = None
+) -> Tensor:
+    """Return the cross-entropy of what is read off clips against what their captions tell: a negative reward.
+
+    captions: their numbers `[B]`. counts: the clips that count, bool `[B]`; all by default.
+    """
+    labels = {name: every[captions] for name, every in told.items()}
+    if counts is not None:
+        labels = {name: label.masked_fill(~counts, IGNORED) for name, label in labels.items()}
+    return cross_entropies(read, labels)

@@ -298,9 +298,10 @@ class Roles:
         copy_weights(source.state_dict(), model, source=f"start={self.preset.start}")
 
     def _check_words(self, encoder: TextEncoder) -> None:
-        preset = self.preset
-        known = encoder.tokenizer.vocabulary()
-        if preset.world is not None and known != new_tokenizer(world_of(preset)).vocabulary():
+        preset, tokenizer = self.preset, encoder.tokenizer
+        if preset.world is None or tokenizer.unknown is None:  # to subwords, no word is unknown
+            return
+        if tokenizer.vocabulary() != new_tokenizer(world_of(preset)).vocabulary():
             raise ValueError(f"start={preset.start} knows other words than the world of preset={preset.name}")
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from causvid.data.storybook import StorybookDataset
 from causvid.distill import draw_clean_first
 from causvid.engine.solver import guided_velocity, solve
 from causvid.flow import add_noise, flow_matching_loss, randn_like, sample_logit_normal, schedule, x0_from_velocity
@@ -15,7 +16,7 @@ from causvid.seeding import step_generator
 from causvid.train.distributed import recompute_blocks
 from causvid.train.loop import Stage
 from causvid.train.objective import Metrics, Micro, Objective, autocast
-from causvid.train.reader import perceptual_loss, trained_reader
+from causvid.train.reader import compare, misreading, told_by_captions, trained_reader
 from causvid.train.roles import Roles, token_mask
 from causvid.train.run import Run
 from causvid.train.samples import sample_prompts, write_decoded
@@ -35,8 +36,11 @@ def teacher_stage(preset: Preset, run: Run) -> Stage:
     if config.recompute:
         recompute_blocks(model)
     ids_of, null_ids = (text.tokens(prompts)[0].to(run.device) for prompts in (dataset.captions, [""]))
-    reader = trained_reader(preset, run) if config.perceptual and preset.world is not None else None
-    compare = torch.compile(perceptual_loss, dynamic=False) if run.compiles else perceptual_loss  # elementwise, mostly
+    reader, told = None, {}
+    if (config.perceptual or config.reward) and isinstance(dataset, StorybookDataset):
+        reader = trained_reader(preset, run)
+        told = told_by_captions(reader, dataset, preset, run)
+    judge = torch.compile(compare, dynamic=False) if run.compiles else compare  # elementwise, mostly
     visibility = teacher_visibility(preset)
     together = {
         frames: torch.tensor([span.stop - span.start for span in visibility.spans(frames)], device=run.device)
@@ -63,11 +67,12 @@ def teacher_stage(preset: Preset, run: Run) -> Stage:
         metrics = {"frames": torch.tensor(phase.frames)}
         if reader is None:
             return flow, metrics
-        near = (sigma > 0) & (sigma < config.perceptual_below)
+        near = (sigma > 0) & (sigma < config.near_below)
         with autocast(device):
-            apart = compare(reader, x0_from_velocity(noisy, velocity, sigma), batch.latents, near)
-        metrics |= {"flow": flow.detach(), "perceptual": apart.detach()}
-        return flow + config.perceptual * apart, metrics
+            apart, read = judge(reader, x0_from_velocity(noisy, velocity, sigma), batch.latents, near)
+            missed = misreading(read, told, batch.captions, counts=(sigma < config.near_below).all(1))
+        metrics |= {"flow": flow.detach(), "perceptual": apart.detach(), "missed": missed.detach()}
+        return flow + config.perceptual * apart + config.reward * missed, metrics
 
     @torch.no_grad()
     def sample(folder: Path, done: int) -> None:

@@ -93,8 +93,15 @@ NANO = World(
     morphs=(("paper airplane", "swan"), ("fish", "rocket"), ("cat", "woolly mammoth"), ("mushroom", "star")),
 )
 FULL = World(pair_probability=0.12, morph_probability=0.1)
-STORYBOOK = World(pair_probability=0.12, several_probability=0.12, morph_probability=0.12, language="rich")
-"""All of the world, several of a kind too, in everyday words."""
+STORYBOOK = World(
+    weathers=("clear", "rain", "snow", "fog"),
+    cameras=("static",),
+    pair_probability=0.12,
+    several_probability=0.12,
+    morph_probability=0.12,
+    language="rich",
+)
+"""All that clips show, several of a kind too, in everyday words; but the camera stands still, and no leaves fall."""
 
 
 @dataclass(frozen=True)
