@@ -13,6 +13,7 @@ from causvid.worlds.storybook import (
     ATTRIBUTES,
     FULL,
     NANO,
+    STORYBOOK,
     Scene,
     World,
     caption,
@@ -199,3 +200,15 @@ def test_mistakes_are_named():
         sample_scene(NANO, 0, split="test")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="frames=0"):
         render([sample_scene(NANO, 0)], frames=0, **_SIZE)
+
+
+def test_a_world_that_does_not_wander_shows_one_spot_of_its_places_unless_its_subject_travels():
+    def edge(seed, motion, *, wanders):
+        scene = Scene("star", "red", "forest", motion, seed=seed, wanders=wanders)
+        return render([scene], frames=1, height=64, width=96, fps=12)[..., :8]
+
+    assert torch.equal(edge(1, "hopping", wanders=False), edge(2, "hopping", wanders=False))
+    assert not torch.equal(edge(1, "hopping", wanders=True), edge(2, "hopping", wanders=True))
+    assert not torch.equal(edge(1, "zigzagging", wanders=False), edge(2, "zigzagging", wanders=False))
+    assert torch.equal(edge(1, "moving left", wanders=False), edge(1, "moving left", wanders=True))
+    assert not sample_scene(STORYBOOK, 0).wanders and sample_scene(FULL, 0).wanders

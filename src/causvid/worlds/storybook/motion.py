@@ -16,6 +16,7 @@ Array = NDArray[numpy.float64]
 _SPEED = 0.42  # landscape speed beside a traveller, frame heights a second
 _SIZE = 0.28  # frame heights a unit of the subject's own coordinates, which reach from -1 to 1
 
+_SCROLLING = (*TRAVELS, "zigzagging")
 _PAIR_SIZE = 0.74
 _MORPH_BEGINS, _MORPH_LASTS = 0.6, 0.8  # seconds
 
@@ -73,7 +74,7 @@ def pose(scene: Scene, times: Array, *, second: bool = False) -> Pose:
         tilt=still.copy(),
         zoom=still + 1.0,
         facing=-1.0 if scene.motion == "moving left" else 1.0,
-        origin=40.0 * draws[5],
+        origin=40.0 * draws[5] if scene.wanders or scene.motion in _SCROLLING else 0.0,
     )
     if scene.second is not None:
         side = (1.0 if draws[7] < 0.5 else -1.0) * (-1.0 if second else 1.0)

@@ -32,7 +32,8 @@ class World(BaseModel):
     """Name the attribute values a set of clips draws from; every one must be in ATTRIBUTES.
 
     The first weather, time and camera are the usual ones, and more than half of the clips have them. pair_probability
-    is that of two subjects, several_probability that of two alike. language is what captions are written in.
+    is that of two subjects, several_probability that of two alike. language is what captions are written in. wanders:
+    whether a clip shows any part of its place, or always the same unless its subject travels.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -49,6 +50,7 @@ class World(BaseModel):
     morph_probability: float = Field(default=0.0, ge=0, le=1)
     morphs: tuple[tuple[str, str], ...] = Field(default=(), description="allowed morphs, from and to; empty allows any")
     language: Language = "plain"
+    wanders: bool = True
 
     @model_validator(mode="after")
     def _known(self) -> "World":
@@ -100,6 +102,7 @@ STORYBOOK = World(
     several_probability=0.12,
     morph_probability=0.12,
     language="rich",
+    wanders=False,
 )
 """All that clips show, several of a kind too, in everyday words; but the camera stands still, and no leaves fall."""
 
@@ -109,7 +112,7 @@ class Scene:
     """Hold what one clip shows; everything continuous about it follows from its seed.
 
     second is another subject and its colour, standing beside the first, or the same again; morph is a subject the first
-    turns into and back.
+    turns into. wanders is its world's.
     """
 
     subject: str
@@ -122,6 +125,7 @@ class Scene:
     second: tuple[str, str] | None = None
     morph: str | None = None
     seed: int = 0
+    wanders: bool = True
 
     def __post_init__(self) -> None:
         for attribute in ATTRIBUTES:
@@ -207,4 +211,4 @@ def _draw(world: World, rng: numpy.random.Generator, seed: int) -> Scene:
         second = (other, choose([c for c in world.colours if c != colour]))
     elif kind > 1 - world.pair_probability - world.several_probability:
         second = (subject, colour)
-    return Scene(subject, colour, place, motion, weather, time, camera, second, morph, seed)
+    return Scene(subject, colour, place, motion, weather, time, camera, second, morph, seed, world.wanders)
