@@ -29,6 +29,8 @@ def test_it_learns_to_tell_what_it_has_seen(chain, changed) -> None:
     stage = chain.build("reader", changed("reader", warmup=1, learning_rate=1e-2))
     right = [float(chain.step(stage)["subject"]) for _ in range(40)]
     assert right[0] < 0.7 and right[-1] > 0.9
+    moved = chain.step(chain.build("reader", changed("reader", frames=4)))
+    assert "motion" in moved and "motion" not in chain.step(stage)
 
 
 def test_only_near_frames_count_and_only_where_they_differ() -> None:
@@ -46,6 +48,7 @@ def test_it_reads_what_moves_off_clips_and_all_else_off_frames() -> None:
     model = LatentReader(16, {"colour": ("red", "blue"), "motion": ("left", "right", "up")}, width=8)
     logits = model(torch.randn(5, 4, 16, 4, 6))
     assert {name: tuple(got.shape) for name, got in logits.items()} == {"colour": (5, 4, 2), "motion": (5, 3)}
+    assert model(torch.randn(5, 1, 16, 4, 6)).keys() == {"colour"}
 
 
 def test_a_frame_looks_different_after_another_one() -> None:

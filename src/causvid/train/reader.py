@@ -66,16 +66,18 @@ class LatentReader(nn.Module):
             yield frames
 
     def forward(self, latents: Tensor) -> dict[str, Tensor]:
-        """Read clips `[B, F, C, h, w]`: attribute → logits `[B, F, n]`, of motion `[B, n]`."""
+        """Read clips `[B, F, C, h, w]`: attribute → logits `[B, F, n]`, of motion `[B, n]`, which one frame has not."""
         *_, seen = self.look(latents)
         return self.read(seen, frames=latents.shape[1])
 
     def read(self, seen: Tensor, *, frames: int) -> dict[str, Tensor]:
         """Read what the last layer made of clips of so many frames, as `forward` does."""
         features = torch.cat((seen.amax((2, 3)), seen.mean((2, 3))), dim=1).unflatten(0, (-1, frames))
-        moved = self.through_time(features.transpose(1, 2))
-        moved = torch.cat((moved.amax(2), moved.mean(2)), dim=1)
-        return {name: head(moved if name == MOTION else features) for name, head in self.heads.items()}
+        read = {name: head(features) for name, head in self.heads.items() if name != MOTION}
+        if MOTION in self.vocabularies and frames > 1:
+            moved = self.through_time(features.transpose(1, 2))
+            read[MOTION] = self.heads[MOTION](torch.cat((moved.amax(2), moved.mean(2)), dim=1))
+        return read
 
 
 def reader_stage(preset: Preset, run: Run) -> Stage:
@@ -95,8 +97,8 @@ def reader_stage(preset: Preset, run: Run) -> Stage:
         level = DISTURBED * torch.rand((config.batch, 1, 1, 1, 1), generator=generator, device=device)
         with autocast(device):
             logits = model(clips + level * deviations * randn_like(clips, generator))
-        labels = {name: every[index] for name, every in all_labels.items()}
-        metrics = {name: _right(logits[name], labels[name]) for name in ("subject", MOTION)}
+        labels = {name: every[index] for name, every in all_labels.items() if name in logits}
+        metrics = {name: _right(logits[name], labels[name]) for name in ("subject", MOTION) if name in logits}
         return cross_entropies(logits, labels), metrics
 
     objective = Objective("reader", loss, {"model": model}, config)
@@ -167,7 +169,7 @@ def misreading(
 
     captions: their numbers `[B]`. counts: the clips that count, bool `[B]`; all by default.
     """
-    labels = {name: every[captions] for name, every in told.items()}
+    labels = {name: every[captions] for name, every in told.items() if name in read}
     if counts is not None:
         labels = {name: label.masked_fill(~counts, IGNORED) for name, label in labels.items()}
     return cross_entropies(read, labels)
