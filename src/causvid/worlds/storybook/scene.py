@@ -112,7 +112,7 @@ class Scene:
     """Hold what one clip shows; everything continuous about it follows from its seed.
 
     second is another subject and its colour, standing beside the first, or the same again; morph is a subject the first
-    turns into. wanders is its world's.
+    turns into. wanders: as in World, whether it may show any part of its place.
     """
 
     subject: str
